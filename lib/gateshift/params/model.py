@@ -1,0 +1,349 @@
+"""The params model. Durations are seconds, ratios 0-1 unless a name says percent, sizes are Kubernetes quantities."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    model_validator,
+)
+
+__all__ = [
+    "Accept",
+    "ApisixParams",
+    "Autoscaled",
+    "ClusterParams",
+    "Environment",
+    "InstallParams",
+    "JudgeParams",
+    "Mechanism",
+    "MetricsParams",
+    "Mode",
+    "Params",
+    "Resources",
+    "Route53Params",
+    "SoakParams",
+    "StageParams",
+    "TrafficParams",
+    "TranslateParams",
+    "VerifyParams",
+]
+
+
+class Environment(StrEnum):
+    """Where this migration runs. ``lab`` is only accepted when the cluster is the lab's."""
+
+    LAB = "lab"
+    PRODUCTION = "production"
+
+
+class Mode(StrEnum):
+    """``plan`` reads and shows; ``act`` also changes, after its gate."""
+
+    PLAN = "plan"
+    ACT = "act"
+
+
+class Mechanism(StrEnum):
+    """How traffic is moved."""
+
+    ROUTE53 = "route53"
+    CLOUDFLARE = "cloudflare"
+    TRAFFIC_SPLIT = "traffic-split"
+
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _seconds(value: object) -> object:
+    """Read ``30s``, ``30m``, ``1h``, ``14d`` as seconds; a bare number is refused as ambiguous."""
+    if isinstance(value, str):
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", value.strip())
+        if found:
+            return float(found[1]) * _UNITS[found[2]]
+    raise ValueError("write a duration with its unit, for example 30s, 30m, 1h or 14d")
+
+
+def _version(value: object) -> object:
+    """Accept only text: YAML reads an unquoted 1.10 as the number 1.1."""
+    if not isinstance(value, str):
+        raise ValueError(f"quote the version: YAML read a number here ({value!r}); write \"1.10\"")
+    if not re.fullmatch(r"\d+\.\d+(\.\d+)?([-+][\w.]+)?", value):
+        raise ValueError("write a version as major.minor or major.minor.patch, for example \"1.31.0\"")
+    return value
+
+
+def _dns_name(value: str) -> str:
+    label = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+    if not re.fullmatch(rf"(\*\.)?{label}(\.{label})*\.?", value):
+        raise ValueError("not a DNS name")
+    return value.rstrip(".")
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds)]
+Version = Annotated[str, BeforeValidator(_version)]
+DnsName = Annotated[str, AfterValidator(_dns_name)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+Quantity = Annotated[str, Field(pattern=r"^\d+(\.\d+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")]
+Ratio = Annotated[float, Field(ge=0, le=1)]
+Url = Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
+
+
+class Model(BaseModel):
+    """Frozen, no unknown keys, no silent conversion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+# Strict mode would refuse the text that YAML gives for an enum; these read exactly their values.
+EnvironmentField = Annotated[Environment, Field(strict=False)]
+ModeField = Annotated[Mode, Field(strict=False)]
+MechanismField = Annotated[Mechanism, Field(strict=False)]
+
+
+def _tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+class ClusterParams(Model):
+    """The Kubernetes cluster. ``uid`` (of namespace kube-system) guards against the wrong context."""
+
+    kubeconfig: str | None = None
+    context: str | None = None
+    uid: str | None = None
+    application_namespace: Name = "default"
+
+
+class ApisixParams(Model):
+    """The old gateway and where its configuration is read from (Admin API or files)."""
+
+    namespace: Name = "apisix"
+    service: Name = "apisix-gateway"
+    admin_url: Url | None = None
+    admin_key: SecretStr | None = None
+    files: Annotated[tuple[str, ...], BeforeValidator(_tuple)] = ()
+    router: str | None = Field(default=None, pattern=r"^radixtree_(uri|host_uri|uri_with_parameter)$")
+    deployment: str | None = None
+    metrics_selector: str = ""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ApisixParams:
+        if bool(self.admin_url) == bool(self.files):
+            raise ValueError("name exactly one source: admin_url or files")
+        if self.admin_url and self.admin_key is None:
+            raise ValueError("admin_url needs admin_key, for example ${env:APISIX_ADMIN_KEY}")
+        return self
+
+
+class Resources(Model):
+    """Requests and limits of one container."""
+
+    cpu_request: Quantity
+    cpu_limit: Quantity
+    memory_request: Quantity
+    memory_limit: Quantity
+
+
+class Autoscaled(Model):
+    """A component with its HPA range."""
+
+    replicas_min: int = Field(ge=1, le=100)
+    replicas_max: int = Field(ge=1, le=100)
+    resources: Resources
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Autoscaled:
+        if self.replicas_min > self.replicas_max:
+            raise ValueError("replicas_min is greater than replicas_max")
+        return self
+
+
+_GATEWAY = Autoscaled(
+    replicas_min=3,
+    replicas_max=10,
+    resources=Resources(cpu_request="1000m", cpu_limit="2000m", memory_request="1Gi", memory_limit="2Gi"),
+)
+_ISTIOD = Autoscaled(
+    replicas_min=2,
+    replicas_max=5,
+    resources=Resources(cpu_request="500m", cpu_limit="1000m", memory_request="2Gi", memory_limit="4Gi"),
+)
+
+
+class InstallParams(Model):
+    """Istio as it is installed. The guide's ``production`` profile does not exist: ``default`` is the base."""
+
+    version: Version
+    profile: str = Field(default="default", pattern=r"^(default|minimal|openshift|stable)$")
+    revision: Name | None = None
+    namespace: Name = "istio-system"
+    gateway_service: Name = "istio-ingressgateway"
+    gateway: Autoscaled = _GATEWAY
+    istiod: Autoscaled = _ISTIOD
+    http_target_port: int = Field(default=8080, ge=1, le=65535)
+    https_target_port: int = Field(default=8443, ge=1, le=65535)
+    istioctl: str = "istioctl"
+    kubectl: str = "kubectl"
+    ready_timeout: Seconds = 300.0
+    mesh_config: dict[str, Any] = Field(default_factory=dict)
+
+
+class Accept(Model):
+    """A person's signature under a blocker: which resource and plugin, who, and why."""
+
+    resource: str
+    plugin: str
+    who: str = Field(min_length=2)
+    why: str = Field(min_length=10)
+
+
+class TranslateParams(Model):
+    """How APISIX names map to Kubernetes names, and which blockers a person has accepted."""
+
+    services: dict[str, str] = Field(default_factory=dict)
+    credentials: dict[str, str] = Field(default_factory=dict)
+    accept: Annotated[tuple[Accept, ...], BeforeValidator(_tuple)] = ()
+    proof_requests: int = Field(default=2000, ge=100, le=1_000_000)
+
+
+class Route53Params(Model):
+    """Weighted records. ``ttl`` applies to records that are not aliases (an alias has its target's TTL)."""
+
+    zone: DnsName
+    private: bool = False
+    hosts: Annotated[tuple[DnsName, ...], BeforeValidator(_tuple)] = Field(min_length=1)
+    apisix_target: DnsName | None = None
+    istio_target: DnsName | None = None
+    target_zone_id: str | None = None
+    record: str = Field(default="alias", pattern=r"^(alias|cname)$")
+    ttl: Seconds = 60.0
+    ipv6: bool = False
+    region: str = "us-east-1"
+    endpoint_url: Url | None = None
+    insync_timeout: Seconds = 120.0
+
+
+class TrafficParams(Model):
+    """How traffic is moved, and when it counts as arrived."""
+
+    mechanism: MechanismField = Mechanism.ROUTE53
+    route53: Route53Params | None = None
+    arrival_tolerance_percent: float = Field(default=2.0, gt=0, le=20)
+    arrival_timeout: Seconds = 900.0
+    rollback_target: Seconds = 300.0
+
+    @model_validator(mode="after")
+    def _mechanism_configured(self) -> TrafficParams:
+        if self.mechanism is Mechanism.ROUTE53 and self.route53 is None:
+            raise ValueError("mechanism route53 needs the section traffic.route53")
+        return self
+
+
+class MetricsParams(Model):
+    """Where metrics are read. ``step`` is the scrape interval of the gateways."""
+
+    url: Url
+    bearer_token: SecretStr | None = None
+    username: str | None = None
+    password: SecretStr | None = None
+    tenant: str | None = None
+    ca_file: str | None = None
+    step: Seconds = 15.0
+    timeout: Seconds = 10.0
+    istio_selector: str = 'source_workload="istio-ingressgateway"'
+    apisix_selector: str = ""
+
+
+class StageParams(Model):
+    """One canary stage. Limits are the guide's: error rate in percent, P95 in milliseconds."""
+
+    weight_percent: int = Field(ge=1, le=100)
+    dwell: Seconds
+    error_rate_limit_percent: float = Field(gt=0, lt=100)
+    p95_limit_ms: float = Field(default=2000.0, gt=0)
+    availability_percent: float = Field(default=99.9, gt=0, lt=100)
+
+
+class JudgeParams(Model):
+    """Guarantees of the verdicts, over the whole migration (ratios 0-1)."""
+
+    false_rollback_budget: float = Field(default=0.01, gt=0, lt=0.5)
+    wrong_promotion: float = Field(default=0.01, gt=0, lt=0.5)
+    margin: float = Field(default=1.0, gt=0, le=10)
+    missing_data_allowance: Seconds = 300.0
+    hold_timeout: Seconds = 14400.0
+
+
+class SoakParams(Model):
+    """The stable run before clean-up."""
+
+    stable_for: Seconds = 14 * 86400.0
+    sample_every: Seconds = 86400.0
+
+
+class Probe(Model):
+    """One functional check: sent through the gateway's address, before DNS knows it."""
+
+    name: Name
+    kind: str = Field(default="http", pattern=r"^(http|websocket|grpc)$")
+    host: DnsName
+    path: str = "/"
+    method: str = "GET"
+    body: str | None = None
+    token: SecretStr | None = None
+    expect: int = 200
+    tls: bool = False
+
+
+class VerifyParams(Model):
+    """Functional checks and how gateway addresses are reached.
+
+    ``connect_to`` maps ``host:port`` of a load balancer to ``address:port``, like curl's ``--connect-to``.
+    """
+
+    probes: Annotated[tuple[Probe, ...], BeforeValidator(_tuple)] = ()
+    connect_to: dict[str, str] = Field(default_factory=dict)
+    ca_file: str | None = None
+
+
+class Params(Model):
+    """Everything a migration needs to know. See ``params/production.yaml`` for the commented example."""
+
+    migration: Name
+    environment: EnvironmentField
+    mode: ModeField = Mode.PLAN
+    approve: str = Field(default="", pattern=r"^([0-9a-f]{16})?$")
+    approver: str = ""
+    outputs: str = "outputs"
+    cluster: ClusterParams = ClusterParams()
+    apisix: ApisixParams
+    istio: InstallParams
+    translate: TranslateParams = TranslateParams()
+    traffic: TrafficParams
+    metrics: MetricsParams
+    stages: Annotated[tuple[StageParams, ...], BeforeValidator(_tuple)] = Field(min_length=1)
+    judge: JudgeParams = JudgeParams()
+    soak: SoakParams = SoakParams()
+    verify: VerifyParams = VerifyParams()
+
+    @model_validator(mode="after")
+    def _stages_rise(self) -> Params:
+        weights = [s.weight_percent for s in self.stages]
+        if sorted(set(weights)) != weights:
+            raise ValueError(f"stages: weights must rise from stage to stage, got {weights}")
+        if weights[-1] != 100:
+            raise ValueError("stages: the last stage must have weight_percent 100")
+        limits = [s.error_rate_limit_percent for s in self.stages]
+        if any(later > earlier for earlier, later in zip(limits, limits[1:], strict=False)):
+            raise ValueError(
+                f"stages: error_rate_limit_percent must not rise with the weight, got {limits} (inverted thresholds)"
+            )
+        return self
