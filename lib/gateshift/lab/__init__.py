@@ -1,0 +1,1 @@
+"""The rehearsal lab: a real control plane, Istio, Envoy and Prometheus on this machine's loopback."""
