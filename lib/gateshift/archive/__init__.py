@@ -1,0 +1,1 @@
+"""The archive: executed notebooks with true cell statuses, redacted, sealed and readable as one report."""
