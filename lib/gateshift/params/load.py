@@ -1,4 +1,7 @@
-"""Read a params file: YAML, ``${env:NAME}`` and ``${lab:key}`` references, then the model."""
+"""Read a params file: YAML, ``${env:NAME}`` and ``${lab:key}`` references, then the model.
+
+``${env:NAME:-default}`` gives a default. A value that is only a reference keeps the type it resolves to.
+"""
 
 from __future__ import annotations
 
@@ -98,12 +101,14 @@ def _resolve(value: Any, resolvers: Mapping[str, Resolver], source: str, key: st
         return value
 
     def one(found: re.Match[str]) -> object:
-        scheme, name = found[1], found[2]
+        scheme, (name, dash, default) = found[1], found[2].partition(":-")
         if scheme not in resolvers:
             raise ParamsError(f"{source}: {key}: unknown reference ${{{scheme}:...}}; use env or lab")
         try:
             return resolvers[scheme](name)
         except KeyError:
+            if dash:
+                return default
             remedy = {
                 "env": f"set the environment variable {name}",
                 "lab": "start the lab with `gateshift lab up`",

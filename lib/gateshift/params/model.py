@@ -287,6 +287,7 @@ class SoakParams(Model):
 
     stable_for: Seconds = 14 * 86400.0
     sample_every: Seconds = 86400.0
+    sample_for: Seconds = 600.0
 
 
 class Probe(Model):
@@ -322,6 +323,7 @@ class Params(Model):
     mode: ModeField = Mode.PLAN
     approve: str = Field(default="", pattern=r"^([0-9a-f]{16})?$")
     approver: str = ""
+    gate_wait: Seconds = 0.0
     outputs: str = "outputs"
     cluster: ClusterParams = ClusterParams()
     apisix: ApisixParams

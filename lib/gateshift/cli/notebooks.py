@@ -1,0 +1,144 @@
+"""The verbs that run a notebook through papermill into the archive."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from gateshift.archive.run import Outcome, execute
+from gateshift.errors import InputError
+from gateshift.params import Params, load
+from gateshift.params.load import parse_override
+from gateshift.runbook.context import secrets_of
+from gateshift.runbook.inputs import project_root, resolvers
+from gateshift.runbook.order import NOTEBOOKS
+
+__all__ = ["run_notebook"]
+
+
+def run_notebook(
+    verb: str,
+    params_file: str,
+    overrides: dict[str, Any],
+    *,
+    on_output: Callable[[str], None] | None = None,
+    label: str = "",
+) -> Outcome:
+    """Run the notebook of *verb* with a params file; return its outcome.
+
+    The params are validated before a kernel starts. What goes into the notebook are the file's own
+    values with references unresolved, so that no secret is written into the archived copy.
+    """
+    own, top = _split(overrides)
+    params = load(params_file, overrides=top, resolvers=resolvers())
+    root = project_root()
+    name = NOTEBOOKS[verb]
+    notebook = root / "notebooks" / f"{name}.ipynb"
+    if not notebook.exists():
+        raise InputError(
+            f"{notebook} is missing", hint="run from a clone of the project, or set GATESHIFT_ROOT to one"
+        )
+    stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}"
+    run = f"{name}{'-' + label if label else ''}-{stamp[:-4]}Z"
+    folder = _outputs(params, root) / params.migration / run
+    data = _plain(params_file, top)
+    data.update(own)
+    os.environ["GATESHIFT_RUN"] = run
+    try:
+        return execute(
+            notebook,
+            folder / f"{name}.ipynb",
+            data,
+            secrets=secrets_of(params),
+            cwd=root / "notebooks",
+            on_output=on_output,
+        )
+    finally:
+        os.environ.pop("GATESHIFT_RUN", None)
+
+
+_OWN = {"samples", "reason", "symptom", "host", "path"}
+
+
+def _split(overrides: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    own = {k: v for k, v in overrides.items() if k in _OWN}
+    return own, {k: v for k, v in overrides.items() if k not in _OWN}
+
+
+def _plain(params_file: str, overrides: dict[str, Any]) -> dict[str, Any]:
+    data: dict[str, Any] = yaml.safe_load(Path(params_file).read_text(encoding="utf-8"))
+    for dotted, value in overrides.items():
+        *parents, last = dotted.split(".")
+        target = data
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        target[last] = value
+    return data
+
+
+def _outputs(params: Params, root: Path) -> Path:
+    outputs = Path(params.outputs)
+    return outputs if outputs.is_absolute() else root / outputs
+
+
+def _command(verb: str, text: str) -> click.Command:
+    @click.command(name=verb, help=text)
+    @click.option("-f", "--params", "params_file", default="params/lab.yaml", show_default=True, help="Params file.")
+    @click.option("-p", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key, as papermill does.")
+    @click.option("--act", is_flag=True, help="Short for -p mode=act.")
+    @click.option("--approve", metavar="DIGEST", help="Approve the plan with this digest.")
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON line with the outcome at the end.")
+    def command(params_file: str, overrides: tuple[str, ...], act: bool, approve: str, as_json: bool) -> None:
+        values = dict(parse_override(o) for o in overrides)
+        if act:
+            values["mode"] = "act"
+        if approve:
+            values["approve"] = approve
+        outcome = run_notebook(
+            verb, params_file, values, on_output=lambda text: click.echo(text, nl=False, err=as_json)
+        )
+        if as_json:
+            click.echo(
+                json.dumps({"verb": verb, "exit_code": outcome.exit_code, "notebook": str(outcome.path)})
+            )
+        else:
+            click.echo(f"archived: {_short(outcome.path)}")
+        if outcome.error:
+            click.echo(f"{'held' if outcome.exit_code == 3 else 'error'}: {outcome.error}", err=True)
+        click.get_current_context().exit(outcome.exit_code)
+
+    return command
+
+
+def _short(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+preflight = _command("preflight", "Check everything that would stop the migration. Changes nothing.")
+install = _command("install", "Install Istio beside APISIX, after its plan is approved.")
+translate = _command(
+    "translate", "Translate the APISIX configuration into Istio objects, with ledger and proof. Changes nothing."
+)
+apply = _command("apply", "Apply the translated objects, all or nothing, after the plan is approved.")
+verify = _command("verify", "Verify the new gateway before any user reaches it. Changes nothing.")
+canary = _command(
+    "canary",
+    "Run the next canary stage: shift, wait for arrival, dwell, judge, promote or roll back. One run, one stage.",
+)
+soak = _command("soak", "Add a sample to the stable run (-p samples=N for several). Changes nothing.")
+cleanup = _command("cleanup", "Remove APISIX after the stable run: export, then delete what the plan lists.")
+rollback = _command(
+    "rollback", "Bring all traffic back to APISIX (-p reason=TEXT): weights, proof, evidence, checklist."
+)
+diagnose = _command("diagnose", "From symptom to cause, read-only (-p symptom=NAME -p host=H -p path=P).")
+report = _command("report", "Write the report of the migration: one self-contained page.")

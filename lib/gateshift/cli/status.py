@@ -1,0 +1,98 @@
+"""The verbs around the notebooks: status, approve, shift."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from gateshift.migration.journal import read_records
+from gateshift.migration.state import fold
+from gateshift.params import Params, load
+from gateshift.params.load import parse_override
+from gateshift.runbook.inputs import project_root, resolvers
+from gateshift.runbook.order import next_notebook
+
+__all__ = ["approve", "shift", "status"]
+
+_PARAMS = click.option("-f", "--params", "params_file", default="params/lab.yaml", show_default=True, help="Params file.")
+_OVERRIDES = click.option("-p", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key.")
+
+
+def _params(params_file: str, overrides: tuple[str, ...]) -> Params:
+    return load(params_file, overrides=dict(parse_override(o) for o in overrides), resolvers=resolvers())
+
+
+def _folder(params: Params) -> Path:
+    outputs = Path(params.outputs)
+    return (outputs if outputs.is_absolute() else project_root() / outputs) / params.migration
+
+
+@click.command()
+@_PARAMS
+@_OVERRIDES
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(params_file: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Say where the migration stands and what is next. Reads the journal only."""
+    params = _params(params_file, overrides)
+    path = _folder(params) / "journal.jsonl"
+    if not path.exists():
+        answer = {"migration": params.migration, "phase": "not started", "next": "00_preflight"}
+    else:
+        records = read_records(path)
+        state = fold(records)
+        answer = {
+            "migration": params.migration,
+            "phase": state.phase.value,
+            "stage": f"{state.stage_index} of {len(params.stages)} promoted",
+            "weight_percent": str(state.weight_percent),
+            "rolling_back": str(state.rolling_back).lower(),
+            "records": str(len(records)),
+            "last_record": f"{records[-1].kind} at {records[-1].time} by {records[-1].who}",
+            "next": next_notebook(state, len(params.stages)),
+        }
+    if as_json:
+        click.echo(json.dumps(answer))
+    else:
+        for key, value in answer.items():
+            click.echo(f"{key:>15}: {value}")
+
+
+@click.command()
+@_PARAMS
+@_OVERRIDES
+@click.option("--who", help="Who approves; the current user when not given.")
+@click.argument("digest")
+def approve(params_file: str, overrides: tuple[str, ...], who: str | None, digest: str) -> None:
+    """Approve the plan with DIGEST: the gate that shows it goes on.
+
+    The approval is a file under outputs/<migration>/approvals/; the gate records it in the journal.
+    """
+    from gateshift.runbook.approvals import write_approval  # noqa: PLC0415 - keeps `status` quick
+    from gateshift.runbook.context import identity  # noqa: PLC0415 - keeps `status` quick
+
+    params = _params(params_file, overrides)
+    write_approval(_folder(params), digest, who or identity())
+    click.echo(f"approved {digest} at {datetime.now(UTC):%H:%M:%S}Z")
+
+
+@click.command()
+@_PARAMS
+@_OVERRIDES
+@click.option("--plan", "plan_only", is_flag=True, default=True, help="Print the plan (the default; nothing is changed).")
+@click.option("--to", "percent", type=click.IntRange(0, 100), required=True, help="Weight on Istio in percent.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def shift(params_file: str, overrides: tuple[str, ...], plan_only: bool, percent: int, as_json: bool) -> None:
+    """Show what a change of weight would do. Changes nothing: weights are set by canary and rollback."""
+    from gateshift.notebook.show import PlanView  # noqa: PLC0415 - keeps `status` quick
+    from gateshift.runbook.context import Context  # noqa: PLC0415 - keeps `status` quick
+
+    del plan_only
+    shifter = Context(_params(params_file, overrides), run="shift").shifter()
+    prepare = shifter.prepare_plan()
+    plan = prepare if not prepare.empty else shifter.plan(percent)
+    click.echo(json.dumps(plan.as_json()) if as_json else repr(PlanView(plan)))
+    if not prepare.empty:
+        click.echo("the records are not weighted yet: this conversion comes first, all on APISIX")

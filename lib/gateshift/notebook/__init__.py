@@ -1,0 +1,1 @@
+"""What a notebook shows: status card, tables, plots."""

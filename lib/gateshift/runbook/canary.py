@@ -1,0 +1,193 @@
+"""``50_canary``: one stage, from the shift to a verdict."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from matplotlib.figure import Figure
+
+from gateshift.errors import Blocked, RolledBack
+from gateshift.judge.model import Sample
+from gateshift.judge.replay import SampleLog
+from gateshift.judge.verdict import Decision, Verdict
+from gateshift.migration.state import Phase
+from gateshift.notebook.live import LiveFigure
+from gateshift.notebook.plots import canary_figure
+from gateshift.notebook.show import Note, Table
+from gateshift.params import Mode, Params, StageParams
+from gateshift.plan import Plan, Step
+from gateshift.runbook.base import Runbook, say
+from gateshift.runbook.observe import StageWatch
+from gateshift.runbook.retreat import bring_back
+
+__all__ = ["Canary"]
+
+
+class Canary(Runbook):
+    """One stage of the canary: shift, wait for arrival, dwell, judge, promote or bring back."""
+
+    name: ClassVar[str] = "50_canary"
+    title: ClassVar[str] = "Canary stage"
+
+    def __init__(self, params: Params, extra: Mapping[str, Any]) -> None:
+        super().__init__(params, extra)
+        state = self.context.state
+        if state.rolling_back:
+            raise Blocked("a rollback is under way", hint="run 80_rollback: it must finish first")
+        if state.phase not in {Phase.VERIFIED, Phase.CANARY}:
+            raise Blocked(
+                f"the canary is not due: the migration is at {state.phase.value}",
+                hint=f"next: {self.next_step()}",
+            )
+        self.index = state.stage_index
+        if self.index >= len(params.stages):
+            raise Blocked("all stages are promoted", hint="next: 60_soak")
+        self.watch: StageWatch | None = None
+        self.verdict: Verdict | None = None
+
+    @property
+    def stage(self) -> StageParams:
+        """The stage this run is for."""
+        return self.params.stages[self.index]
+
+    def read(self) -> object:
+        """Show the weights as the provider has them and the stage's limits."""
+        self.shifter = self.context.shifter()
+        weights = self.shifter.read()
+        stage = self.stage
+        rows = (
+            ("weight on Istio now", "not weighted yet" if weights.istio_percent is None else weights.istio_percent),
+            ("weight of this stage", f"{stage.weight_percent} %"),
+            ("dwell after arrival", f"{stage.dwell:.0f} s"),
+            ("roll back above error rate", f"{stage.error_rate_limit_percent} %"),
+            ("roll back above P95", f"{stage.p95_limit_ms:.0f} ms"),
+            ("availability", f"{stage.availability_percent} %"),
+        )
+        return Table(f"Stage {self.index + 1} of {len(self.params.stages)}", ("what", "value"), rows)
+
+    def make_plan(self) -> Plan:
+        """Plan the weights of this stage; observing is part of what is approved."""
+        prepare = self.shifter.prepare_plan()
+        # Until the records are weighted, the shift is planned from "all on APISIX", where preparing ends.
+        self.prepare = prepare
+        shift = None if not prepare.empty else self.shifter.plan(self.stage.weight_percent)
+        steps = (*prepare.steps, *(shift.steps if shift else ()))
+        observe = Step(
+            "observe",
+            f"stage {self.index + 1}",
+            None,
+            {
+                "weight_percent": self.stage.weight_percent,
+                "dwell_seconds": self.stage.dwell,
+                "error_rate_limit_percent": self.stage.error_rate_limit_percent,
+            },
+            note="first converts the records, then sets this weight" if not prepare.empty else "",
+        )
+        return Plan(
+            kind=self.name,
+            title=f"Stage {self.index + 1}: {self.stage.weight_percent} % of traffic to Istio",
+            steps=(*steps, observe),
+            way_back="80_rollback: all weight back on APISIX",
+            inputs={"stage": self.index, "mechanism": self.shifter.name},
+        )
+
+    def gate(self) -> Note:
+        """A stage already entered and still in force resumes under the approval it has."""
+        plan = self._planned()
+        if self.params.mode is Mode.ACT and self._resuming(plan):
+            self.record("plan.approved", digest=plan.digest, who="journal", how="stage resumed as approved")
+            return Note("pass", "this stage was approved and is in force; observation goes on")
+        return super().gate()
+
+    def _resuming(self, plan: Plan) -> bool:
+        return self.context.state.stage_entered == self.index and len(plan.steps) == 1
+
+    def perform(self, plan: Plan) -> object:
+        """Shift, watch, judge. A verdict of rollback brings the traffic back before anything else."""
+        self.record("stage.entered", stage=self.index, weight=self.stage.weight_percent)
+        if not self.prepare.empty:
+            say("records become weighted, all on APISIX, same target: no user notices")
+            self.shifter.confirm(self.shifter.set(self.prepare))
+        self._shift()
+        log = SampleLog(self.context.run_folder / "samples.jsonl", self.stage, self.params.judge, self.index)
+        live = LiveFigure()
+        self.watch = StageWatch(
+            self.context,
+            self.stage,
+            self.index,
+            redraw=lambda watch, verdict: live.update(lambda: self._figure(watch, verdict)),
+            on_sample=log.write,
+        )
+        try:
+            self.verdict = self.watch.run()
+        finally:
+            live.finish()
+        self.record(
+            "verdict",
+            stage=self.index,
+            decision=self.verdict.decision.value,
+            reasons=list(self.verdict.reasons),
+            evidence=dict(self.verdict.evidence),
+        )
+        if self.verdict.decision is Decision.ROLLBACK:
+            self._retreat(self.verdict)
+        self.record("stage.promoted", stage=self.index)
+        return Note("pass", f"stage {self.index + 1} promoted: {'; '.join(self.verdict.reasons)}")
+
+    def _shift(self) -> None:
+        plan = self.shifter.plan(self.stage.weight_percent)
+        self.record(
+            "shift.intent",
+            stage=self.index,
+            to=self.stage.weight_percent,
+            snapshot=self.shifter.snapshot(),
+            apisix_target=self.context.apisix_target,
+            istio_target=self.context.istio_target,
+            **{"from": self.context.state.weight_percent},
+        )
+        begun = time.monotonic()
+        accepted = insync = 0.0
+        if not plan.empty:
+            receipt = self.shifter.set(plan)
+            accepted = time.monotonic() - begun
+            self.shifter.confirm(receipt)
+            insync = time.monotonic() - begun
+        self.record("shift.done", to=self.stage.weight_percent, accepted_s=accepted, insync_s=insync)
+        say(f"stage {self.index + 1}: weight {self.stage.weight_percent} % in force after {insync:.1f} s")
+
+    def _retreat(self, verdict: Verdict) -> None:
+        reason = "; ".join(verdict.reasons)
+        say(f"ROLLBACK: {reason}")
+        bring_back(self.context, reason)
+        raise RolledBack(
+            f"stage {self.index + 1} rolled back: {reason}",
+            hint="run 80_rollback: it proves that the users are back and collects the evidence",
+        )
+
+    def _figure(self, watch: StageWatch, verdict: Verdict | None) -> Figure:
+        history: list[Sample] = watch.history
+        return canary_figure(
+            history,
+            self.stage,
+            shares=watch.shares,
+            verdict=verdict,
+            title=f"{self.params.migration}: stage {self.index + 1}, {self.stage.weight_percent} % on Istio",
+        )
+
+    def check(self) -> object:
+        """Show the stage's figures."""
+        if self.verdict is None or self.watch is None:
+            return Note("info", "nothing was observed")
+        requests = sum(s.canary.requests or 0 for s in self.watch.history)
+        errors = sum(s.canary.errors or 0 for s in self.watch.history)
+        share = self.watch.shares[-1][1] if self.watch.shares else float("nan")
+        rows = (
+            ("decision", self.verdict.decision.value),
+            ("requests through Istio", f"{requests:.0f}"),
+            ("errors through Istio", f"{errors:.0f}"),
+            ("observed share", f"{share:.1f} %"),
+            *[("reason", reason) for reason in self.verdict.reasons],
+        )
+        return Table(f"Stage {self.index + 1}", ("what", "value"), rows)

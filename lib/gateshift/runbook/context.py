@@ -1,0 +1,142 @@
+"""What a run works with: params, journal, and the systems, each connected when first used."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+import time
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import BaseModel, SecretStr
+
+from gateshift.cluster.client import Cluster
+from gateshift.cluster.gateways import load_balancer_name
+from gateshift.errors import ClusterError, InputError, TrafficError
+from gateshift.metrics.sampler import Sampler
+from gateshift.metrics.source import PrometheusSource
+from gateshift.migration.journal import Journal
+from gateshift.migration.state import State, fold
+from gateshift.params import Environment, Params
+from gateshift.runbook.inputs import project_root
+from gateshift.traffic import make_shifter
+from gateshift.traffic.protocol import Shifter
+
+__all__ = ["Context", "identity", "secrets_of"]
+
+
+def identity() -> str:
+    """Say who acts: CI job when there is one, else user@host."""
+    for variable in ("GITHUB_RUN_ID", "CI_JOB_ID", "BUILD_TAG"):
+        if os.environ.get(variable):
+            return f"ci:{variable}={os.environ[variable]}"
+    return f"{getpass.getuser()}@{socket.gethostname()}"
+
+
+def secrets_of(value: object) -> tuple[str, ...]:
+    """Collect the plain text of each SecretStr in a params model, for the redactor."""
+    if isinstance(value, SecretStr):
+        return (value.get_secret_value(),)
+    if isinstance(value, BaseModel):
+        return tuple(s for name in type(value).model_fields for s in secrets_of(getattr(value, name)))
+    if isinstance(value, tuple):
+        return tuple(s for item in value for s in secrets_of(item))
+    return ()
+
+
+class Context:
+    """Params plus lazily connected systems. Nothing is contacted before it is needed."""
+
+    def __init__(self, params: Params, *, run: str) -> None:
+        self.params = params
+        self.run = run
+        outputs = Path(params.outputs)
+        base = outputs if outputs.is_absolute() else project_root() / outputs
+        self.folder = base / params.migration
+        self.run_folder = self.folder / run
+        self.journal = Journal.open(self.folder / "journal.jsonl", who=identity(), run=run)
+
+    @property
+    def state(self) -> State:
+        """The migration's state: the fold of its journal."""
+        return fold(self.journal.records)
+
+    @cached_property
+    def cluster(self) -> Cluster:
+        """The Kubernetes cluster; refuses one whose UID is not the expected."""
+        cluster = Cluster.connect(self.params.cluster)
+        wanted = self.params.cluster.uid
+        if wanted and cluster.uid != wanted:
+            raise InputError(
+                f"cluster.uid: the context points to cluster {cluster.uid}, the params name {wanted}",
+                hint="correct cluster.context or cluster.uid; nothing was changed",
+            )
+        return cluster
+
+    @cached_property
+    def apisix_target(self) -> str:
+        """DNS name of the old gateway's load balancer."""
+        named = self.params.traffic.route53 and self.params.traffic.route53.apisix_target
+        if named:
+            return named
+        try:
+            return load_balancer_name(
+                self.cluster, self.params.apisix.namespace, self.params.apisix.service
+            )
+        except ClusterError:
+            recorded = self._recorded_target("apisix_target")
+            if not recorded:
+                raise
+            return recorded
+
+    @property
+    def istio_target(self) -> str:
+        """DNS name of the new gateway's load balancer, or an empty text before it exists."""
+        named = self.params.traffic.route53 and self.params.traffic.route53.istio_target
+        if named:
+            return named
+        try:
+            return load_balancer_name(
+                self.cluster, self.params.istio.namespace, self.params.istio.gateway_service
+            )
+        except ClusterError:
+            return self._recorded_target("istio_target")
+
+    def _recorded_target(self, key: str) -> str:
+        """Load balancer named by the last shift: a rollback must work with the cluster out of reach."""
+        for record in reversed(self.journal.records):
+            if record.kind == "shift.intent":
+                return str(record.data.get(key, ""))
+        return ""
+
+    def shifter(self) -> Shifter:
+        """Return the configured traffic shifter; needs both load balancers."""
+        if not self.istio_target:
+            raise TrafficError(
+                "the Istio gateway has no load-balancer address yet", hint="run 10_install first"
+            )
+        return make_shifter(self.params, apisix_target=self.apisix_target, istio_target=self.istio_target)
+
+    @cached_property
+    def source(self) -> PrometheusSource:
+        """The metrics source."""
+        return PrometheusSource(self.params.metrics)
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        """The sampler over both gateways."""
+        return Sampler(self.source, self.params.metrics)
+
+    @property
+    def production(self) -> bool:
+        """True unless this is the rehearsal lab."""
+        return self.params.environment is Environment.PRODUCTION
+
+    def record_rollback(self, reason: str, weight: int) -> None:
+        """Record that a rollback starts; from here on only a rollback may go on."""
+        self.journal.append("rollback.started", reason=reason, **{"from": weight})
+
+    def now(self) -> float:
+        """Unix time in seconds."""
+        return time.time()

@@ -1,0 +1,81 @@
+"""From a notebook's variables to validated params, for papermill and for a person alike.
+
+papermill puts each top-level key of a params file into the notebook as a variable. Every plain variable
+that is there when the run opens is therefore a parameter, and an unknown one is an error, not a comment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from gateshift.errors import LabError, ParamsError
+from gateshift.params import Params, load, validate
+
+__all__ = ["collect", "project_root", "resolvers"]
+
+_PLAIN = (str, int, float, bool, list, dict, type(None))
+_SHELL = {"In", "Out", "exit", "quit", "open", "get_ipython"}
+
+
+def project_root(start: Path | None = None) -> Path:
+    """Return the nearest folder upwards that holds ``notebooks`` and ``params``; else the working folder.
+
+    ``GATESHIFT_ROOT`` overrides it, for an installed package run outside a clone.
+    """
+    named = os.environ.get("GATESHIFT_ROOT")
+    if named:
+        return Path(named)
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / "notebooks").is_dir() and (folder / "params").is_dir():
+            return folder
+    return here
+
+
+def resolvers() -> dict[str, Any]:
+    """Return the reference schemes of params files besides ``env``: ``lab`` reads the lab's state file."""
+
+    def lab(key: str) -> object:
+        # Imported here: a production run must not need the lab's packages.
+        from gateshift.lab.state import resolver  # noqa: PLC0415 - see above
+
+        try:
+            return resolver(os.environ.get("GATESHIFT_LAB", "default"))(key)
+        except LabError as error:
+            raise KeyError(str(error)) from None
+
+    return {"lab": lab}
+
+
+def collect(variables: Mapping[str, Any], own: frozenset[str]) -> tuple[Params, dict[str, Any]]:
+    """Split a notebook's variables into validated params and the notebook's *own* parameters.
+
+    Raises :class:`~gateshift.errors.ParamsError` for unknown or invalid ones.
+    """
+    given = {
+        name: value
+        for name, value in variables.items()
+        if not name.startswith("_")
+        and name not in _SHELL
+        and not isinstance(value, ModuleType)
+        and isinstance(value, _PLAIN)
+    }
+    params_file = given.pop("params_file", None)
+    extra = {name: given.pop(name) for name in own if name in given}
+    # None is how a parameters cell says "as in the params file".
+    overrides = {name: value for name, value in given.items() if value is not None}
+    if "migration" in overrides:
+        return validate(overrides, source="parameters of this notebook", resolvers=resolvers()), extra
+    if not params_file:
+        raise ParamsError(
+            "parameters of this notebook: neither params_file nor migration is set",
+            hint="set params_file in the parameters cell, or run papermill with -f params/<file>.yaml",
+        )
+    path = Path(params_file)
+    if not path.is_absolute() and not path.exists():
+        path = project_root() / params_file
+    return load(path, overrides=overrides, resolvers=resolvers()), extra

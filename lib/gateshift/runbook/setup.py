@@ -1,0 +1,258 @@
+"""Runbooks before any traffic moves: preflight, install, translate, apply, verify."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import yaml
+
+from gateshift.apisix.admin import AdminClient
+from gateshift.apisix.model import Configuration
+from gateshift.apisix.readers import read_files
+from gateshift.apisix.model import Router
+from gateshift.cluster import apply as cluster_apply
+from gateshift.cluster import install as cluster_install
+from gateshift.cluster import preflight as cluster_preflight
+from gateshift.cluster import verify as cluster_verify
+from gateshift.errors import Blocked
+from gateshift.notebook.show import Note, Table
+from gateshift.plan import Plan
+from gateshift.runbook.base import Runbook, say
+from gateshift.runbook.context import Context
+from gateshift.runbook.inputs import project_root
+from gateshift.translate import Target, Translation, prove, translate
+
+__all__ = ["Apply", "Install", "Preflight", "Translate", "Verify", "read_configuration", "translate_now"]
+
+
+def read_configuration(context: Context) -> Configuration:
+    """Read the APISIX configuration from where the params say."""
+    apisix = context.params.apisix
+    if apisix.admin_url and apisix.admin_key:
+        with AdminClient(apisix.admin_url, apisix.admin_key.get_secret_value()) as client:
+            return client.read()
+    root = project_root()
+    return read_files([root / name for name in apisix.files])
+
+
+def translate_now(context: Context, configuration: Configuration) -> Translation:
+    """Translate with the params' Istio version and names."""
+    istio = context.params.istio
+    target = Target(
+        version=istio.version,
+        namespace=context.params.cluster.application_namespace,
+        gateway_namespace=istio.namespace,
+        gateway_selector={"istio": "ingressgateway"},
+        router=Router(context.params.apisix.router) if context.params.apisix.router else None,
+    )
+    return translate(configuration, context.params.translate, target)
+
+
+def checks_table(title: str, checks: Sequence[Any]) -> Table:
+    """Render checks of preflight or verify."""
+    rows = tuple((c.status, c.name, c.measured, c.why, c.remedy) for c in checks)
+    return Table(title, ("result", "check", "measured", "why it matters", "remedy"), rows)
+
+
+class Preflight(Runbook):
+    """``00_preflight``: everything that would stop the migration, known beforehand."""
+
+    name: ClassVar[str] = "00_preflight"
+    title: ClassVar[str] = "Preflight"
+    changes: ClassVar[bool] = False
+
+    def read(self) -> object:
+        """Run all checks side by side and show them."""
+        self.checks = cluster_preflight.run(
+            self.params,
+            self.context.cluster,
+            progress=say,
+            read_traffic=self._read_traffic,
+            read_metrics=self._read_metrics,
+        )
+        return checks_table("Preflight", self.checks)
+
+    def _read_traffic(self) -> object:
+        from gateshift.traffic import make_shifter  # noqa: PLC0415 - only when this check runs
+
+        return make_shifter(
+            self.params,
+            apisix_target=self.context.apisix_target,
+            # Before the install there is no second load balancer; reading the records needs none.
+            istio_target=self.context.istio_target or self.context.apisix_target,
+        ).read()
+
+    def _read_metrics(self) -> float | None:
+        now = self.context.now()
+        return self.context.sampler.sample(now - self.params.metrics.step * 4, now).baseline.requests
+
+    def check(self) -> object:
+        """Record the outcome; a failed check holds the migration."""
+        failed = [c.name for c in self.checks if c.status == "fail"]
+        self.record("preflight.done", ok=not failed, failed=failed)
+        if failed:
+            raise Blocked(
+                f"preflight: {len(failed)} checks failed: {', '.join(failed)}",
+                hint="each failed check names its remedy in the table above",
+            )
+        return Note("pass", f"{len(self.checks)} checks, none failed")
+
+
+class Install(Runbook):
+    """``10_install``: Istio with the guide's production settings, beside APISIX."""
+
+    name: ClassVar[str] = "10_install"
+    title: ClassVar[str] = "Install Istio"
+
+    def read(self) -> object:
+        """Show the IstioOperator file that would be installed."""
+        return Note("info", "IstioOperator to install:\n" + cluster_install.render(self.params))
+
+    def make_plan(self) -> Plan:
+        """Diff the wanted components against the cluster."""
+        return cluster_install.plan(self.params, self.context.cluster)
+
+    def perform(self, plan: Plan) -> object:
+        """Install and wait until everything answers."""
+        self.record("install.intent", digest=plan.digest)
+        cluster_install.execute(plan, self.params, self.context.cluster, progress=say)
+        self.record("install.done", version=self.params.istio.version)
+        return Note("pass", f"Istio {self.params.istio.version} installed")
+
+    def nothing_to_do(self, plan: Plan) -> object:
+        """Istio is there as wanted."""
+        self.record("install.intent", digest=plan.digest)
+        self.record("install.done", version=self.params.istio.version)
+        return Note("pass", f"Istio {self.params.istio.version} is already installed as planned")
+
+    def check(self) -> object:
+        """Name the new gateway's address."""
+        return Note("pass", f"gateway load balancer: {self.context.istio_target}")
+
+
+class Translate(Runbook):
+    """``20_translate``: the APISIX configuration as Istio objects, with ledger and proof."""
+
+    name: ClassVar[str] = "20_translate"
+    title: ClassVar[str] = "Translate"
+    changes: ClassVar[bool] = False
+
+    def read(self) -> object:
+        """Read the configuration and count what is there."""
+        self.configuration = read_configuration(self.context)
+        rows = [(k.value, len(v)) for k, v in self.configuration.resources.items() if v]
+        notes = [(f.severity.value, f"{f.origin}: {f.message}") for f in self.configuration.findings]
+        return Table("APISIX configuration", ("kind", "count"), tuple(rows + notes))
+
+    def make_plan(self) -> Plan:
+        """Translate; the plan is the set of objects (nothing is applied here)."""
+        self.translation = translate_now(self.context, self.configuration)
+        return Plan(kind=self.name, title="Translation", steps=(), way_back="nothing is changed in the cluster")
+
+    def objects(self) -> Table:
+        """Show the objects by file."""
+        rows = [
+            (file, o["kind"], o["metadata"]["name"], o["metadata"].get("namespace", ""))
+            for file, objects in self.translation.files.items()
+            for o in objects
+        ]
+        return Table("Istio objects", ("file", "kind", "name", "namespace"), tuple(rows))
+
+    def ledger(self) -> Table:
+        """Show how every source field ends, differences first."""
+        entries = [e for e in self.translation.ledger if e.status not in {"exact", "ignored-default"}]
+        counts: dict[str, int] = {}
+        for entry in self.translation.ledger:
+            counts[str(entry.status)] = counts.get(str(entry.status), 0) + 1
+        title = "Ledger: " + ", ".join(f"{n} {s}" for s, n in sorted(counts.items()))
+        rows = tuple((str(e.status), str(e.origin), e.note) for e in entries[:200])
+        return Table(title, ("ends as", "source field", "difference or what to do"), rows)
+
+    def perform(self, plan: Plan) -> object:
+        """Nothing is applied here."""
+        return Note("pass", plan.title)
+
+    def check(self) -> object:
+        """Write the files, prove the routing; blockers and disagreements hold."""
+        folder = self.context.run_folder / "istio"
+        self.translation.write(folder)
+        if self.translation.blockers:
+            names = "; ".join(str(b) for b in self.translation.blockers)
+            raise Blocked(
+                f"translate: {len(self.translation.blockers)} blockers: {names}",
+                hint="translate by hand, or sign for it under translate.accept in params (who and why)",
+            )
+        proof = prove(self.configuration, self.translation, requests=self.params.translate.proof_requests)
+        if proof.disagreements:
+            raise Blocked(f"translate: routing differs, smallest example: {proof.disagreements[0]}")
+        return Note("pass", f"{proof.checked} generated requests choose the same route in APISIX and Istio")
+
+
+class Apply(Runbook):
+    """``30_apply``: the translated objects into the cluster, all or nothing."""
+
+    name: ClassVar[str] = "30_apply"
+    title: ClassVar[str] = "Apply"
+
+    def read(self) -> object:
+        """Translate again from the live configuration, so that nothing stale is applied."""
+        translation = translate_now(self.context, read_configuration(self.context))
+        if translation.blockers:
+            raise Blocked("apply: the translation has blockers", hint="run 20_translate first")
+        self.objects = translation.objects
+        return Note("info", f"{len(self.objects)} objects to apply")
+
+    def make_plan(self) -> Plan:
+        """Server-side dry run of every object."""
+        return cluster_apply.plan(self.context.cluster, self.objects)
+
+    def perform(self, plan: Plan) -> object:
+        """Apply with a snapshot; a failure half-way restores."""
+        snapshot = self.context.run_folder / "before.yaml"
+        snapshot.write_text(yaml.safe_dump_all([s.before for s in plan.steps if s.before]))
+        self.record("apply.intent", snapshot=snapshot.name, digest=plan.digest)
+        cluster_apply.execute(self.context.cluster, self.objects, plan)
+        self.record("apply.done", objects=len(self.objects))
+        return Note("pass", f"{len(plan.steps)} changes applied")
+
+    def nothing_to_do(self, plan: Plan) -> object:
+        """The cluster already has these objects."""
+        self.record("apply.intent", snapshot="", digest=plan.digest)
+        self.record("apply.done", objects=len(self.objects))
+        return super().nothing_to_do(plan)
+
+    def check(self) -> object:
+        """Wait until the gateway's Envoy really has the configuration."""
+        return cluster_apply.wait_in_sync(self.params, self.context.cluster, self.objects, progress=say)
+
+
+class Verify(Runbook):
+    """``40_verify``: the new gateway answers as the old one, before any user reaches it."""
+
+    name: ClassVar[str] = "40_verify"
+    title: ClassVar[str] = "Verify"
+    changes: ClassVar[bool] = False
+
+    def read(self) -> object:
+        """Run the guide's checks and the functional probes through the gateway's address."""
+        self.checks = cluster_verify.run(
+            self.params,
+            self.context.cluster,
+            istio_target=self.context.istio_target,
+            apisix_target=self.context.apisix_target,
+            progress=say,
+        )
+        return checks_table("Verify", self.checks)
+
+    def check(self) -> object:
+        """Record the outcome; a failed check holds the migration."""
+        failed = [c.name for c in self.checks if c.status == "fail"]
+        self.record("verify.done", ok=not failed, failed=failed)
+        (self.context.run_folder / "verify.json").write_text(
+            json.dumps([[c.status, c.name, str(c.measured)] for c in self.checks], indent=1)
+        )
+        if failed:
+            raise Blocked(f"verify: {', '.join(failed)} failed", hint="gateshift diagnose names the cause")
+        return Note("pass", f"{len(self.checks)} checks, none failed")
