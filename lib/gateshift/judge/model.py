@@ -1,0 +1,124 @@
+"""What the judge reads and says. Frozen; plain JSON in and out without loss, so verdicts can be replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+__all__ = ["Buckets", "Decision", "Missing", "MissingKind", "Sample", "Side", "Verdict"]
+
+Buckets = tuple[tuple[float, float], ...]
+"""Pairs (upper edge in ms, cumulative increase), rising; the last edge is infinity."""
+
+
+class Decision(StrEnum):
+    """What a verdict asks for."""
+
+    PROMOTE = "promote"
+    HOLD = "hold"
+    ROLLBACK = "rollback"
+
+
+class MissingKind(StrEnum):
+    """Why there is no usable figure. None of them ever counts as zero errors."""
+
+    SCRAPE_GAP = "scrape gap"
+    STALE_SERIES = "stale series"
+    EMPTY_ANSWER = "empty answer"
+    QUERY_ERROR = "query error"
+    TOO_FEW_REQUESTS = "too few requests"
+    COUNTER_RESET = "counter reset"
+    PARTIAL_RESPONSE = "partial response"
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """One named absence of data, with the detail an operator needs."""
+
+    kind: MissingKind
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind.value} ({self.detail})" if self.detail else self.kind.value
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One gateway over one interval: increases since the previous sample.
+
+    ``requests`` and ``errors`` are counts (errors: 5xx answers), ``buckets`` cumulative latency counts in
+    milliseconds. When ``missing`` is set the figures are None. ``source`` says where the figures come from,
+    for example ``reporter="source"``.
+    """
+
+    requests: float | None = None
+    errors: float | None = None
+    buckets: Buckets | None = None
+    missing: Missing | None = None
+    source: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain JSON; infinity is written as the text ``+Inf``, as Prometheus does."""
+        buckets = None
+        if self.buckets is not None:
+            buckets = [["+Inf" if le == float("inf") else le, count] for le, count in self.buckets]
+        missing = None
+        if self.missing is not None:
+            missing = {"kind": self.missing.kind.value, "detail": self.missing.detail}
+        return {
+            "requests": self.requests,
+            "errors": self.errors,
+            "buckets": buckets,
+            "missing": missing,
+            "source": self.source,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Side:
+        """Read what :meth:`as_json` wrote."""
+        buckets = data.get("buckets")
+        missing = data.get("missing")
+        return cls(
+            requests=data.get("requests"),
+            errors=data.get("errors"),
+            buckets=None if buckets is None else tuple((float(le), float(count)) for le, count in buckets),
+            missing=None if missing is None else Missing(MissingKind(missing["kind"]), missing["detail"]),
+            source=data.get("source", ""),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Both gateways over one interval ending at *time* (unix seconds). Canary is Istio, baseline APISIX."""
+
+    time: float
+    canary: Side
+    baseline: Side
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        return {"time": self.time, "canary": self.canary.as_json(), "baseline": self.baseline.as_json()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Sample:
+        """Read what :meth:`as_json` wrote."""
+        return cls(float(data["time"]), Side.from_json(data["canary"]), Side.from_json(data["baseline"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A decision with its reasons (sentences for people) and evidence (plain JSON for the archive)."""
+
+    decision: Decision
+    reasons: tuple[str, ...]
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        return {
+            "decision": self.decision.value,
+            "reasons": list(self.reasons),
+            "evidence": dict(self.evidence),
+        }
