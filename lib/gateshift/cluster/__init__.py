@@ -1,0 +1,1 @@
+"""Kubernetes: preflight, install, apply, verify and clean-up of the Istio side."""

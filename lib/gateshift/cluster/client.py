@@ -1,0 +1,445 @@
+"""The only door to the Kubernetes API: typed errors, a time limit on every call, every call on record.
+
+Objects are plain JSON. Writes are server-side applies by the field manager ``gateshift``; a conflict with
+another manager is named and never forced. The discovery of kinds is cached per instance, because the
+client library's own cache is a file shared by all clusters behind one address.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import urllib3
+from kubernetes import client as kube_client
+from kubernetes import config as kube_config
+from kubernetes.client.exceptions import ApiException
+
+from gateshift.cluster.failures import (
+    ApiError,
+    ConflictError,
+    NotServedError,
+    explain_status,
+    explain_transport,
+)
+from gateshift.cluster.objects import API_VERSIONS, MANAGER, Object, title_of
+from gateshift.errors import ClusterError
+from gateshift.params.model import ClusterParams
+
+__all__ = ["ApiError", "Call", "Cluster", "ConflictError", "NotServedError", "Resource"]
+
+_TIMEOUT = 10.0
+_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Call:
+    """One kind of API call as RBAC sees it. ``subresource`` is empty or for example ``log``."""
+
+    verb: str
+    group: str
+    resource: str
+    subresource: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """Where a kind is served."""
+
+    group: str
+    version: str
+    kind: str
+    plural: str
+    namespaced: bool
+
+    @property
+    def api_version(self) -> str:
+        """Return ``group/version``, or ``version`` for the core group."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    def path(self, namespace: str | None, name: str | None = None) -> str:
+        """Return the URL path of the collection or of one object."""
+        root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
+        scope = f"/namespaces/{quote(namespace)}" if self.namespaced and namespace else ""
+        return f"{root}{scope}/{self.plural}" + (f"/{quote(name)}" if name else "")
+
+
+class Cluster:
+    """One cluster behind one kubeconfig context. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        api: kube_client.ApiClient,
+        *,
+        kubeconfig: str | None = None,
+        context: str | None = None,
+        timeout: float = _TIMEOUT,
+    ) -> None:
+        self._api = api
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._served: dict[str, dict[str, Resource]] = {}
+        self._uid: str | None = None
+        self._version: str | None = None
+        self.kubeconfig = kubeconfig
+        self.context = context
+        self.calls: set[Call] = set()
+        """Every (verb, resource) used so far; the permissions table is tested against it."""
+
+    @classmethod
+    def connect(cls, params: ClusterParams, *, timeout: float = _TIMEOUT) -> Cluster:
+        """Open the kubeconfig (or the pod's service account) and check that it is the intended cluster.
+
+        Raises :class:`ClusterError` when the context does not exist, the API does not answer, or
+        ``params.uid`` is set and another cluster answers.
+        """
+        configuration = kube_client.Configuration()
+        try:
+            if params.kubeconfig is None and _in_cluster():
+                kube_config.load_incluster_config(configuration)
+            else:
+                kube_config.load_kube_config(
+                    config_file=params.kubeconfig,
+                    context=params.context,
+                    client_configuration=configuration,
+                    persist_config=False,
+                )
+        except (kube_config.ConfigException, OSError) as error:
+            where = params.kubeconfig or "~/.kube/config"
+            raise ClusterError(
+                f"kubeconfig {where} cannot be used: {error}",
+                hint="set cluster.kubeconfig and cluster.context in the params file",
+            ) from None
+        configuration.retries = False  # our own limits decide; urllib3 would triple every time-out
+        configuration.connection_pool_maxsize = 16
+        cluster = cls(
+            kube_client.ApiClient(configuration),
+            kubeconfig=params.kubeconfig,
+            context=params.context,
+            timeout=timeout,
+        )
+        if params.uid is not None and cluster.uid != params.uid:
+            raise ClusterError(
+                f"this is not the intended cluster: its uid is {cluster.uid}, not {params.uid}",
+                hint="select the right context, or correct cluster.uid in the params file",
+            )
+        return cluster
+
+    # -- identity ---------------------------------------------------------------------------------
+
+    @property
+    def server(self) -> str:
+        """Address of the API server."""
+        return str(self._api.configuration.host)
+
+    @property
+    def uid(self) -> str:
+        """Uid of the namespace kube-system: it identifies the cluster for its whole life."""
+        if self._uid is None:
+            namespace = self.get("Namespace", "kube-system")
+            if namespace is None:
+                raise ClusterError("the cluster has no namespace kube-system, so it cannot be identified")
+            self._uid = str(namespace["metadata"]["uid"])
+        return self._uid
+
+    @property
+    def version(self) -> str:
+        """Version of the API server, for example ``v1.36.3``."""
+        if self._version is None:
+            self._version = str(self.raw("/version")["gitVersion"])
+        return self._version
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def get(self, kind: str, name: str, namespace: str | None = None) -> Object | None:
+        """Return one object, or None when it does not exist. *kind* may be ``group/version/Kind``."""
+        resource = self.resource(kind)
+        self._note("get", resource)
+        return self._optional("GET", resource.path(namespace, name), f"{kind} {name}")
+
+    def list(
+        self, kind: str, namespace: str | None = None, *, labels: str = "", fields: str = ""
+    ) -> list[Object]:
+        """Return all objects of a kind, in one namespace or (None) in all."""
+        resource = self.resource(kind)
+        self._note("list", resource)
+        query: dict[str, str] = {"limit": str(_PAGE)}
+        if labels:
+            query["labelSelector"] = labels
+        if fields:
+            query["fieldSelector"] = fields
+        found: list[Object] = []
+        while True:
+            page = self._request("GET", resource.path(namespace), query=query, subject=f"list of {kind}")
+            found += [
+                {"apiVersion": resource.api_version, "kind": resource.kind, **item}
+                for item in page.get("items") or []
+            ]
+            token = page.get("metadata", {}).get("continue")
+            if not token:
+                return found
+            query["continue"] = token
+
+    def serves(self, kind: str) -> bool:
+        """Say whether the cluster knows this kind (for a custom resource: whether its CRD is there)."""
+        try:
+            self.resource(kind)
+        except NotServedError:
+            return False
+        return True
+
+    def log(self, namespace: str, pod: str, *, container: str = "", tail: int = 100) -> str:
+        """Return the last *tail* lines of a container's log (at most 256 KiB)."""
+        self.calls.add(Call("get", "", "pods", "log"))
+        query = {"tailLines": str(tail), "limitBytes": str(256 * 1024)}
+        if container:
+            query["container"] = container
+        path = f"/api/v1/namespaces/{quote(namespace)}/pods/{quote(pod)}/log"
+        return self._send("GET", path, query=query, subject=f"log of pod {namespace}/{pod}").decode(
+            "utf-8", "replace"
+        )
+
+    def raw(self, path: str) -> Any:
+        """Return the JSON of a path that is no resource, such as ``/version``."""
+        return self._request("GET", path, subject=path)
+
+    def may(self, call: Call, namespace: str | None = None) -> bool:
+        """Ask the cluster whether we may do *call* (SelfSubjectAccessReview)."""
+        attributes = {"verb": call.verb, "group": call.group, "resource": call.resource}
+        if call.subresource:
+            attributes["subresource"] = call.subresource
+        if namespace:
+            attributes["namespace"] = namespace
+        review = self.create(
+            {
+                "apiVersion": "authorization.k8s.io/v1",
+                "kind": "SelfSubjectAccessReview",
+                "spec": {"resourceAttributes": attributes},
+            }
+        )
+        return bool(review.get("status", {}).get("allowed"))
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    def apply(self, obj: Object, dry_run: bool = False) -> Object:
+        """Apply server-side as ``gateshift`` and return the result; never force a conflict.
+
+        Raises :class:`ConflictError` naming the other managers and fields, :class:`ApiError` with the
+        admission webhook's words when it refuses.
+        """
+        resource = self._resource_of(obj)
+        self._note("patch", resource)
+        self._note("create", resource)
+        query = {"fieldManager": MANAGER, "fieldValidation": "Strict"}
+        if dry_run:
+            query["dryRun"] = "All"
+        path = resource.path(obj["metadata"].get("namespace"), obj["metadata"]["name"])
+
+        def send(**more: str) -> Object:
+            return self._request(
+                "PATCH",
+                path,
+                query={**query, **more},
+                body=obj,
+                content_type="application/apply-patch+yaml",
+                subject=title_of(obj),
+            )
+
+        try:
+            return send()
+        except ConflictError as error:
+            # A restored object (PUT) carries our own name as an updater; taking fields over from
+            # ourselves is no conflict. Anybody else's field stays theirs.
+            if set(error.owners.values()) != {MANAGER}:
+                raise
+            return send(force="true")
+
+    def create(self, obj: Object) -> Object:
+        """Create; raises :class:`ConflictError` when it exists."""
+        resource = self._resource_of(obj)
+        self._note("create", resource)
+        return self._request(
+            "POST",
+            resource.path(obj.get("metadata", {}).get("namespace")),
+            query={"fieldManager": MANAGER},
+            body=obj,
+            subject=title_of(obj),
+        )
+
+    def update(self, obj: Object) -> Object:
+        """Replace; with ``metadata.resourceVersion`` set, a change since the read is a ConflictError."""
+        resource = self._resource_of(obj)
+        self._note("update", resource)
+        return self._request(
+            "PUT",
+            resource.path(obj["metadata"].get("namespace"), obj["metadata"]["name"]),
+            query={"fieldManager": MANAGER},
+            body=obj,
+            subject=title_of(obj),
+        )
+
+    def delete(
+        self,
+        kind: str,
+        name: str,
+        namespace: str | None = None,
+        *,
+        uid: str | None = None,
+        dry_run: bool = False,
+    ) -> bool:
+        """Delete one object (only the one with *uid*, if given). Returns False when it was not there."""
+        resource = self.resource(kind)
+        self._note("delete", resource)
+        body: dict[str, Any] = {"propagationPolicy": "Background"}
+        if uid:
+            body["preconditions"] = {"uid": uid}
+        if dry_run:
+            body["dryRun"] = ["All"]
+        found = self._optional("DELETE", resource.path(namespace, name), f"{kind} {name}", body=body)
+        return found is not None
+
+    # -- leases (migration.lock) --------------------------------------------------------------------
+
+    def lease_get(self, namespace: str, name: str) -> Object | None:
+        """Return the Lease or None."""
+        return self.get("Lease", name, namespace)
+
+    def lease_create(self, namespace: str, name: str, spec: Mapping[str, Any]) -> Object:
+        """Create a Lease; raises :class:`ConflictError` when somebody was faster."""
+        return self.create(
+            {
+                "apiVersion": "coordination.k8s.io/v1",
+                "kind": "Lease",
+                "metadata": {"namespace": namespace, "name": name},
+                "spec": dict(spec),
+            }
+        )
+
+    def lease_update(self, lease: Object) -> Object:
+        """Replace a Lease read before; raises :class:`ConflictError` when it changed since."""
+        return self.update(lease)
+
+    # -- discovery --------------------------------------------------------------------------------
+
+    def resource(self, kind: str) -> Resource:
+        """Find where *kind* is served. Raises :class:`NotServedError` when the cluster does not know it."""
+        api_version, _, bare = kind.rpartition("/")
+        candidates = (api_version,) if api_version else API_VERSIONS.get(bare, ())
+        if not candidates:
+            raise NotServedError(f"kind {kind} is not known to gateshift; write it as group/version/Kind")
+        for candidate in candidates:
+            found = self._discover(candidate).get(bare)
+            if found is not None:
+                return found
+        raise NotServedError(f"the cluster does not serve {bare} ({' or '.join(candidates)})")
+
+    def _resource_of(self, obj: Object) -> Resource:
+        return self.resource(f"{obj['apiVersion']}/{obj['kind']}")
+
+    def _discover(self, api_version: str) -> dict[str, Resource]:
+        with self._lock:
+            known = self._served.get(api_version)
+        if known is not None:
+            return known
+        group, slash, version = api_version.rpartition("/")
+        group = group if slash else ""
+        path = f"/apis/{group}/{version}" if group else f"/api/{version}"
+        answer = self._optional("GET", path, f"discovery of {api_version}")
+        served = {
+            item["kind"]: Resource(group, version, item["kind"], item["name"], bool(item["namespaced"]))
+            for item in (answer or {}).get("resources", [])
+            if "/" not in item["name"]
+        }
+        if served:  # an absent group may appear later (CRDs are installed by us), so it is asked again
+            with self._lock:
+                self._served[api_version] = served
+        return served
+
+    # -- transport --------------------------------------------------------------------------------
+
+    def _note(self, verb: str, resource: Resource) -> None:
+        self.calls.add(Call(verb, resource.group, resource.plural))
+
+    def _optional(
+        self, method: str, path: str, subject: str, body: Mapping[str, Any] | None = None
+    ) -> Object | None:
+        try:
+            return self._request(method, path, body=body, subject=subject)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        content_type: str = "application/json",
+        subject: str,
+    ) -> Object:
+        data = self._send(method, path, query=query, body=body, content_type=content_type, subject=subject)
+        try:
+            answer: Object = json.loads(data)
+        except ValueError:
+            raise ClusterError(
+                f"{subject}: the API server answered with something that is not JSON: {data[:80]!r}",
+                hint="check that cluster.kubeconfig points at a Kubernetes API server and not at a proxy",
+            ) from None
+        return answer
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        content_type: str = "application/json",
+        subject: str,
+    ) -> bytes:
+        url = self.server + path + (f"?{urlencode(query)}" if query else "")
+        headers = {"Accept": "application/json"}
+        if body is not None:
+            headers["Content-Type"] = content_type
+        if content_type != "application/json" and body is not None:
+            body = json.dumps(body)
+        self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+        # Reads are repeated once after a broken connection and while the server sheds load; writes never.
+        for attempt in (1, 2):
+            try:
+                response = self._api.call_api(
+                    method, url, header_params=dict(headers), body=body, _request_timeout=self._timeout
+                )
+                data = bytes(response.read() or b"")
+            except (urllib3.exceptions.HTTPError, ApiException, OSError) as error:
+                if (
+                    method == "GET"
+                    and attempt == 1
+                    and not isinstance(error, urllib3.exceptions.TimeoutError)
+                ):
+                    time.sleep(0.2)
+                    continue
+                raise explain_transport(error, subject, self.server, self._timeout) from None
+            if response.status == 429 and method == "GET" and attempt == 1:
+                time.sleep(1.0)
+                continue
+            if response.status >= 400:
+                raise explain_status(response.status, data, subject, method)
+            return data
+        raise ClusterError(f"{subject}: no answer")  # pragma: no cover - the loop returns or raises
+
+
+def _in_cluster() -> bool:
+    try:
+        kube_config.load_incluster_config(kube_client.Configuration())
+    except kube_config.ConfigException:
+        return False
+    return True
