@@ -206,11 +206,20 @@ class Accept(Model):
 
 
 class TranslateParams(Model):
-    """How APISIX names map to Kubernetes names, and which blockers a person has accepted."""
+    """How APISIX names map to Kubernetes names, and which blockers a person has accepted.
+
+    ``jwt_issuers`` names the ``iss`` of each consumer's tokens (``*`` for all): APISIX does not look at it,
+    Istio must know it. ``inline_credentials`` allows password hashes and API keys inside emitted objects,
+    readable by whoever may read those. ``emit_metrics_telemetry`` writes the Telemetry object for
+    prometheus, needed only where the mesh has no default metrics provider.
+    """
 
     services: dict[str, str] = Field(default_factory=dict)
     credentials: dict[str, str] = Field(default_factory=dict)
     accept: Annotated[tuple[Accept, ...], BeforeValidator(_tuple)] = ()
+    jwt_issuers: dict[str, str] = Field(default_factory=dict)
+    inline_credentials: bool = False
+    emit_metrics_telemetry: bool = False
     proof_requests: int = Field(default=2000, ge=100, le=1_000_000)
 
 
@@ -218,6 +227,7 @@ class Route53Params(Model):
     """Weighted records. ``ttl`` applies to records that are not aliases (an alias has its target's TTL)."""
 
     zone: DnsName
+    zone_id: str | None = None
     private: bool = False
     hosts: Annotated[tuple[DnsName, ...], BeforeValidator(_tuple)] = Field(min_length=1)
     apisix_target: DnsName | None = None
