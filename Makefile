@@ -1,0 +1,58 @@
+# gateshift: everything a fresh machine needs. `make rehearse` and `make test` set up what they use.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+UV_VERSION := 0.13.9
+
+.PHONY: help install check test rehearse lab-up lab-down torture lock clean
+
+help:  ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(STAMP)  ## Make .venv with the locked versions; .venv/bin/gateshift is the command
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "gateshift needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing locked versions into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
+	@$(BIN)/python -m ensurepip --upgrade >/dev/null 2>&1 || true
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+check: install  ## Lint, types, layers and unit tests (no lab), under two minutes
+	@$(BIN)/ruff check lib tests
+	@$(BIN)/ruff format --check lib tests
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/pytest -q -m "not lab"
+
+test: check  ## Everything: check, the lab's tests, nbval of the notebooks, a short rehearsal
+	@$(BIN)/pytest -q -m lab
+	@$(BIN)/gateshift rehearse --short --keep --lab test
+	@GATESHIFT_LAB=test GATESHIFT_MIGRATION=nbval $(BIN)/pytest -q -x --nbval-lax --nbval-cell-timeout=180 -p no:cacheprovider notebooks; \
+		code=$$?; $(BIN)/gateshift lab down --name test; exit $$code
+
+rehearse: install  ## A whole migration in the lab, then one that is broken on purpose
+	@$(BIN)/gateshift rehearse
+
+lab-up: install  ## Start the lab, to step through the notebooks by hand
+	@$(BIN)/gateshift lab up
+
+lab-down:  ## Stop the lab
+	@$(BIN)/gateshift lab down
+
+lock: install  ## Resolve the locked versions anew
+	@$(BIN)/uv pip compile pyproject.toml --extra lab --extra dev --no-annotate --no-header \
+		--universal --python-version 3.11 -q -o requirements.lock
+
+clean:  ## Remove the virtual environment and caches of this clone
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis lib/*.egg-info

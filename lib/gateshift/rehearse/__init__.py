@@ -1,0 +1,1 @@
+"""The rehearsal: whole migrations on the lab, by the same notebooks and the same command as in production."""

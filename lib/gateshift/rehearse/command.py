@@ -1,0 +1,176 @@
+"""``gateshift rehearse``: set up, migrate, break it on purpose, show the table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from gateshift import lab as laboratory
+from gateshift.errors import GateshiftError
+from gateshift.lab.state import LabState
+from gateshift.params.load import load
+from gateshift.rehearse import faults as lab_faults
+from gateshift.rehearse.director import Director
+from gateshift.rehearse.ledger import ClientLedger
+from gateshift.rehearse.screen import Screen
+from gateshift.rehearse.table import stage_table
+from gateshift.runbook.inputs import project_root, resolvers
+
+__all__ = ["rehearse"]
+
+PARAMS = "params/lab.yaml"
+
+
+@click.command()
+@click.option("--keep", is_flag=True, help="Leave the lab running at the end.")
+@click.option("--fault", "fault_name", default="errors", show_default=True, help="The fault of the second migration.")
+@click.option("--speed", type=click.FloatRange(0.25, 10), default=1.0, show_default=True, help="Divides the dwell times.")
+@click.option("--short", is_flag=True, help="Two stages instead of five, for tests.")
+@click.option("--only", type=click.Choice(["healthy", "fault"]), help="Run only one of the two migrations.")
+@click.option("--lab", "lab_name", default="rehearsal", show_default=True, help="Name of the lab.")
+def rehearse(keep: bool, fault_name: str, speed: float, short: bool, only: str | None, lab_name: str) -> None:
+    """Run a whole migration in the lab, then a second one that is broken on purpose.
+
+    The first must be promoted through every stage without an error that the backends did not make; into
+    the second a fault is injected at its second stage, and it must be rolled back (or held, where the
+    fault leaves nothing to judge). Exit code 0 only if both end as they must.
+    """
+    fault = lab_faults.find(fault_name)
+    screen = Screen()
+    stamp = f"{datetime.now(UTC):%Y%m%dt%H%M%S}"
+    begun = time.monotonic()
+    lab = _start(lab_name, screen)
+    failures: list[str] = []
+    tables = []
+    try:
+        overrides = _overrides(speed, short)
+        if only != "fault":
+            director = _director(f"rehearsal-{stamp}", overrides, screen)
+            failures += _healthy(director, lab, screen)
+            tables.append(("promoted", director))
+        if only != "healthy":
+            if only is None:
+                screen.phase("reset: APISIX restored, DNS simple again")
+                laboratory.reset(lab_name)
+            director = _director(f"rehearsal-{stamp}-fault", overrides, screen)
+            failures += _broken(director, lab, fault, screen)
+            tables.append((f"fault: {fault.text}", director))
+    finally:
+        screen.close()
+        if not keep:
+            laboratory.down(lab_name)
+    for title, director in tables:
+        click.echo(stage_table(title, director))
+    click.echo(f"rehearsal took {time.monotonic() - begun:.0f} s")
+    for _, director in tables:
+        click.echo(f"archive: {_relative(director.folder)}")
+    for failure in failures:
+        click.echo(f"FAILED: {failure}", err=True)
+    click.get_current_context().exit(1 if failures else 0)
+
+
+def _start(name: str, screen: Screen) -> LabState:
+    import os  # noqa: PLC0415 - the kernels of the notebooks inherit which lab they talk to
+
+    os.environ["GATESHIFT_LAB"] = name
+    screen.phase("lab: starting")
+    return laboratory.up(name, progress=screen.line)
+
+
+def _overrides(speed: float, short: bool) -> dict[str, Any]:
+    stages = yaml.safe_load((project_root() / PARAMS).read_text(encoding="utf-8"))["stages"]
+    if short:
+        stages = [stages[1], stages[-1]]
+    for stage in stages:
+        stage["dwell"] = f"{float(stage['dwell'].removesuffix('s')) / speed:g}s"
+    return {"stages": stages}
+
+
+def _director(migration: str, overrides: Mapping[str, Any], screen: Screen) -> Director:
+    root = project_root()
+    params = load(root / PARAMS, overrides={"migration": migration}, resolvers=resolvers())
+    return Director(
+        migration=migration,
+        params_file=str(root / PARAMS),
+        outputs=root / params.outputs,
+        overrides=overrides,
+        narrate=screen.line,
+    )
+
+
+def _stages(director: Director) -> int:
+    return len(director.overrides["stages"])
+
+
+def _prepare(director: Director, screen: Screen) -> None:
+    for verb in ("preflight", "install", "translate", "apply", "verify"):
+        screen.phase(f"{director.migration}: {verb}")
+        director.run(verb)
+
+
+def _healthy(director: Director, lab: LabState, screen: Screen) -> list[str]:
+    """From preflight to clean-up; returns what went wrong."""
+    ledger = ClientLedger(lab)
+    try:
+        _prepare(director, screen)
+        for index in range(_stages(director)):
+            screen.phase(f"{director.migration}: canary stage {index + 1} of {_stages(director)}")
+            director.run("canary", label=f"stage{index + 1}")
+        screen.phase(f"{director.migration}: stable run")
+        director.run("soak")
+        failures = ledger.unexplained()
+        screen.phase(f"{director.migration}: clean-up and report")
+        director.run("cleanup", **{"cleanup.confirm_namespace": "apisix"})
+        director.run("report")
+    except GateshiftError as error:
+        return [f"first migration: {error} ({error.hint})"]
+    return failures
+
+
+def _broken(director: Director, lab: LabState, fault: lab_faults.Fault, screen: Screen) -> list[str]:
+    """A fault at the second stage; returns what went wrong."""
+
+    def inject(record: Mapping[str, Any]) -> None:
+        if record["kind"] == "stage.arrived" and record["data"]["stage"] == 1:
+            screen.line(f"INJECTED: {fault.text}")
+            fault.inject(lab)
+
+    director.on_record = inject
+    try:
+        _prepare(director, screen)
+        screen.phase(f"{director.migration}: canary stage 1")
+        director.run("canary", label="stage1")
+        screen.phase(f"{director.migration}: canary stage 2, with {fault.text}")
+        leg = director.run("canary", label="stage2", expect=fault.outcomes)
+        screen.phase(f"{director.migration}: rollback")
+        director.run("rollback", reason=f"rehearsal: {fault.text}", expect=frozenset({0, 3}))
+        lab_faults.clear(lab)
+        director.run("report")
+    except GateshiftError as error:
+        return [f"second migration: {error} ({error.hint})"]
+    del leg
+    return _back_on_apisix(director)
+
+
+def _back_on_apisix(director: Director) -> list[str]:
+    """The archive must say that the users are back."""
+    from gateshift.migration.journal import read_records  # noqa: PLC0415 - only needed here
+    from gateshift.migration.state import fold  # noqa: PLC0415 - only needed here
+
+    state = fold(read_records(director.folder / "journal.jsonl"))
+    if state.rolling_back or state.weight_percent != 0:
+        return [f"second migration: not back on APISIX (weight {state.weight_percent} %)"]
+    return []
+
+
+def _relative(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,82 @@
+"""Faults a rehearsal can inject: what breaks, and what the migration is expected to do about it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import httpx
+
+from gateshift.errors import InputError, LabError
+from gateshift.lab.state import LabState, load
+
+__all__ = ["FAULTS", "Fault", "clear", "find"]
+
+Inject = Callable[[LabState], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault. *outcomes* are the exit codes of the canary that are right: 3 held, 4 rolled back."""
+
+    name: str
+    text: str
+    inject: Inject
+    outcomes: frozenset[int]
+
+
+def _backend(**fault: object) -> Inject:
+    def inject(lab: LabState) -> None:
+        body = {"service": "*", "gateway": "istio", **fault}
+        httpx.put(f"{lab['faults_url']}/faults", json=body, timeout=5).raise_for_status()
+
+    return inject
+
+
+def _kill(part: str) -> Inject:
+    """Kill a part of the lab outright, as a node failure would."""
+
+    def inject(lab: LabState) -> None:
+        # Read again: the node agent starts parts after the lab came up.
+        found = [p for p in load(lab.name).parts if p.name == part or p.name.startswith(f"{part}-")]
+        if not found:
+            raise LabError(f"the lab has no running part {part}")
+        for one in found:
+            os.kill(one.pid, signal.SIGKILL)
+
+    return inject
+
+
+def _quiet(lab: LabState) -> None:
+    httpx.put(f"{lab['traffic_url']}/rate", json={"rate": 1 / 60}, timeout=5).raise_for_status()
+
+
+_BAD = frozenset({4})
+_HELD_OR_BAD = frozenset({3, 4})
+
+FAULTS = {
+    fault.name: fault
+    for fault in (
+        Fault("errors", "5 % errors behind the new gateway", _backend(error_ratio=0.05, status=503), _BAD),
+        Fault("errors-2", "2 % errors behind the new gateway", _backend(error_ratio=0.02, status=503), _BAD),
+        Fault("latency", "3 s added behind the new gateway", _backend(latency_ms=3000), _BAD),
+        Fault("refuse", "the new gateway's backends cut connections", _backend(refuse=True), _BAD),
+        Fault("envoy", "the new gateway's Envoy is killed", _kill("gateway"), _HELD_OR_BAD),
+        Fault("prometheus", "Prometheus is killed", _kill("prometheus"), _HELD_OR_BAD),
+        Fault("quiet", "traffic falls to one request a minute", _quiet, frozenset({3})),
+    )
+}
+
+
+def find(name: str) -> Fault:
+    """Return the fault called *name*; raises :class:`~gateshift.errors.InputError` naming those there are."""
+    if name not in FAULTS:
+        raise InputError(f"there is no fault {name}", hint=f"one of {', '.join(FAULTS)}")
+    return FAULTS[name]
+
+
+def clear(lab: LabState) -> None:
+    """Remove every backend fault."""
+    httpx.delete(f"{lab['faults_url']}/faults", timeout=5).raise_for_status()

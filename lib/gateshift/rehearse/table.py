@@ -1,0 +1,72 @@
+"""The summary of a rehearsed migration, computed from its journal."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from gateshift.migration.journal import Record, read_records
+from gateshift.rehearse.director import Director
+
+__all__ = ["stage_table"]
+
+
+def stage_table(title: str, director: Director) -> str:
+    """Render one row a stage: weight, observed share, requests, errors, P95, verdict, time; then a rollback."""
+    records = read_records(director.folder / "journal.jsonl")
+    table = Table(title=f"{director.migration} ({title})", title_justify="left")
+    for name in ("stage", "weight", "observed", "requests", "errors", "P95", "verdict", "time"):
+        table.add_column(name, justify="left" if name in {"verdict"} else "right")
+    rows = _rows(records)
+    for stage in sorted(rows):
+        table.add_row(*_cells(stage, rows[stage]))
+    text = io.StringIO()
+    console = Console(file=text, width=100, force_terminal=False)
+    console.print(table)
+    for record in records:
+        if record.kind == "rollback.done":
+            console.print(_rollback(record.data))
+    return text.getvalue().rstrip()
+
+
+def _rows(records: tuple[Record, ...]) -> dict[int, dict[str, Any]]:
+    rows: dict[int, dict[str, Any]] = {}
+    for record in records:
+        if record.kind == "stage.entered":
+            rows.setdefault(record.data["stage"], {"weight": record.data["weight"], "begun": record.time})
+        elif record.kind == "verdict":
+            row = rows[record.data["stage"]]
+            row.update(record.data["observed"], verdict=record.data["decision"], ended=record.time)
+    return rows
+
+
+def _cells(stage: int, row: Mapping[str, Any]) -> tuple[str, ...]:
+    seconds = "—"
+    if "ended" in row:
+        elapsed = datetime.fromisoformat(row["ended"]) - datetime.fromisoformat(row["begun"])
+        seconds = f"{elapsed.total_seconds():.0f} s"
+    p95 = row.get("p95_ms")
+    share = row.get("share_percent")
+    return (
+        str(stage + 1),
+        f"{row['weight']} %",
+        "—" if share is None else f"{share:.1f} %",
+        f"{row.get('requests', 0):.0f}",
+        f"{row.get('errors', 0):.0f}",
+        "—" if p95 is None else f"{p95:.0f} ms",
+        str(row.get("verdict", "none: held")),
+        seconds,
+    )
+
+
+def _rollback(data: Mapping[str, Any]) -> str:
+    users = data.get("seconds_to_users")
+    back = f"users back after {users:.1f} s" if users is not None else "users' return not proven"
+    lines = [f"rollback: DNS change accepted after {data['seconds_to_dns']:.1f} s, {back}"]
+    lines += [f"  [{standing}] {what}: {detail}" for what, standing, detail in data["checklist"]]
+    return "\n".join(lines).replace("[", "\\[")
