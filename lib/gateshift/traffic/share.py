@@ -1,0 +1,65 @@
+"""Where the traffic really is: Istio's share of all requests, with its sampling error."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from scipy.stats import beta
+
+__all__ = ["Share", "observed_share"]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Istio's observed share in percent with its confidence bounds, and whether the target is reached.
+
+    ``percent``, ``low`` and ``high`` are None without requests: no data never counts as arrived.
+    """
+
+    percent: float | None
+    low: float | None
+    high: float | None
+    arrived: bool
+    requests: float
+    reason: str = ""
+
+
+def observed_share(
+    istio_requests: float | None,
+    apisix_requests: float | None,
+    target_percent: float,
+    tolerance_percent: float = 2.0,
+    *,
+    confidence: float = 0.95,
+) -> Share:
+    """Compare both gateways' request increases over one interval with *target_percent*.
+
+    The bounds are Clopper-Pearson's. Traffic has arrived when the observed share is within
+    *tolerance_percent* of the target and so few requests were seen that chance could not have put it
+    there from outside twice the tolerance; too few requests are therefore never an arrival. A target of 0
+    or 100 must be met to within half the tolerance: the last clients must be seen to have moved.
+    """
+    if not _usable(istio_requests) or not _usable(apisix_requests):
+        return Share(None, None, None, False, 0.0, "a gateway's request counter is missing")
+    istio, apisix = float(istio_requests or 0.0), float(apisix_requests or 0.0)
+    total = istio + apisix
+    if total < 1:
+        return Share(None, None, None, False, total, "no requests were seen at either gateway")
+    percent = 100.0 * istio / total
+    tail = (1 - confidence) / 2
+    low = 0.0 if istio <= 0 else 100.0 * float(beta.ppf(tail, istio, apisix + 1))
+    high = 100.0 if apisix <= 0 else 100.0 * float(beta.ppf(1 - tail, istio + 1, apisix))
+    within = tolerance_percent / 2 if target_percent in (0, 100) else tolerance_percent
+    if abs(percent - target_percent) > within:
+        reason = f"{percent:.1f} % is more than {within:g} points from {target_percent:g} %"
+        return Share(percent, low, high, False, total, reason)
+    outer = 2 * tolerance_percent
+    if low < target_percent - outer or high > target_percent + outer:
+        reason = f"{total:.0f} requests are too few: the share may be {low:.1f} to {high:.1f} %"
+        return Share(percent, low, high, False, total, reason)
+    return Share(percent, low, high, True, total)
+
+
+def _usable(value: float | None) -> bool:
+    return value is not None and math.isfinite(value) and value >= 0
