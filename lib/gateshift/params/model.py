@@ -13,6 +13,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    field_validator,
     model_validator,
 )
 
@@ -346,16 +347,17 @@ class Params(Model):
     soak: SoakParams = SoakParams()
     verify: VerifyParams = VerifyParams()
 
-    @model_validator(mode="after")
-    def _stages_rise(self) -> Params:
-        weights = [s.weight_percent for s in self.stages]
+    @field_validator("stages")
+    @classmethod
+    def _stages_rise(cls, stages: tuple[StageParams, ...]) -> tuple[StageParams, ...]:
+        weights = [s.weight_percent for s in stages]
         if sorted(set(weights)) != weights:
-            raise ValueError(f"stages: weights must rise from stage to stage, got {weights}")
+            raise ValueError(f"weights must rise from stage to stage, got {weights}")
         if weights[-1] != 100:
-            raise ValueError("stages: the last stage must have weight_percent 100")
-        limits = [s.error_rate_limit_percent for s in self.stages]
+            raise ValueError("the last stage must have weight_percent 100")
+        limits = [s.error_rate_limit_percent for s in stages]
         if any(later > earlier for earlier, later in zip(limits, limits[1:], strict=False)):
             raise ValueError(
-                f"stages: error_rate_limit_percent must not rise with the weight, got {limits} (inverted thresholds)"
+                f"error_rate_limit_percent must not rise with the weight, got {limits} (inverted thresholds)"
             )
-        return self
+        return stages
