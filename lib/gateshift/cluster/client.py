@@ -226,8 +226,12 @@ class Cluster:
 
     # -- writing ----------------------------------------------------------------------------------
 
-    def apply(self, obj: Object, dry_run: bool = False) -> Object:
+    def apply(
+        self, obj: Object, dry_run: bool = False, *, manager: str = MANAGER, force: bool = False
+    ) -> Object:
         """Apply server-side as ``gateshift`` and return the result; never force a conflict.
+
+        *force* and another *manager* are for dry runs only: to ask what another tool would change.
 
         Raises :class:`ConflictError` naming the other managers and fields, :class:`ApiError` with the
         admission webhook's words when it refuses.
@@ -235,9 +239,13 @@ class Cluster:
         resource = self._resource_of(obj)
         self._note("patch", resource)
         self._note("create", resource)
-        query = {"fieldManager": MANAGER, "fieldValidation": "Strict"}
+        if force and not dry_run:
+            raise ValueError("conflicts are never forced: force is for dry runs only")
+        query = {"fieldManager": manager, "fieldValidation": "Ignore" if force else "Strict"}
         if dry_run:
             query["dryRun"] = "All"
+        if force:
+            query["force"] = "true"
         path = resource.path(obj["metadata"].get("namespace"), obj["metadata"]["name"])
 
         def send(**more: str) -> Object:
@@ -255,7 +263,7 @@ class Cluster:
         except ConflictError as error:
             # A restored object (PUT) carries our own name as an updater; taking fields over from
             # ourselves is no conflict. Anybody else's field stays theirs.
-            if set(error.owners.values()) != {MANAGER}:
+            if set(error.owners.values()) != {MANAGER} or manager != MANAGER:
                 raise
             return send(force="true")
 

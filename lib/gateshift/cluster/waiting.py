@@ -1,0 +1,68 @@
+"""Why a Deployment is not ready: the reason in words, instead of a time-out."""
+
+from __future__ import annotations
+
+from gateshift.cluster.client import Cluster
+from gateshift.cluster.gateways import pod_ready, selector_text
+from gateshift.cluster.objects import Object, name_of
+from gateshift.errors import ClusterError
+
+__all__ = ["deployment_standing", "pod_problem", "reasons"]
+
+
+def deployment_standing(deployment: Object | None) -> str:
+    """Return an empty text when the Deployment is rolled out and ready, else how far it is."""
+    if deployment is None:
+        return "not created yet"
+    status = deployment.get("status", {})
+    if status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 0):
+        return "the controller has not seen the new version yet"
+    wanted = deployment["spec"].get("replicas", 1)
+    updated, ready = status.get("updatedReplicas", 0), status.get("readyReplicas", 0)
+    if updated < wanted or ready < wanted or status.get("replicas", 0) > wanted:
+        return f"{ready} of {wanted} pods ready"
+    return ""
+
+
+def pod_problem(pod: Object) -> str:
+    """Return what keeps one pod from being ready, or an empty text."""
+    if pod_ready(pod):
+        return ""
+    status = pod.get("status", {})
+    name = name_of(pod)
+    for state in (status.get("initContainerStatuses") or []) + (status.get("containerStatuses") or []):
+        waiting = state.get("state", {}).get("waiting")
+        if waiting and waiting.get("reason") not in {None, "PodInitializing", "ContainerCreating"}:
+            return f"{name}/{state['name']}: {waiting['reason']}: {waiting.get('message', '')}".rstrip(": ")
+        ended = state.get("state", {}).get("terminated") or state.get("lastState", {}).get("terminated")
+        if ended and ended.get("exitCode"):
+            return f"{name}/{state['name']}: ended with code {ended['exitCode']} ({ended.get('reason', '')})"
+    for condition in status.get("conditions") or []:
+        if condition.get("status") == "False" and condition.get("message"):
+            return f"{name}: {condition.get('reason', '')}: {condition['message']}"
+    return f"{name}: {status.get('phase', 'no status yet')}"
+
+
+def reasons(cluster: Cluster, namespace: str, name: str) -> list[str]:
+    """Collect why a Deployment is not ready: conditions, pods, warning events."""
+    try:
+        deployment = cluster.get("Deployment", name, namespace)
+        if deployment is None:
+            return [f"Deployment {namespace}/{name} does not exist"]
+        found = [
+            f"{c.get('reason', '')}: {c['message']}"
+            for c in deployment.get("status", {}).get("conditions") or []
+            if (c.get("type") == "ReplicaFailure" and c.get("status") == "True")
+            or (c.get("reason") == "ProgressDeadlineExceeded")
+        ]
+        labels = selector_text(deployment["spec"]["selector"].get("matchLabels", {}))
+        pods = cluster.list("Pod", namespace, labels=labels)
+        found += [problem for pod in pods if (problem := pod_problem(pod))]
+        names = {name, *map(name_of, pods)}
+        for event in cluster.list("Event", namespace, fields="type=Warning"):
+            about = event.get("involvedObject", {}).get("name", "")
+            if about in names or about.startswith(f"{name}-"):
+                found.append(f"{about}: {event.get('reason', '')}: {event.get('message', '')}")
+    except ClusterError as error:
+        return [f"the reason cannot be read: {error}"]
+    return list(dict.fromkeys(found))[:6]
