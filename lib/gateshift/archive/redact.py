@@ -1,0 +1,167 @@
+"""Take secrets out of everything that is written: known values, their encodings, and telling shapes.
+
+A value counts as known when a param of a secret type has it, or when a mapping holds it under a telling
+name (``admin_key``, ``token``, ``Authorization``). Shapes are found without being known: JSON Web Tokens,
+PEM private keys, ``Authorization`` and ``X-API-KEY`` headers, AWS access keys, passwords in URLs.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import quote
+
+__all__ = ["MASK", "Redactor", "secret_values", "telling"]
+
+MASK = "[redacted]"
+
+_SHORTEST = 4
+"""Shorter known values are not searched for: replacing every "a" would destroy the text and hide nothing."""
+
+_TELLING = re.compile(
+    r"(^|[-_.])(password|passwd|secret|token|credentials?|authorization|cookie|"
+    r"(api|admin|access|private|signing|hmac|secret)[-_]?key|apikey|bearer)([-_.]|$)",
+    re.IGNORECASE,
+)
+_HARMLESS = re.compile(
+    r"(_file|_path|_name|_names|_url|_ref|_id|_count|_timeout|_secret_name)$", re.IGNORECASE
+)
+
+_SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
+    # Header.payload.signature, each base64url; the payload of a JWT always begins with {" = eyJ.
+    (re.compile(r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]*"), MASK),
+    (
+        re.compile(r"-----BEGIN ([A-Z ]*)PRIVATE KEY-----.*?(-----END \1PRIVATE KEY-----|\Z)", re.DOTALL),
+        f"-----BEGIN PRIVATE KEY----- {MASK}",
+    ),
+    # The same as a base64 value of a Kubernetes Secret: LS0tLS1CRUdJTiB is "-----BEGIN ".
+    (
+        re.compile(
+            r"LS0tLS1CRUdJTi[A-Za-z0-9+/]*(?:UFJJVkFURSBLRVk|BSSVZBVEUgS0VZ|QUklWQVRFIEtFW)[A-Za-z0-9+/=]*"
+        ),
+        MASK,
+    ),
+    (
+        re.compile(
+            r"""(?i)((?:proxy-)?authorization["']?\s*[:=]\s*["']?)((?:bearer|basic|token|digest)\s+)?(?!\[redacted)[^\s"',}\\]{4,}"""
+        ),
+        rf"\1\2{MASK}",
+    ),
+    (re.compile(r"""(?i)\b(bearer\s+)(?!\[redacted|token\b)[A-Za-z0-9._~+/-]{12,}=*"""), rf"\1{MASK}"),
+    (
+        re.compile(
+            r"""(?i)((?:x-api-key|apikey|x-auth-token|set-cookie|cookie)["']?\s*[:=]\s*["']?)(?!\[redacted)[^\s"',}\\]{4,}"""
+        ),
+        rf"\1{MASK}",
+    ),
+    (re.compile(r"(?<![A-Z0-9])(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Z0-9])"), MASK),
+    (re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*://[^\s/:@]+:)[^\s/@]+(@)"), rf"\1{MASK}\2"),
+)
+
+_MARKERS = (
+    "eyj",
+    "private key",
+    "ls0tls1crudjti",
+    "authorization",
+    "bearer",
+    "key",
+    "token",
+    "cookie",
+    "akia",
+    "asia",
+    "://",
+)
+
+
+def telling(name: str) -> bool:
+    """Return whether a key called *name* holds a secret by convention."""
+    return bool(_TELLING.search(name)) and not _HARMLESS.search(name)
+
+
+def secret_values(value: Any, *, name: str = "") -> set[str]:
+    """Collect the texts that stand under telling names anywhere inside plain *value*."""
+    if isinstance(value, Mapping):
+        found: set[str] = set()
+        for key, item in value.items():
+            found |= secret_values(item, name=str(key))
+        return found
+    if isinstance(value, (list, tuple)):
+        return {s for item in value for s in secret_values(item, name=name)}
+    if isinstance(value, str) and telling(name) and not value.startswith("${"):
+        return {value}
+    return set()
+
+
+def _encodings(value: str) -> set[str]:
+    """Return the ways *value* may be written: plain, escaped, percent- and base64-encoded, per line."""
+    raw = value.encode()
+    forms = {value, repr(value)[1:-1], json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
+    forms |= {quote(value, safe=""), quote(value)}
+    forms |= {base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode(), raw.hex()}
+    # Inside a longer encoded text the value starts at one of three bit positions; its middle is always
+    # the same characters. Only long middles are searched for: short ones would hit by chance.
+    if len(raw) >= 9:
+        for shift in range(3):
+            middle = raw[(3 - shift) % 3 :]
+            middle = middle[: len(middle) // 3 * 3]
+            forms.add(base64.b64encode(middle).decode())
+            forms.add(base64.urlsafe_b64encode(middle).decode())
+    # A key in several lines may be printed line by line, indented or quoted.
+    if "\n" in value:
+        forms |= {line.strip() for line in value.splitlines() if len(line.strip()) >= 16}
+    return {f for f in forms if len(f) >= _SHORTEST}
+
+
+class Redactor:
+    """Replaces secrets in texts and in plain JSON values. Immutable apart from :meth:`learn`."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._known: set[str] = set()
+        self._pattern: re.Pattern[str] | None = None
+        self.learn(secrets)
+
+    def learn(self, secrets: Iterable[str]) -> None:
+        """Add known secret values; values shorter than four characters are ignored."""
+        new = {s for s in secrets if s and len(s) >= _SHORTEST} - self._known
+        if not new:
+            return
+        self._known |= new
+        forms = {form for secret in self._known for form in _encodings(secret)}
+        # Longest first, so that a value never leaves the tail of a longer one standing.
+        ordered = sorted(forms, key=lambda f: (-len(f), f))
+        self._pattern = re.compile("|".join(re.escape(f) for f in ordered))
+
+    @property
+    def count(self) -> int:
+        """How many values are known."""
+        return len(self._known)
+
+    def text(self, text: str) -> str:
+        """Return *text* without secrets."""
+        if self._pattern is not None:
+            text = self._pattern.sub(MASK, text)
+        lowered = text.lower()
+        if any(marker in lowered for marker in _MARKERS):
+            for shape, replacement in _SHAPES:
+                text = shape.sub(replacement, text)
+        return text
+
+    def value(self, value: Any, *, name: str = "") -> Any:
+        """Return plain JSON *value* without secrets: texts cleaned, values under telling names masked."""
+        if isinstance(value, str):
+            if name and telling(name) and value and not value.startswith("${"):
+                return MASK
+            return self.text(value)
+        if isinstance(value, Mapping):
+            return {
+                (self.text(k) if isinstance(k, str) else k): self.value(
+                    v, name=k if isinstance(k, str) else ""
+                )
+                for k, v in value.items()
+            }
+        if isinstance(value, (list, tuple)):
+            return [self.value(item, name=name) for item in value]
+        return value

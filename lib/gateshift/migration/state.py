@@ -1,0 +1,526 @@
+"""The state of a migration: the fold of its journal, and the only transitions there are.
+
+Nothing here reads a clock or a file. :func:`step` is the whole state machine; the journal asks it before
+it writes, so a record that stands in a journal was legal when it was written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any, Protocol
+
+from gateshift.errors import JournalError
+
+__all__ = ["RULES", "Phase", "Rule", "RunMark", "State", "VerdictMark", "diagram", "fold", "step"]
+
+
+class Phase(StrEnum):
+    """Where a migration stands."""
+
+    NEW = "new"
+    OPENED = "opened"
+    PREFLIGHTED = "preflighted"
+    INSTALLED = "installed"
+    APPLIED = "applied"
+    VERIFIED = "verified"
+    CANARY = "canary"
+    SOAK = "soak"
+    SOAKED = "soaked"
+    CLEANED = "cleaned"
+    ROLLING_BACK = "rolling back"
+    ROLLED_BACK = "rolled back"
+
+
+class Entry(Protocol):
+    """What the fold needs of a journal record."""
+
+    @property
+    def seq(self) -> int:
+        """Position in the journal, from 1."""
+
+    @property
+    def time(self) -> str:
+        """UTC time as text."""
+
+    @property
+    def unix(self) -> float:
+        """The same in unix seconds."""
+
+    @property
+    def run(self) -> str:
+        """Run that wrote it."""
+
+    @property
+    def who(self) -> str:
+        """Who acts."""
+
+    @property
+    def kind(self) -> str:
+        """Kind of record."""
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """Data of that kind."""
+
+    @property
+    def token(self) -> int:
+        """Fencing token, 0 without a lock."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictMark:
+    """One verdict on record; ``str()`` is how a card shows it."""
+
+    stage: int
+    decision: str
+    reasons: tuple[str, ...]
+    time: str
+
+    def __str__(self) -> str:
+        reason = f": {self.reasons[0]}" if self.reasons else ""
+        return f"{self.decision} at stage {self.stage + 1}{reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class RunMark:
+    """One run of one notebook. ``outcome`` is empty while it is open, or when it died."""
+
+    run: str
+    notebook: str
+    started: str
+    ended: str = ""
+    outcome: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Everything the next decision needs. Weights are percent on Istio; stages count from 0."""
+
+    phase: Phase = Phase.NEW
+    params_digest: str = ""
+    stage_index: int = 0
+    """The first stage that is not promoted yet; the number of stages when all are."""
+    stage_entered: int | None = None
+    """The stage whose observation has begun and not ended."""
+    stage_weight: int = 0
+    arrived: bool = False
+    weight_percent: int = 0
+    """The last weight the provider confirmed."""
+    shifting_to: int | None = None
+    """A weight that was asked for and not confirmed: DNS is at this one or at ``weight_percent``."""
+    rolling_back: bool = False
+    rollback_reason: str = ""
+    rollback_since: str = ""
+    rollback_shifted: bool = False
+    pending: str = ""
+    """The intent whose outcome is not on record (``install``, ``apply``, ``cleanup``)."""
+    cleanup_started: bool = False
+    approvals: frozenset[str] = frozenset()
+    approvers: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    plans: Mapping[str, str] = field(default_factory=dict)
+    """Digest of each plan shown, with its kind."""
+    verdicts: tuple[VerdictMark, ...] = ()
+    runs: tuple[RunMark, ...] = ()
+    attempts: int = 1
+    original: Any = None
+    """Snapshot before the first shift of this attempt: what a full restore goes back to."""
+    stable_since: str = ""
+    stable_since_unix: float | None = None
+    soak_samples: int = 0
+    token: int = 0
+    """The newest fencing token; writes with an older one are refused."""
+
+    @property
+    def open_runs(self) -> tuple[RunMark, ...]:
+        """Runs without an end on record: under way, or dead."""
+        return tuple(run for run in self.runs if not run.ended)
+
+    @property
+    def possible_weights(self) -> frozenset[int]:
+        """Every weight DNS may be at, as far as the journal knows."""
+        known = {self.weight_percent}
+        if self.shifting_to is not None:
+            known.add(self.shifting_to)
+        if self.rolling_back:
+            known.add(0)
+        return frozenset(known)
+
+    @property
+    def is_open(self) -> bool:
+        """True while the migration is neither done nor brought back."""
+        return self.phase not in {Phase.NEW, Phase.CLEANED, Phase.ROLLED_BACK}
+
+
+Step = Callable[[State, Entry], State]
+
+
+class _Illegal(Exception):  # noqa: N818 - never leaves this module
+    """Why a transition is not legal, in words that follow 'record N (kind): '."""
+
+
+def _need(condition: bool, why: str) -> None:
+    if not condition:
+        raise _Illegal(why)
+
+
+# -- what each kind does ---------------------------------------------------------------------------
+
+
+def _opened(state: State, entry: Entry) -> State:
+    phase = Phase.OPENED if state.phase is Phase.NEW else state.phase
+    return replace(state, phase=phase, params_digest=str(entry.data["params_digest"]))
+
+
+def _run_started(state: State, entry: Entry) -> State:
+    mark = RunMark(entry.run, str(entry.data["notebook"]), entry.time)
+    return replace(state, runs=(*state.runs, mark))
+
+
+def _run_ended(state: State, entry: Entry) -> State:
+    run, notebook = str(entry.data.get("run", entry.run)), str(entry.data["notebook"])
+    runs = list(state.runs)
+    for index in range(len(runs) - 1, -1, -1):
+        mark = runs[index]
+        if (mark.run, mark.notebook) == (run, notebook) and not mark.ended:
+            runs[index] = replace(mark, ended=entry.time, outcome=str(entry.data["outcome"]))
+            return replace(state, runs=tuple(runs))
+    raise _Illegal(f"run {run} of {notebook} is not open")
+
+
+def _plan_shown(state: State, entry: Entry) -> State:
+    plan = entry.data["plan"]
+    kind, digest = str(plan["kind"]), str(plan["digest"])
+    # A changed plan voids what was approved for its kind.
+    void = {old for old, of in state.plans.items() if of == kind and old != digest}
+    return replace(
+        state,
+        plans={**state.plans, digest: kind},
+        approvals=state.approvals - void,
+        approvers={d: who for d, who in state.approvers.items() if d not in void},
+    )
+
+
+def _plan_approved(state: State, entry: Entry) -> State:
+    digest = str(entry.data["digest"])
+    _need(digest in state.plans, f"no plan with digest {digest} was shown")
+    who = state.approvers.get(digest, frozenset()) | {str(entry.data["who"])}
+    return replace(state, approvals=state.approvals | {digest}, approvers={**state.approvers, digest: who})
+
+
+def _preflight(state: State, entry: Entry) -> State:
+    if state.phase not in {Phase.OPENED, Phase.PREFLIGHTED}:
+        return state  # later on it is information; what was installed stays installed
+    return replace(state, phase=Phase.PREFLIGHTED if entry.data["ok"] else Phase.OPENED)
+
+
+def _intent(what: str) -> Step:
+    def apply(state: State, entry: Entry) -> State:
+        del entry
+        return replace(state, pending=what)
+
+    return apply
+
+
+def _outcome(what: str, phase: Phase) -> Step:
+    def apply(state: State, entry: Entry) -> State:
+        del entry
+        _need(state.pending == what, f"{what}.intent is not on record before it")
+        return replace(state, phase=phase, pending="")
+
+    return apply
+
+
+def _verified(state: State, entry: Entry) -> State:
+    if state.phase not in {Phase.APPLIED, Phase.VERIFIED, Phase.ROLLED_BACK}:
+        return state
+    if entry.data["ok"]:
+        return replace(state, phase=Phase.VERIFIED)
+    return state if state.phase is Phase.ROLLED_BACK else replace(state, phase=Phase.APPLIED)
+
+
+def _stage_entered(state: State, entry: Entry) -> State:
+    stage, weight = int(entry.data["stage"]), int(entry.data["weight"])
+    _need(stage == state.stage_index, f"stage {stage} is not due, stage {state.stage_index} is")
+    _need(weight >= state.weight_percent, f"weight {weight} % is below the {state.weight_percent} % in force")
+    _need(0 < weight <= 100, f"weight {weight} % is not within 1-100")
+    return replace(state, phase=Phase.CANARY, stage_entered=stage, stage_weight=weight, arrived=False)
+
+
+def _shift_intent(state: State, entry: Entry) -> State:
+    before, after, stage = int(entry.data["from"]), int(entry.data["to"]), int(entry.data["stage"])
+    _need(state.stage_entered == stage, f"stage {stage} was not entered")
+    _need(before == state.weight_percent, f"it starts from {before} %, in force are {state.weight_percent} %")
+    _need(after <= state.stage_weight, f"stage {stage} allows {state.stage_weight} %, not {after} %")
+    _need(after >= before, "a weight goes down only by a rollback")
+    _need(
+        state.shifting_to in {None, after},
+        f"a shift to {state.shifting_to} % is under way",
+    )
+    original = state.original if state.original is not None else entry.data.get("snapshot")
+    return replace(state, shifting_to=after, original=original)
+
+
+def _shift_done(state: State, entry: Entry) -> State:
+    after = int(entry.data["to"])
+    _need(state.shifting_to == after, f"no shift to {after} % is under way")
+    return replace(state, weight_percent=after, shifting_to=None)
+
+
+def _at_stage(state: State, entry: Entry) -> None:
+    stage = int(entry.data["stage"])
+    _need(state.stage_entered == stage, f"stage {stage} was not entered")
+    _need(
+        state.shifting_to is None and state.weight_percent == state.stage_weight,
+        f"the weight of stage {stage} ({state.stage_weight} %) is not in force",
+    )
+
+
+def _arrived(state: State, entry: Entry) -> State:
+    _at_stage(state, entry)
+    return replace(state, arrived=True)
+
+
+def _verdict(state: State, entry: Entry) -> State:
+    _need(state.stage_entered == int(entry.data["stage"]), f"stage {entry.data['stage']} was not entered")
+    mark = VerdictMark(
+        int(entry.data["stage"]),
+        str(entry.data["decision"]).lower(),
+        tuple(str(r) for r in entry.data.get("reasons", ())),
+        entry.time,
+    )
+    return replace(state, verdicts=(*state.verdicts, mark))
+
+
+def _promoted(state: State, entry: Entry) -> State:
+    _at_stage(state, entry)
+    stage = int(entry.data["stage"])
+    last = state.verdicts[-1] if state.verdicts else None
+    _need(
+        last is not None and last.stage == stage and last.decision == "promote",
+        f"the last verdict is not a promotion of stage {stage}",
+    )
+    _need(state.arrived, f"the traffic of stage {stage} has not arrived")
+    at_full = state.weight_percent == 100
+    return replace(
+        state,
+        stage_index=stage + 1,
+        stage_entered=None,
+        arrived=False,
+        stable_since=entry.time if at_full else "",
+        stable_since_unix=entry.unix if at_full else None,
+    )
+
+
+def _rollback_started(state: State, entry: Entry) -> State:
+    return replace(
+        state,
+        phase=Phase.ROLLING_BACK,
+        rolling_back=True,
+        rollback_reason=str(entry.data["reason"]),
+        rollback_since=state.rollback_since if state.rolling_back else entry.time,
+        rollback_shifted=False,
+        stage_entered=None,
+        arrived=False,
+    )
+
+
+def _rollback_shifted(state: State, entry: Entry) -> State:
+    del entry
+    return replace(state, weight_percent=0, shifting_to=None, rollback_shifted=True)
+
+
+def _rollback_done(state: State, entry: Entry) -> State:
+    _need(state.rollback_shifted, "the weights are not back on APISIX yet (rollback.shifted)")
+    if entry.data.get("seconds_to_users", 0) is None:
+        return state  # not proven that the users are back: the rollback goes on
+    return replace(
+        state,
+        phase=Phase.ROLLED_BACK,
+        rolling_back=False,
+        stage_index=0,
+        stage_entered=None,
+        stage_weight=0,
+        approvals=frozenset(),
+        approvers={},
+        original=None,
+        attempts=state.attempts + 1,
+        stable_since="",
+        stable_since_unix=None,
+        soak_samples=0,
+        pending="",
+        cleanup_started=False,
+    )
+
+
+def _soak_sample(state: State, entry: Entry) -> State:
+    _need(state.weight_percent == 100 and state.shifting_to is None, "not all traffic is on Istio")
+    _need(state.stage_entered is None, f"stage {state.stage_entered} is not promoted yet")
+    stable = bool(entry.data.get("stable", True))
+    since, unix = state.stable_since, state.stable_since_unix
+    if not stable:
+        since, unix = "", None
+    elif unix is None:
+        since, unix = entry.time, entry.unix
+    phase = state.phase if stable and state.phase is Phase.SOAKED else Phase.SOAK
+    return replace(
+        state, phase=phase, soak_samples=state.soak_samples + 1, stable_since=since, stable_since_unix=unix
+    )
+
+
+def _soak_done(state: State, entry: Entry) -> State:
+    del entry
+    _need(state.soak_samples > 0 and state.stable_since_unix is not None, "no stable sample is on record")
+    return replace(state, phase=Phase.SOAKED)
+
+
+def _cleanup_intent(state: State, entry: Entry) -> State:
+    del entry
+    return replace(state, pending="cleanup", cleanup_started=True)
+
+
+def _lock_acquired(state: State, entry: Entry) -> State:
+    _need(entry.token > state.token, f"token {entry.token} is not newer than {state.token}")
+    return replace(state, token=entry.token)
+
+
+def _reconciled(state: State, entry: Entry) -> State:
+    weight = int(entry.data["weight"])
+    _need(
+        weight in state.possible_weights,
+        f"DNS is at {weight} %, the journal allows {sorted(state.possible_weights)}",
+    )
+    return replace(state, weight_percent=weight, shifting_to=None)
+
+
+def _nothing(state: State, entry: Entry) -> State:
+    del entry
+    return state
+
+
+# -- the table ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One kind of record: the data it must carry, the phases it is legal in, and what it does."""
+
+    kind: str
+    keys: tuple[str, ...]
+    phases: frozenset[Phase]
+    apply: Step
+    to: Phase | None = None
+
+
+_ANY = frozenset(Phase)
+_OPEN = _ANY - {Phase.NEW}
+# Objects are not installed or applied under live traffic, nor while a rollback runs.
+_SETUP = frozenset({Phase.PREFLIGHTED, Phase.INSTALLED, Phase.APPLIED, Phase.VERIFIED, Phase.ROLLED_BACK})
+_APPLY = _SETUP - {Phase.PREFLIGHTED}
+_STAGE = frozenset({Phase.VERIFIED, Phase.CANARY})
+_CANARY = frozenset({Phase.CANARY})
+_BACK = frozenset({Phase.ROLLING_BACK})
+_SOAK = frozenset({Phase.CANARY, Phase.SOAK, Phase.SOAKED})
+
+_RULES = (
+    Rule("migration.opened", ("params_digest",), _ANY, _opened, Phase.OPENED),
+    Rule("run.started", ("notebook",), _OPEN, _run_started),
+    Rule("run.ended", ("notebook", "outcome"), _OPEN, _run_ended),
+    Rule("plan.shown", ("plan",), _OPEN, _plan_shown),
+    Rule("plan.approved", ("digest", "who", "how"), _OPEN, _plan_approved),
+    Rule("preflight.done", ("ok",), _OPEN, _preflight, Phase.PREFLIGHTED),
+    Rule("install.intent", (), _SETUP, _intent("install")),
+    Rule("install.done", (), _SETUP, _outcome("install", Phase.INSTALLED), Phase.INSTALLED),
+    Rule("translate.done", (), _OPEN, _nothing),
+    Rule("apply.intent", ("snapshot",), _APPLY, _intent("apply")),
+    Rule("apply.done", (), _APPLY, _outcome("apply", Phase.APPLIED), Phase.APPLIED),
+    Rule("verify.done", ("ok",), _OPEN - {Phase.ROLLING_BACK}, _verified, Phase.VERIFIED),
+    Rule("stage.entered", ("stage", "weight"), _STAGE, _stage_entered, Phase.CANARY),
+    Rule("shift.intent", ("stage", "from", "to", "snapshot"), _CANARY, _shift_intent),
+    Rule("shift.done", ("to",), _CANARY, _shift_done),
+    Rule("stage.arrived", ("stage", "share"), _CANARY, _arrived),
+    Rule("verdict", ("stage", "decision"), _CANARY, _verdict),
+    Rule("stage.promoted", ("stage",), _CANARY, _promoted),
+    Rule(
+        "rollback.started",
+        ("reason", "from"),
+        _OPEN - {Phase.CLEANED},
+        _rollback_started,
+        Phase.ROLLING_BACK,
+    ),
+    Rule("rollback.shifted", (), _BACK, _rollback_shifted),
+    Rule("rollback.done", ("checklist",), _BACK, _rollback_done, Phase.ROLLED_BACK),
+    Rule("soak.sample", (), _SOAK, _soak_sample, Phase.SOAK),
+    Rule("soak.done", (), frozenset({Phase.SOAK, Phase.SOAKED}), _soak_done, Phase.SOAKED),
+    Rule("cleanup.intent", ("export",), frozenset({Phase.SOAKED}), _cleanup_intent),
+    Rule("cleanup.done", (), frozenset({Phase.SOAKED}), _outcome("cleanup", Phase.CLEANED), Phase.CLEANED),
+    Rule("lock.acquired", ("holder",), _ANY, _lock_acquired),
+    Rule("lock.released", ("holder",), _ANY, _nothing),
+    Rule("reconciled", ("weight",), _OPEN, _reconciled),
+    Rule("journal.repaired", ("dropped_bytes",), _ANY, _nothing),
+    Rule("archive.sealed", ("run", "manifest"), _ANY, _nothing),
+    Rule("diagnose.done", (), _ANY, _nothing),
+    Rule("report.done", (), _ANY, _nothing),
+)
+
+RULES: Mapping[str, Rule] = {rule.kind: rule for rule in _RULES}
+"""Every kind of record. Kinds that begin with ``note.`` are free and change nothing."""
+
+
+def step(state: State, entry: Entry) -> State:
+    """Return the state after *entry*; raises :class:`JournalError` when it is not legal in *state*."""
+    rule = RULES.get(entry.kind)
+    if rule is None:
+        if entry.kind.startswith("note."):
+            return state
+        raise JournalError(f"record {entry.seq}: there is no kind {entry.kind!r}")
+    try:
+        missing = [key for key in rule.keys if key not in entry.data]
+        _need(not missing, f"it lacks {', '.join(missing)}")
+        _need(state.phase in rule.phases, f"not legal while the migration is {state.phase.value}")
+        _need(
+            not entry.token or entry.token >= state.token,
+            f"its lock (token {entry.token}) was taken over (token {state.token})",
+        )
+        return rule.apply(state, entry)
+    except _Illegal as why:
+        raise JournalError(
+            f"record {entry.seq} ({entry.kind}): {why}",
+            hint="`gateshift status` says where the migration stands and what is next",
+        ) from None
+    except (TypeError, ValueError, KeyError) as error:
+        raise JournalError(f"record {entry.seq} ({entry.kind}): its data cannot be read: {error}") from None
+
+
+def fold(records: Iterable[Entry]) -> State:
+    """Return the state after all *records*; raises :class:`JournalError` at the first illegal one."""
+    state = State()
+    for record in records:
+        state = step(state, record)
+    return state
+
+
+def diagram() -> str:
+    """Draw the machine's changes of phase as a Mermaid state diagram, from the table itself."""
+    lines = ["stateDiagram-v2", f"    [*] --> {_node(Phase.NEW)}"]
+    for rule in _RULES:
+        if rule.to is None:
+            continue
+        sources = [p for p in Phase if p in rule.phases and p is not rule.to and _moves(rule, p)]
+        lines += [f"    {_node(p)} --> {_node(rule.to)}: {rule.kind}" for p in sources]
+    lines.append(f"    {_node(Phase.CLEANED)} --> [*]")
+    return "\n".join(lines) + "\n"
+
+
+def _moves(rule: Rule, phase: Phase) -> bool:
+    only = {
+        "migration.opened": {Phase.NEW},
+        "preflight.done": {Phase.OPENED},
+        "verify.done": {Phase.APPLIED, Phase.ROLLED_BACK},
+    }
+    return phase in only.get(rule.kind, _ANY)
+
+
+def _node(phase: Phase) -> str:
+    return phase.value.replace(" ", "_")
