@@ -49,12 +49,13 @@ def dispersion_prior(size: int) -> Array:
     """Return the log prior over the grid in the alternative: half on independent errors, the rest equal."""
     weights = np.full(size, 0.5 / (size - 1))
     weights[-1] = 0.5
-    return np.log(weights)
+    result: Array = np.log(weights)
+    return result
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Requests and events by interval, shape (batch, intervals). Intervals without requests may be present."""
+    """Requests and events by interval, shape (batch, intervals). Empty intervals may be present."""
 
     requests: Array
     events: Array

@@ -97,6 +97,12 @@ class Sample:
     canary: Side
     baseline: Side
 
+    @classmethod
+    def unknown(cls, time: float, detail: str, kind: MissingKind = MissingKind.QUERY_ERROR) -> Sample:
+        """Return a sample of which neither side is known, for example when Prometheus does not answer."""
+        side = Side(missing=Missing(kind, detail))
+        return cls(time, side, side)
+
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON."""
         return {"time": self.time, "canary": self.canary.as_json(), "baseline": self.baseline.as_json()}

@@ -267,6 +267,8 @@ class MetricsParams(Model):
     password: SecretStr | None = None
     tenant: str | None = None
     ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
     step: Seconds = 15.0
     timeout: Seconds = 10.0
     istio_selector: str = 'source_workload="istio-ingressgateway"'
@@ -289,6 +291,8 @@ class JudgeParams(Model):
     false_rollback_budget: float = Field(default=0.01, gt=0, lt=0.5)
     wrong_promotion: float = Field(default=0.01, gt=0, lt=0.5)
     margin: float = Field(default=1.0, gt=0, le=10)
+    # Burstiest errors the guarantees hold for: gamma shape k by scrape (variance of the rate = rate² / k).
+    dispersion_floor: float = Field(default=0.1, gt=0, le=1000)
     missing_data_allowance: Seconds = 300.0
     hold_timeout: Seconds = 14400.0
 

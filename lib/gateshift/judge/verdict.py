@@ -1,0 +1,299 @@
+"""The verdict on one canary stage: promote, hold or roll back, each with reasons and evidence.
+
+A pure function: the same history, limits and times give the same verdict, bit for bit. Rolling back asks
+for two things: the canary is worse than the baseline (evidence at the stage's share of the migration's
+false-rollback budget) *and* above the limit; so an incident that both gateways share holds. At 100 % there
+is no baseline: the limit alone is tested, at the full strength of the budget. Promoting asks for a
+guarantee against "worse than the limit by the margin". Missing data never promote.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateshift.judge.measure import quantile, sum_buckets, totals, trailing_gap
+from gateshift.judge.model import Decision, Missing, MissingKind, Sample, Verdict
+from gateshift.judge.stage_tests import ERROR_SHARE, Finding, LatencyFinding, errors_test, latency_test
+from gateshift.params.model import JudgeParams, StageParams
+from gateshift.plan import digest_of
+
+__all__ = ["Decision", "Verdict", "evidence_curve", "judge"]
+
+_SILENCE_EXPECTED = 30.0
+"""Requests that must have been expected before silence counts as "traffic does not arrive": P = e^-30."""
+
+
+@dataclass(slots=True)
+class _Case:
+    """What is known while one verdict is being reached."""
+
+    history: Sequence[Sample]
+    stage: StageParams
+    params: JudgeParams
+    now: float
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+
+def judge(
+    history: Sequence[Sample],
+    stage: StageParams,
+    params: JudgeParams,
+    *,
+    stage_index: int,
+    stages: int,
+    started: float,
+    now: float,
+) -> Verdict:
+    """Judge a stage on *history*, the samples of this stage (all of them: its evidence runs from the first).
+
+    *started* is when the dwell began and *now* when the verdict is asked for (unix seconds). Samples newer
+    than *now* are refused: a verdict may not know the future.
+    """
+    if any(sample.time > now for sample in history):
+        raise ValueError("a sample is newer than the moment of the verdict")
+    alpha = params.false_rollback_budget / stages
+    case = _Case(history, stage, params, now)
+    case.evidence["inputs"] = {
+        "samples": len(history),
+        "samples_digest": digest_of([sample.as_json() for sample in history]),
+        "stage_index": stage_index,
+        "stages": stages,
+        "started": started,
+        "now": now,
+    }
+    errors = errors_test(history, stage, params, alpha * ERROR_SHARE)
+    latency = latency_test(history, stage, params, alpha * (1 - ERROR_SHARE))
+    case.evidence["errors"] = errors.as_json()
+    case.evidence["latency"] = latency.as_json()
+    case.evidence["missing"] = _missing_record(history)
+    bad = [finding.rollback_reason for finding in (errors, latency.finding) if finding.rolls_back]
+    if bad:
+        return _verdict(case, Decision.ROLLBACK, bad)
+    gone = _missing_reasons(case)
+    if gone.beyond:
+        return _verdict(case, Decision.ROLLBACK, gone.beyond)
+    held = [*gone.holding, *_dwell(case, started), *_not_promotable(case, errors, latency)]
+    if held:
+        return _verdict(case, Decision.HOLD, held)
+    return _verdict(case, Decision.PROMOTE, _promotion(case, errors, latency))
+
+
+def _verdict(case: _Case, decision: Decision, reasons: Sequence[str]) -> Verdict:
+    return Verdict(decision, tuple(reasons), _rounded(case.evidence))
+
+
+def _rounded(value: Any) -> Any:
+    """Nine significant digits: the last bits of a logarithm differ between CPUs and say nothing."""
+    if isinstance(value, Mapping):
+        return {key: (item if key == "inputs" else _rounded(item)) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    if isinstance(value, float):
+        return float(f"{value:.9g}") if math.isfinite(value) else None
+    return value
+
+
+# --- missing data ---------------------------------------------------------------------------------------
+
+
+def _missing_record(history: Sequence[Sample]) -> dict[str, dict[str, int]]:
+    record: dict[str, dict[str, int]] = {"canary": {}, "baseline": {}}
+    for sample in history:
+        for name, counts in record.items():
+            missing: Missing | None = getattr(sample, name).missing
+            if missing is not None:
+                counts[missing.kind.value] = counts.get(missing.kind.value, 0) + 1
+    return record
+
+
+@dataclass(slots=True)
+class _Gone:
+    holding: list[str] = field(default_factory=list)
+    beyond: list[str] = field(default_factory=list)
+
+
+def _missing_reasons(case: _Case) -> _Gone:
+    gone = _Gone()
+    if not case.history:
+        gone.holding.append("no sample has been taken yet: nothing to judge")
+        return gone
+    allowance = case.params.missing_data_allowance
+    # At 100 % the old gateway is expected to be silent: its missing figures say nothing about users.
+    sides = ["canary"] if case.stage.weight_percent == 100 else ["canary", "baseline"]
+    names = {"canary": "new gateway (Istio)", "baseline": "old gateway (APISIX)"}
+    for side in sides:
+        gap = trailing_gap(case.history, side, case.now)
+        if gap is None:
+            continue
+        text = f"no figures of the {names[side]} for {gap.seconds:.0f} s: {gap.missing}"
+        _sort(gone, text, gap.seconds, allowance)
+    step = case.history[-1].time - case.history[-2].time if len(case.history) > 1 else 0.0
+    age = case.now - case.history[-1].time
+    if age > max(3 * step, 1.0) and len(case.history) > 1:
+        missing = Missing(MissingKind.SCRAPE_GAP, "no sample was taken")
+        _sort(gone, f"the newest sample is {age:.0f} s old: {missing}", age, allowance)
+    silence = _silence(case)
+    if silence is not None:
+        _sort(gone, silence[1], silence[0], allowance)
+    return gone
+
+
+def _sort(gone: _Gone, text: str, seconds: float, allowance: float) -> None:
+    if seconds > allowance:
+        gone.beyond.append(f"{text}; longer than the allowance of {allowance:.0f} s")
+    else:
+        gone.holding.append(f"{text}; rolls back after {allowance:.0f} s")
+
+
+def _silence(case: _Case) -> tuple[float, str] | None:
+    """Find out whether the canary got no request at all while its share was due.
+
+    Clients that cannot connect leave no trace at the gateway; only the missing requests show them.
+    """
+    since = case.history[0].time
+    quiet: list[Sample] = []
+    for sample in reversed(case.history):
+        if sample.canary.requests is None or sample.canary.requests > 0:
+            since = sample.time
+            break
+        quiet.append(sample)
+    if not quiet:
+        return None
+    weight = case.stage.weight_percent / 100
+    if weight < 1:
+        served = totals([sample.baseline for sample in quiet])[0]
+        expected = served * weight / (1 - weight)
+        told = f"the old gateway served {served:.0f} meanwhile"
+    else:
+        before = case.history[: len(case.history) - len(quiet)]
+        if len(before) < 2:
+            return None
+        rate = totals([s.canary for s in before])[0] / max(before[-1].time - before[0].time, 1e-9)
+        expected = rate * (case.now - since)
+        told = f"{expected:.0f} were due at the rate before"
+    if expected < _SILENCE_EXPECTED:
+        return None
+    seconds = case.now - since
+    missing = Missing(MissingKind.TOO_FEW_REQUESTS, told)
+    return seconds, f"no request reached the new gateway for {seconds:.0f} s: {missing}"
+
+
+# --- promotion ------------------------------------------------------------------------------------------
+
+
+def _dwell(case: _Case, started: float) -> list[str]:
+    elapsed = case.now - started
+    unmeasured = 0.0
+    for before, sample in zip(case.history, case.history[1:], strict=False):
+        if sample.time > started and sample.canary.missing is not None:
+            unmeasured += sample.time - max(before.time, started)
+    case.evidence["dwell"] = {"elapsed": elapsed, "unmeasured": unmeasured, "wanted": case.stage.dwell}
+    remaining = case.stage.dwell - (elapsed - unmeasured)
+    # Half a millisecond forgives the sums of floating point, nothing more.
+    if remaining <= 0.0005:
+        return []
+    note = f", {unmeasured:.0f} s of it unmeasured and not counted" if unmeasured else ""
+    return [f"observed {elapsed:.0f} of {case.stage.dwell:.0f} s{note}"]
+
+
+def _not_promotable(case: _Case, errors: Finding, latency: LatencyFinding) -> list[str]:
+    held = []
+    limit = case.stage.error_rate_limit_percent
+    if errors.requests <= 0:
+        held.append("no request of the new gateway was measured: nothing to judge")
+        return held
+    rate = 100 * errors.rate
+    if rate > limit:
+        held.append(f"error rate {rate:.3g} % is above the limit of {limit:g} %{_comparison(errors)}")
+    elif not errors.guaranteed:
+        held.append(f"{_too_few(case, errors, 'errors', limit)}")
+    if latency.unknown:
+        held.append(latency.unknown)
+    elif not latency.finding.guaranteed:
+        held.append(latency.hold_reason)
+    return held
+
+
+def _comparison(errors: Finding) -> str:
+    if errors.baseline_requests <= 0:
+        return ", with nothing to compare; not yet certain"
+    base = f"{100 * errors.baseline_rate:.3g} %"
+    if errors.relative < errors.relative_threshold:
+        shared = errors.baseline_rate > 0 and errors.rate <= 2 * errors.baseline_rate
+        what = "an incident shared by both gateways" if shared else "not yet certain that it is worse"
+        return f", the old gateway shows {base}: {what}"
+    return f", the old gateway shows {base}; not yet certain that the limit is exceeded"
+
+
+def _too_few(case: _Case, errors: Finding, what: str, limit: float) -> str:
+    worst = limit * (1 + case.params.margin)
+    text = (
+        f"too few requests to rule out {worst:g} % {what}: {errors.requests:.0f} seen with "
+        f"{errors.events:.0f} {what}, evidence {errors.promotion:.1f} of {errors.promotion_threshold:.1f}"
+    )
+    span = case.history[-1].time - case.history[0].time if len(case.history) > 1 else 0.0
+    if errors.promotion > 0.2 and span > 0:
+        more = span * (errors.promotion_threshold / errors.promotion - 1)
+        return f"{text}; enough in about {_duration(more)} at the present rate"
+    rate = errors.requests / span if span > 0 else 0.0
+    if rate > 0 and errors.events == 0:
+        # Without errors and with independent ones, ln(2/guarantee)/limit requests are enough.
+        need = (errors.promotion_threshold + math.log(2)) / (worst / 100)
+        more = max(need - errors.requests, 0.0) / rate
+        return f"{text}; enough in at least {_duration(more)} at the present rate"
+    return text
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _promotion(case: _Case, errors: Finding, latency: LatencyFinding) -> list[str]:
+    worst = case.stage.error_rate_limit_percent * (1 + case.params.margin)
+    ruled_out = (
+        f"error rate {100 * errors.rate:.3g} % over {errors.requests:.0f} requests; {worst:g} % or more is "
+        f"ruled out (at most {100 * case.params.wrong_promotion:g} % chance of being wrong)"
+    )
+    reasons = [
+        ruled_out,
+        f"P95 {latency.p95}, limit {case.stage.p95_limit_ms:.0f} ms",
+    ]
+    if case.stage.weight_percent == 100:
+        reasons.append(
+            "all traffic is on the new gateway: judged against the limits alone, nothing to compare"
+        )
+    availability = 100 * (1 - errors.rate)
+    if availability < case.stage.availability_percent:
+        reasons.append(
+            f"watch: availability {availability:.3f} % is below {case.stage.availability_percent:g} % "
+            "though the stage's error limit is kept"
+        )
+    return reasons
+
+
+def evidence_curve(
+    history: Sequence[Sample], stage: StageParams, params: JudgeParams, *, stages: int, points: int = 60
+) -> list[tuple[float, float, float]]:
+    """Return (time, rollback evidence, promotion evidence) along the history, each over its threshold.
+
+    1 is where the decision falls. At most *points* moments are computed: a picture needs no more.
+    """
+    alpha = params.false_rollback_budget / stages * ERROR_SHARE
+    step = max(1, math.ceil(len(history) / points))
+    ends = sorted({*range(step, len(history) + 1, step), len(history)} - {0})
+    curve = []
+    for end in ends:
+        finding = errors_test(history[:end], stage, params, alpha)
+        curve.append((history[end - 1].time, finding.rollback_ratio, finding.promotion_ratio))
+    return curve
+
+
+def p_quantiles(history: Sequence[Sample], side_name: str) -> dict[str, float | None]:
+    """P50, P90, P95 and P99 in milliseconds over the whole history of one side."""
+    buckets = sum_buckets([getattr(sample, side_name) for sample in history])
+    return {f"p{q}": quantile(buckets, q / 100).value for q in (50, 90, 95, 99)}
