@@ -340,6 +340,7 @@ class Params(Model):
     approver: str = ""
     gate_wait: Seconds = 0.0
     outputs: str = "outputs"
+    confirm_namespace: str = ""
     cluster: ClusterParams = ClusterParams()
     apisix: ApisixParams
     istio: InstallParams

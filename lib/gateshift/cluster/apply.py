@@ -1,0 +1,320 @@
+"""Apply objects all or nothing: dry run on the server first, a diff for each, and the way back on failure."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from gateshift.cluster.client import Cluster
+from gateshift.cluster.gateways import (
+    gateway_pods,
+    pod_ready,
+    proxy_status,
+    rejected,
+    route_names,
+    wanted_routes,
+    watch,
+)
+from gateshift.cluster.objects import (
+    MANAGED_BY,
+    MANAGER,
+    Object,
+    apply_order,
+    clean,
+    diff_text,
+    identity,
+    name_of,
+    title_of,
+)
+from gateshift.errors import Blocked, ClusterError
+from gateshift.params.model import Params
+from gateshift.plan import Plan, Step
+
+__all__ = ["PRUNED", "execute", "missing_from_gateway", "plan", "undo", "wait_in_sync"]
+
+PRUNED = (
+    "VirtualService",
+    "Gateway",
+    "EnvoyFilter",
+    "Telemetry",
+    "AuthorizationPolicy",
+    "RequestAuthentication",
+    "PeerAuthentication",
+    "DestinationRule",
+    "ServiceEntry",
+)
+"""Kinds of which an object that we made and no longer want is deleted, users of others first."""
+
+
+def plan(cluster: Cluster, objects: Iterable[Object], *, prune: bool = True) -> Plan:
+    """Dry-run every object on the server and return what would change, in dependency order.
+
+    Raises :class:`ClusterError` listing every object the server refuses (webhook, unknown field, another
+    manager's field), so that an operator corrects them in one go. Nothing is changed.
+    """
+    wanted = _ours(objects)
+    new_namespaces = {
+        name_of(o) for o in wanted if o["kind"] == "Namespace" and not cluster.get("Namespace", name_of(o))
+    }
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(lambda o: _examine(cluster, o, new_namespaces), wanted))
+    refused = [o for o in outcomes if isinstance(o, ClusterError)]
+    if refused:
+        raise ClusterError(
+            f"{len(refused)} of {len(wanted)} objects are refused, nothing was applied: "
+            + "; ".join(str(e) for e in refused[:10]),
+            hint=refused[0].hint,
+        )
+    steps = [o for o in outcomes if isinstance(o, Step)]
+    surplus = _surplus(cluster, wanted) if prune else []
+    steps += [
+        Step("delete", title_of(o), clean(o), None, note="made by gateshift, no longer wanted")
+        for o in surplus
+    ]
+    counts = {verb: sum(1 for s in steps if s.verb == verb) for verb in ("create", "change", "delete")}
+    return Plan(
+        kind="apply",
+        title=f"{len(wanted)} objects: "
+        + ", ".join(f"{n} to {verb}" for verb, n in counts.items())
+        + f", {len(wanted) - counts['create'] - counts['change']} unchanged",
+        steps=tuple(steps),
+        way_back="a failure half-way restores by itself; afterwards the snapshot in the journal restores",
+        inputs={"cluster": cluster.uid},
+    )
+
+
+def _ours(objects: Iterable[Object]) -> list[Object]:
+    out = []
+    seen = set()
+    for given in objects:
+        obj = copy.deepcopy(given)
+        key = identity(obj)
+        if key in seen:
+            raise ClusterError(
+                f"{title_of(obj)} is given twice", hint="the second would silently replace the first"
+            )
+        seen.add(key)
+        if obj["kind"] != "Namespace":  # a namespace may be older than us and stays when we go
+            obj["metadata"].setdefault("labels", {})[MANAGED_BY] = MANAGER
+        out.append(obj)
+    return apply_order(out)
+
+
+def _kind(obj: Object) -> str:
+    return f"{obj['apiVersion']}/{obj['kind']}"
+
+
+def _live(cluster: Cluster, obj: Object) -> Object | None:
+    return cluster.get(_kind(obj), name_of(obj), obj["metadata"].get("namespace"))
+
+
+def _examine(cluster: Cluster, obj: Object, new_namespaces: set[str]) -> Step | ClusterError | None:
+    if obj["metadata"].get("namespace") in new_namespaces:
+        return Step("create", title_of(obj), None, clean(obj), note="its namespace is created first")
+    try:
+        live = _live(cluster, obj)
+        if live is not None and obj["kind"] == "Secret":
+            return None  # a Secret in place is a person's; we would have to keep its old value to restore
+        result = cluster.apply(obj, dry_run=True)
+    except ClusterError as error:
+        return error
+    before, after = clean(live), clean(result)
+    if before == after:
+        return None
+    if before is None:
+        return Step("create", title_of(obj), None, after)
+    return Step("change", title_of(obj), before, after, note=diff_text(before, after))
+
+
+def _surplus(cluster: Cluster, wanted: Sequence[Object]) -> list[Object]:
+    """Find what an earlier apply of ours made and is no longer wanted: label and field manager must agree."""
+    keep = {identity(o) for o in wanted}
+    namespaces = sorted({o["metadata"].get("namespace", "") for o in wanted} - {""})
+    out = []
+    for kind in PRUNED:
+        if not cluster.serves(kind):
+            continue
+        for namespace in namespaces:
+            for obj in cluster.list(kind, namespace, labels=f"{MANAGED_BY}={MANAGER}"):
+                if identity(obj) not in keep and _applied_by_us(obj):
+                    out.append(obj)
+    return out
+
+
+def execute(
+    cluster: Cluster,
+    objects: Iterable[Object],
+    plan_: Plan,
+    *,
+    progress: Callable[[str], None] | None = None,
+    accept: Callable[[], object] | None = None,
+) -> dict[str, Any]:
+    """Carry out a plan all or nothing and return the snapshot that :func:`undo` takes.
+
+    *accept* is called after the last change; when it raises, everything is restored as well. Raises
+    :class:`Blocked` when the cluster is no longer as planned, :class:`ClusterError` with the cause when a
+    change failed (and whether the restore succeeded).
+    """
+    say = progress or (lambda _: None)
+    wanted = _ours(objects)
+    prune = any(s.verb == "delete" for s in plan_.steps)
+    if plan(cluster, wanted, prune=prune).digest != plan_.digest:
+        raise Blocked("the cluster changed since this plan was made", hint="read the new plan and approve it")
+    by_title = {title_of(o): o for o in wanted}
+    if prune:
+        by_title |= {title_of(o): o for o in _surplus(cluster, wanted)}
+    entries: list[dict[str, Any]] = []
+    snapshot: dict[str, Any] = {"cluster": cluster.uid, "objects": entries}
+    try:
+        for step in plan_.steps:
+            obj = by_title[step.target]
+            entry = {
+                "apiVersion": obj["apiVersion"],
+                "kind": obj["kind"],
+                "namespace": obj["metadata"].get("namespace"),
+                "name": name_of(obj),
+                "before": _live(cluster, obj),
+                "after": None,
+            }
+            entries.append(entry)
+            if step.verb == "delete":
+                uid = (entry["before"] or {}).get("metadata", {}).get("uid")
+                cluster.delete(_kind(obj), name_of(obj), entry["namespace"], uid=uid)
+            else:
+                done = cluster.apply(obj)
+                entry["after"] = {
+                    "uid": done["metadata"]["uid"],
+                    "resourceVersion": done["metadata"]["resourceVersion"],
+                }
+            say(f"{step.verb}: {step.target}")
+        if accept is not None:
+            accept()
+    except BaseException as error:
+        # Also on Ctrl-C: half a configuration is worse than none.
+        say(f"failed: {error}; restoring {len(entries)} objects")
+        left = undo(cluster, snapshot)
+        if not isinstance(error, ClusterError):
+            raise
+        outcome = (
+            f"NOT restored: {'; '.join(left)}" if left else "everything was restored, nothing is changed"
+        )
+        raise ClusterError(f"apply failed: {error}; {outcome}", hint=error.hint) from error
+    return snapshot
+
+
+def undo(cluster: Cluster, snapshot: Mapping[str, Any]) -> list[str]:
+    """Put everything in *snapshot* back as it was, last change first; return what could not be restored.
+
+    Only our own change is undone: an object that somebody changed since is named, not overwritten.
+    """
+    if snapshot.get("cluster") != cluster.uid:
+        raise Blocked("this snapshot was taken from another cluster", hint="check cluster.context")
+    left = []
+    for entry in reversed(snapshot["objects"]):
+        kind = f"{entry['apiVersion']}/{entry['kind']}"
+        title = f"{entry['kind']} {entry['namespace'] or ''}/{entry['name']}"
+        try:
+            _put_back(cluster, kind, entry)
+        except ClusterError as error:
+            left.append(f"{title}: {error}")
+    return left
+
+
+def _put_back(cluster: Cluster, kind: str, entry: Mapping[str, Any]) -> None:
+    before, after = entry["before"], entry["after"]
+    name, namespace = entry["name"], entry["namespace"]
+    live = cluster.get(kind, name, namespace)
+    if before is None:
+        # Without an answer to our apply the object may still have been made; ours is told by its manager.
+        if live is not None and ((after or {}).get("uid") == live["metadata"]["uid"] or _applied_by_us(live)):
+            cluster.delete(kind, name, namespace, uid=live["metadata"]["uid"])
+        return
+    if live is None:
+        cluster.create(_bare(before))
+        return
+    version = live["metadata"]["resourceVersion"]
+    if version == before["metadata"]["resourceVersion"]:
+        return
+    if version != (after or {}).get("resourceVersion") and not _only_we_moved(live, entry):
+        raise ClusterError("somebody changed it since; look at it and decide")
+    cluster.update({**copy.deepcopy(before), "metadata": {**before["metadata"], "resourceVersion": version}})
+
+
+def _applied_by_us(obj: Object) -> bool:
+    fields = obj["metadata"].get("managedFields") or []
+    return any(f.get("manager") == MANAGER and f.get("operation") == "Apply" for f in fields)
+
+
+def _only_we_moved(live: Object, entry: Mapping[str, Any]) -> bool:
+    """True when nobody else wrote since the snapshot, except controllers into the status."""
+    known = {
+        (f.get("manager"), f.get("time")) for f in entry["before"]["metadata"].get("managedFields") or []
+    }
+    return all(
+        f.get("manager") == MANAGER
+        or f.get("subresource") == "status"
+        or (f.get("manager"), f.get("time")) in known
+        for f in live["metadata"].get("managedFields") or []
+    )
+
+
+def _bare(obj: Mapping[str, Any]) -> Object:
+    out = copy.deepcopy(dict(obj))
+    out.pop("status", None)
+    for field in ("resourceVersion", "uid", "creationTimestamp", "generation", "managedFields", "selfLink"):
+        out["metadata"].pop(field, None)
+    return out
+
+
+def missing_from_gateway(params: Params, cluster: Cluster, objects: Iterable[Object]) -> str:
+    """Return what the gateway's Envoys lack of *objects*, or an empty text when all is there.
+
+    istiod's acceptance is not enough: a rejected push freezes a proxy at its old configuration
+    (istio-traps.md 51), so every ready gateway pod is asked for its routes.
+    """
+    pods = [p for p in gateway_pods(cluster, params) if pod_ready(p)]
+    if not pods:
+        return "no gateway pod is ready"
+    statuses = proxy_status(params)
+    names = {f"{name_of(p)}.{params.istio.namespace}" for p in pods}
+    ours = {proxy: kinds for proxy, kinds in statuses.items() if proxy in names}
+    if not ours:
+        return "no gateway pod is connected to istiod"
+    behind = rejected(ours)
+    if behind:
+        return f"istiod and gateway disagree: {'; '.join(behind)}"
+    wanted = wanted_routes(objects)
+    for pod in pods:
+        have = route_names(params, name_of(pod))
+        for host, services in sorted(wanted.items()):
+            if host not in have:
+                return f"{name_of(pod)} has no virtual host {host}"
+            # Istio merges virtual services of one host; each must have left at least one route.
+            lost = {s for s in services if s not in have[host]}
+            if lost and "" not in have[host]:
+                return f"{name_of(pod)} has no route of {', '.join(sorted(lost))} for {host}"
+    return ""
+
+
+def wait_in_sync(
+    params: Params,
+    cluster: Cluster,
+    objects: Iterable[Object],
+    *,
+    progress: Callable[[str], None] | None = None,
+    timeout: float | None = None,
+) -> str:
+    """Wait until every gateway Envoy has the configuration; return a sentence for the operator.
+
+    *timeout* is in seconds (default ``istio.ready_timeout``).
+    """
+    wanted = list(objects)
+    watch(
+        lambda: missing_from_gateway(params, cluster, wanted),
+        timeout=params.istio.ready_timeout if timeout is None else timeout,
+        progress=progress,
+        subject="gateway configuration",
+    )
+    return f"all gateway Envoys have routes for {len(wanted_routes(wanted))} hosts, in sync with istiod"
