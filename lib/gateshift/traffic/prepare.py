@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from gateshift.errors import TrafficError
 from gateshift.plan import Step
@@ -73,6 +74,7 @@ def _refuse_targets(wanted: Wanted) -> None:
 def _complete(host: str, rtype: str, apisix: Record, istio: Record | None, wanted: Wanted) -> list[Step]:
     """Complete or correct a pair that is already weighted, without moving anybody."""
     check_targets(host, apisix, None, wanted)
+    wanted = replace(wanted, ttl=int(apisix.get("TTL", wanted.ttl)))
     new = fresh(host, rtype, ISTIO, weight=0, wanted=wanted)
     if istio is None:
         steps = [step(None, new, _NOBODY)]
@@ -89,6 +91,8 @@ def _complete(host: str, rtype: str, apisix: Record, istio: Record | None, wante
 
 def _convert(host: str, rtype: str, simple: Record | None, wanted: Wanted, *, elsewhere: bool) -> list[Step]:
     """Replace *simple* by a weighted pair; *elsewhere* says that a CNAME served this name until now."""
+    # Route 53 wants one TTL for all weighted records of a name.
+    wanted = replace(wanted, ttl=min(wanted.ttl, int((simple or {}).get("TTL", wanted.ttl))))
     istio = step(None, fresh(host, rtype, ISTIO, weight=0, wanted=wanted), _NOBODY)
     if simple is None:
         if rtype != "AAAA" and not elsewhere:
@@ -103,7 +107,7 @@ def _convert(host: str, rtype: str, simple: Record | None, wanted: Wanted, *, el
     if "AliasTarget" in kept:
         kept["AliasTarget"] = {**kept["AliasTarget"], "EvaluateTargetHealth": False}
     else:
-        kept["TTL"] = min(int(simple.get("TTL", wanted.ttl)), wanted.ttl)
+        kept["TTL"] = wanted.ttl
     note = "same target, now weighted"
     if target_of(simple) is None:
         note = "same addresses, now weighted; check that they are APISIX's"

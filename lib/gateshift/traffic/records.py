@@ -98,10 +98,9 @@ def normal(raw: Mapping[str, Any]) -> Record:
         alias["DNSName"] = _name(str(alias["DNSName"]))
         record["AliasTarget"] = alias
     if "ResourceRecords" in record:
-        values = [str(v["Value"]) for v in record["ResourceRecords"]]
-        if record["Type"] == "CNAME":
-            values = [_name(v) for v in values]
-        record["ResourceRecords"] = [{"Value": v} for v in sorted(values)]
+        # Kept to the letter, because a deletion must repeat them; only their order has no meaning.
+        values = sorted(str(v["Value"]) for v in record["ResourceRecords"])
+        record["ResourceRecords"] = [{"Value": v} for v in values]
     return record
 
 
