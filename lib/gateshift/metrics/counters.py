@@ -1,0 +1,70 @@
+"""From raw counter snapshots to increases: resets, gaps, newcomers and stale series told apart. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["Increase", "Process", "Snapshot", "Target", "increase"]
+
+Target = tuple[str, str]
+"""One scraped process: (job, instance)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """Raw counters of one scraped process by key (a response code or a bucket edge), and when scraped."""
+
+    counters: Mapping[str, float]
+    scraped: float
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All processes of one gateway as Prometheus knew them at *time* (unix seconds)."""
+
+    time: float
+    processes: Mapping[Target, Process]
+
+
+@dataclass(frozen=True, slots=True)
+class Increase:
+    """Increases by key, and the processes whose figures are not whole."""
+
+    by_key: Mapping[str, float]
+    reset: tuple[Target, ...] = ()
+    vanished: tuple[Target, ...] = ()
+    newcomers: tuple[Target, ...] = ()
+    fresh: bool = False
+    totals: Mapping[Target, float] = field(default_factory=dict)
+
+
+def increase(before: Snapshot, after: Snapshot) -> Increase:
+    """Return the increases from *before* to *after*.
+
+    A key that a known process shows for the first time counts from zero: a first 503 is a real one, which
+    ``increase()`` of PromQL would lose. A process seen for the first time is counted from its next scrape on,
+    because nobody knows how old its counters are. After a restart the new value is the increase, as in PromQL,
+    and the process is named.
+    """
+    sums: dict[str, float] = {}
+    totals: dict[Target, float] = {}
+    reset, newcomers = [], []
+    fresh = False
+    for target, process in after.processes.items():
+        old = before.processes.get(target)
+        if old is None:
+            newcomers.append(target)
+            continue
+        fresh = fresh or process.scraped > old.scraped
+        restarted = any(process.counters.get(key, 0.0) < value for key, value in old.counters.items())
+        if restarted:
+            reset.append(target)
+        total = 0.0
+        for key, value in process.counters.items():
+            grown = value if restarted else value - old.counters.get(key, 0.0)
+            sums[key] = sums.get(key, 0.0) + grown
+            total += grown
+        totals[target] = total
+    vanished = tuple(sorted(set(before.processes) - set(after.processes)))
+    return Increase(sums, tuple(sorted(reset)), vanished, tuple(sorted(newcomers)), fresh, totals)

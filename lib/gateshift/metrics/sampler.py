@@ -1,0 +1,237 @@
+"""Samples both gateways: increases of raw counters since the previous sample, every lack of data named."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gateshift.errors import MetricsError
+from gateshift.judge.model import Buckets, Missing, MissingKind, Sample, Side
+from gateshift.metrics.catalogue import CATALOGUE, render
+from gateshift.metrics.counters import Process, Snapshot, Target, increase
+from gateshift.metrics.source import Answer, PrometheusSource
+from gateshift.params.model import MetricsParams
+
+__all__ = ["Sampler"]
+
+_STALE_STEPS = 4.0
+"""Scrapes that may fail to come before a series counts as stale; one second more forgives jitter."""
+
+
+class _NoData(Exception):  # noqa: N818 - not an error: it carries the name of what is missing
+    def __init__(self, kind: MissingKind, detail: str) -> None:
+        super().__init__(detail)
+        self.missing = Missing(kind, detail)
+
+
+@dataclass(frozen=True, slots=True)
+class _Gateway:
+    """How one gateway is read: catalogue rows, its label for the code, and the params' selector."""
+
+    name: str
+    requests: str
+    buckets: str
+    scraped: str
+    code: str
+    selector: str
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What is remembered of one gateway between samples."""
+
+    requests: Snapshot | None = None
+    buckets: Snapshot | None = None
+    reporter: str = ""
+    lost: set[Target] = field(default_factory=set)
+
+
+class Sampler:
+    """Reads increases over (since, now] of Istio (canary) and APISIX (baseline).
+
+    The previous raw snapshot is kept; after a restart, or when *since* is not the previous *now*, it is read
+    again at *since*. Selectors are lists of label matchers; given ones override those of the params.
+    """
+
+    def __init__(
+        self,
+        source: PrometheusSource,
+        params: MetricsParams,
+        apisix_selector: str | None = None,
+        istio_selector: str | None = None,
+    ) -> None:
+        self._source = source
+        self._step = params.step
+        self._istio = _Gateway(
+            "Istio gateway",
+            "istio_requests_raw",
+            "istio_buckets_raw",
+            "istio_scraped",
+            "response_code",
+            params.istio_selector if istio_selector is None else istio_selector,
+        )
+        self._apisix = _Gateway(
+            "APISIX",
+            "apisix_requests_raw",
+            "apisix_buckets_raw",
+            "apisix_scraped",
+            "code",
+            params.apisix_selector if apisix_selector is None else apisix_selector,
+        )
+        self._memory = {self._istio.name: _Memory(), self._apisix.name: _Memory()}
+
+    def sample(self, since: float, now: float) -> Sample:
+        """Return both sides' increases. Never raises for missing data: each side names what it lacks."""
+        return Sample(now, self._side(self._istio, since, now), self._side(self._apisix, since, now))
+
+    def _side(self, gateway: _Gateway, since: float, now: float) -> Side:
+        memory = self._memory[gateway.name]
+        try:
+            if memory.requests is None or abs(memory.requests.time - since) > 0.001:
+                self._restart(gateway, memory, since)
+            return self._read(gateway, memory, now)
+        except _NoData as lack:
+            return Side(missing=lack.missing, source=_source_text(gateway, memory.reporter))
+        except MetricsError as error:
+            return Side(
+                missing=Missing(MissingKind.QUERY_ERROR, str(error)),
+                source=_source_text(gateway, memory.reporter),
+            )
+        finally:
+            # Also after a lack: the next interval starts here, and what was known of a process stays known.
+            if memory.requests is not None:
+                memory.requests = Snapshot(now, memory.requests.processes)
+
+    def _restart(self, gateway: _Gateway, memory: _Memory, since: float) -> None:
+        """Read the state at *since*, as far as there was one; emptiness then is no finding."""
+        known: Mapping[Target, Process] = {}
+        edges: Mapping[Target, Process] = {}
+        try:
+            known = self._snapshot(gateway, memory, gateway.requests, gateway.code, since).processes
+            edges = self._snapshot(gateway, memory, gateway.buckets, "le", since).processes
+        except _NoData:
+            known, edges = known, {}
+        if memory.requests is not None:
+            known = {**memory.requests.processes, **known}
+            edges = {**(memory.buckets.processes if memory.buckets else {}), **edges}
+        memory.requests = Snapshot(since, known)
+        memory.buckets = Snapshot(since, edges)
+
+    def _read(self, gateway: _Gateway, memory: _Memory, now: float) -> Side:
+        before = memory.requests
+        before_buckets = memory.buckets
+        if before is None or before_buckets is None:  # _restart has set both
+            raise _NoData(MissingKind.EMPTY_ANSWER, "no earlier state")
+        after = self._snapshot(gateway, memory, gateway.requests, gateway.code, now)
+        after_buckets = self._snapshot(gateway, memory, gateway.buckets, "le", now, may_be_empty=True)
+        self._refuse_stale(gateway, after, now)
+        grown = increase(before, after)
+        shape = increase(before_buckets, after_buckets)
+        gone = self._gone(grown.vanished, now)
+        # Processes that failed this scrape keep their last state, so that their next one is differenced.
+        kept = {target: before.processes[target] for target in gone}
+        memory.requests = Snapshot(now, {**kept, **after.processes})
+        kept_buckets = {t: before_buckets.processes[t] for t in gone if t in before_buckets.processes}
+        memory.buckets = Snapshot(now, {**kept_buckets, **after_buckets.processes})
+        if gone:
+            names = ", ".join(instance for _, instance in gone)
+            raise _NoData(MissingKind.SCRAPE_GAP, f"{gateway.name}: {names} did not answer the scrape")
+        if grown.reset:
+            names = ", ".join(instance for _, instance in grown.reset)
+            raise _NoData(MissingKind.COUNTER_RESET, f"{gateway.name}: {names} restarted")
+        requests = sum(grown.by_key.values())
+        errors = sum(value for code, value in grown.by_key.items() if code.startswith("5") and len(code) == 3)
+        return Side(
+            requests=requests,
+            errors=errors,
+            buckets=_buckets(shape.by_key),
+            source=_source_text(gateway, memory.reporter),
+        )
+
+    def _snapshot(
+        self,
+        gateway: _Gateway,
+        memory: _Memory,
+        row: str,
+        key: str,
+        at: float,
+        *,
+        may_be_empty: bool = False,
+    ) -> Snapshot:
+        answer = self._ask(row, gateway.selector, at)
+        if not answer.series and not may_be_empty:
+            raise _NoData(MissingKind.EMPTY_ANSWER, f"{gateway.name}: no series match {{{gateway.selector}}}")
+        if CATALOGUE[row].reporters:
+            memory.reporter = _reporter(answer, row) or memory.reporter
+        scraped = {
+            _target(series.labels): series.value
+            for series in self._ask(gateway.scraped, gateway.selector, at).series
+        }
+        found: dict[Target, dict[str, float]] = {}
+        for series in answer.series:
+            if series.labels.get("reporter", "") != memory.reporter and CATALOGUE[row].reporters:
+                continue
+            if not math.isfinite(series.value):
+                continue
+            counters = found.setdefault(_target(series.labels), {})
+            label = series.labels.get(key, "")
+            counters[label] = counters.get(label, 0.0) + series.value
+        return Snapshot(
+            at, {target: Process(values, scraped.get(target, 0.0)) for target, values in found.items()}
+        )
+
+    def _ask(self, row: str, selector: str, at: float) -> Answer:
+        answer = self._source.instant(render(CATALOGUE[row], selector=selector), at)
+        if answer.partial:
+            raise _NoData(MissingKind.PARTIAL_RESPONSE, answer.partial)
+        return answer
+
+    def _refuse_stale(self, gateway: _Gateway, after: Snapshot, now: float) -> None:
+        allowed = _STALE_STEPS * self._step + 1.0
+        old = {t: now - p.scraped for t, p in after.processes.items() if now - p.scraped > allowed}
+        if old:
+            names = ", ".join(f"{instance} {age:.0f} s" for (_, instance), age in sorted(old.items()))
+            raise _NoData(MissingKind.STALE_SERIES, f"{gateway.name}: last scraped: {names} ago")
+
+    def _gone(self, vanished: tuple[Target, ...], now: float) -> tuple[Target, ...]:
+        """Of the processes that vanished, return those still listed but not answering.
+
+        A process that is no longer a target was scaled down or replaced: its counters end, that is no gap.
+        """
+        still = []
+        for job, instance in vanished:
+            selector = ",".join(
+                f'{k}="{_escaped(v)}"' for k, v in (("job", job), ("instance", instance)) if v
+            )
+            answer = self._ask("target_up", selector, now)
+            if any(series.value == 0 for series in answer.series):
+                still.append((job, instance))
+        return tuple(still)
+
+
+def _target(labels: Mapping[str, str]) -> Target:
+    return labels.get("job", ""), labels.get("instance", "")
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"')
+
+
+def _reporter(answer: Answer, row: str) -> str:
+    """Choose the one reporter to read: two of them would count every request twice."""
+    present = {series.labels.get("reporter", "") for series in answer.series}
+    for reporter in CATALOGUE[row].reporters:
+        if reporter in present:
+            return reporter
+    return ""
+
+
+def _source_text(gateway: _Gateway, reporter: str) -> str:
+    return f'{gateway.name}, reporter="{reporter}"' if reporter else gateway.name
+
+
+def _buckets(by_edge: Mapping[str, float]) -> Buckets | None:
+    if not by_edge:
+        return None
+    return tuple(sorted((float(edge), count) for edge, count in by_edge.items()))
