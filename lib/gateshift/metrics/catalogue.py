@@ -179,9 +179,7 @@ _ROWS = (
         "service",
     ),
     *_quantiles(),
-    _istio(
-        "istio_request_rate", "Istio request rate", f"sum(rate({_RQ}{{$selector}}[$window]))", "requests/s"
-    ),
+    _istio("istio_request_rate", "Istio requests", f"sum(rate({_RQ}{{$selector}}[$window]))", "requests/s"),
     _apisix(
         "apisix_request_rate",
         "APISIX request rate",
@@ -222,7 +220,8 @@ _ROWS = (
         "istio_mtls_coverage",
         "istio",
         "Share of requests that arrived over mutual TLS",
-        f'100 * (sum(rate({_RQ}{{connection_security_policy="mutual_tls",$selector}}[$window])) or vector(0)) '
+        f'100 * (sum(rate({_RQ}{{connection_security_policy="mutual_tls",$selector}}[$window])) '
+        "or vector(0)) "
         f"/ sum(rate({_RQ}{{$selector}}[$window]))",
         "percent",
         ("reporter", "connection_security_policy"),

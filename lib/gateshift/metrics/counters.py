@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 __all__ = ["Increase", "Process", "Snapshot", "Target", "increase"]
 
@@ -35,8 +35,6 @@ class Increase:
     reset: tuple[Target, ...] = ()
     vanished: tuple[Target, ...] = ()
     newcomers: tuple[Target, ...] = ()
-    fresh: bool = False
-    totals: Mapping[Target, float] = field(default_factory=dict)
 
 
 def increase(before: Snapshot, after: Snapshot) -> Increase:
@@ -44,27 +42,21 @@ def increase(before: Snapshot, after: Snapshot) -> Increase:
 
     A key that a known process shows for the first time counts from zero: a first 503 is a real one, which
     ``increase()`` of PromQL would lose. A process seen for the first time is counted from its next scrape on,
-    because nobody knows how old its counters are. After a restart the new value is the increase, as in PromQL,
-    and the process is named.
+    because nobody knows how old its counters are. After a restart the new value is the increase, as in
+    PromQL, and the process is named.
     """
     sums: dict[str, float] = {}
-    totals: dict[Target, float] = {}
     reset, newcomers = [], []
-    fresh = False
     for target, process in after.processes.items():
         old = before.processes.get(target)
         if old is None:
             newcomers.append(target)
             continue
-        fresh = fresh or process.scraped > old.scraped
         restarted = any(process.counters.get(key, 0.0) < value for key, value in old.counters.items())
         if restarted:
             reset.append(target)
-        total = 0.0
         for key, value in process.counters.items():
             grown = value if restarted else value - old.counters.get(key, 0.0)
             sums[key] = sums.get(key, 0.0) + grown
-            total += grown
-        totals[target] = total
     vanished = tuple(sorted(set(before.processes) - set(after.processes)))
-    return Increase(sums, tuple(sorted(reset)), vanished, tuple(sorted(newcomers)), fresh, totals)
+    return Increase(sums, tuple(sorted(reset)), vanished, tuple(sorted(newcomers)))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from gateshift.errors import MetricsError
 from gateshift.judge.model import Buckets, Missing, MissingKind, Sample, Side
@@ -44,7 +45,6 @@ class _Memory:
     requests: Snapshot | None = None
     buckets: Snapshot | None = None
     reporter: str = ""
-    lost: set[Target] = field(default_factory=set)
 
 
 class Sampler:
@@ -107,11 +107,9 @@ class Sampler:
         """Read the state at *since*, as far as there was one; emptiness then is no finding."""
         known: Mapping[Target, Process] = {}
         edges: Mapping[Target, Process] = {}
-        try:
+        with contextlib.suppress(_NoData):
             known = self._snapshot(gateway, memory, gateway.requests, gateway.code, since).processes
             edges = self._snapshot(gateway, memory, gateway.buckets, "le", since).processes
-        except _NoData:
-            known, edges = known, {}
         if memory.requests is not None:
             known = {**memory.requests.processes, **known}
             edges = {**(memory.buckets.processes if memory.buckets else {}), **edges}
@@ -123,7 +121,14 @@ class Sampler:
         before_buckets = memory.buckets
         if before is None or before_buckets is None:  # _restart has set both
             raise _NoData(MissingKind.EMPTY_ANSWER, "no earlier state")
-        after = self._snapshot(gateway, memory, gateway.requests, gateway.code, now)
+        after = self._snapshot(gateway, memory, gateway.requests, gateway.code, now, may_be_empty=True)
+        if not after.processes:
+            silent = self._gone(tuple(sorted(before.processes)), now)
+            if silent:
+                raise _NoData(
+                    MissingKind.SCRAPE_GAP, f"{gateway.name}: {_names(silent)} did not answer the scrape"
+                )
+            raise _NoData(MissingKind.EMPTY_ANSWER, f"{gateway.name}: no series match {{{gateway.selector}}}")
         after_buckets = self._snapshot(gateway, memory, gateway.buckets, "le", now, may_be_empty=True)
         self._refuse_stale(gateway, after, now)
         grown = increase(before, after)
@@ -135,11 +140,9 @@ class Sampler:
         kept_buckets = {t: before_buckets.processes[t] for t in gone if t in before_buckets.processes}
         memory.buckets = Snapshot(now, {**kept_buckets, **after_buckets.processes})
         if gone:
-            names = ", ".join(instance for _, instance in gone)
-            raise _NoData(MissingKind.SCRAPE_GAP, f"{gateway.name}: {names} did not answer the scrape")
+            raise _NoData(MissingKind.SCRAPE_GAP, f"{gateway.name}: {_names(gone)} did not answer the scrape")
         if grown.reset:
-            names = ", ".join(instance for _, instance in grown.reset)
-            raise _NoData(MissingKind.COUNTER_RESET, f"{gateway.name}: {names} restarted")
+            raise _NoData(MissingKind.COUNTER_RESET, f"{gateway.name}: {_names(grown.reset)} restarted")
         requests = sum(grown.by_key.values())
         errors = sum(value for code, value in grown.by_key.items() if code.startswith("5") and len(code) == 3)
         return Side(
@@ -212,6 +215,10 @@ class Sampler:
 
 def _target(labels: Mapping[str, str]) -> Target:
     return labels.get("job", ""), labels.get("instance", "")
+
+
+def _names(targets: tuple[Target, ...]) -> str:
+    return ", ".join(instance for _, instance in targets)
 
 
 def _escaped(value: str) -> str:

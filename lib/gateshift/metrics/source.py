@@ -46,7 +46,7 @@ class Answer:
 
 
 class PrometheusSource:
-    """Queries over HTTP. Every failure is a :class:`~gateshift.errors.MetricsError`; nothing is ever written."""
+    """Queries over HTTP; nothing is ever written. Every failure is a MetricsError of our own tree."""
 
     def __init__(self, params: MetricsParams, *, transport: httpx.BaseTransport | None = None) -> None:
         parts = urlsplit(params.url)

@@ -1,0 +1,44 @@
+"""``gateshift judge``: recompute verdicts from recorded samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from gateshift.errors import GateshiftError
+from gateshift.judge.replay import replay
+
+__all__ = ["judge_group"]
+
+
+@click.group("judge")
+def judge_group() -> None:
+    """Recompute verdicts from recorded samples."""
+
+
+@judge_group.command("replay")
+@click.argument("archive", type=click.Path(path_type=Path))
+def replay_command(archive: Path) -> None:
+    """Judge the samples recorded below ARCHIVE again and compare with the verdicts on record.
+
+    ARCHIVE is a folder (a migration's outputs) or one samples.jsonl or .parquet file.
+    """
+    results = replay(archive)
+    for result in results:
+        decision = result.recorded.get("decision", "?")
+        word = "same" if result.same else "DIFFERENT"
+        click.echo(f"{word}: stage {result.stage_index + 1}, {decision} ({result.path.name})")
+        if result.recomputed is None:
+            click.echo(f"  {result.reason}")
+        elif not result.same:
+            click.echo(
+                f"  recomputed: {result.recomputed.decision.value}: {'; '.join(result.recomputed.reasons)}"
+            )
+    if not results:
+        click.echo("samples are recorded, but no verdict is")
+    if any(not result.same for result in results):
+        raise GateshiftError(
+            "recorded and recomputed verdicts differ",
+            hint="the samples or the journal were changed, or another version judged: `gateshift audit verify`",
+        )
