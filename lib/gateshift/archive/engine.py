@@ -1,11 +1,106 @@
-"""The papermill engine ``gateshift``."""
+"""The papermill engine ``gateshift``: also for plain ``papermill --engine gateshift``.
+
+Against papermill's own engine: cell statuses stay true after the kernel's death, a time-out, SIGTERM and
+Ctrl-C; the copy is saved whole or not at all; secrets are taken out of it; ``sys.exit(0)`` half-way is a
+failure; the exit code says how the run ended (:mod:`gateshift.archive.outcome`).
+"""
 
 from __future__ import annotations
 
-from papermill.engines import NBClientEngine
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
-__all__ = ["GateshiftEngine"]
+from papermill.engines import Engine
+from papermill.log import logger
+
+from gateshift.archive.client import CellEvent, Runner, Settings
+from gateshift.archive.outcome import Ending, NotebookStopped
+from gateshift.archive.redact import Redactor, secret_values, telling
+from gateshift.archive.saving import Manager, register_atomic_output
+
+__all__ = ["GateshiftEngine", "secrets_in"]
+
+_REFERENCE = re.compile(r"\$\{env:([^}]*)\}")
 
 
-class GateshiftEngine(NBClientEngine):
-    """Papermill's nbclient engine."""
+class GateshiftEngine(Engine):  # type: ignore[misc]  # papermill is untyped
+    """Runs a notebook for an archive that can be relied on."""
+
+    @classmethod
+    def execute_notebook(  # noqa: PLR0917 - papermill calls it so
+        cls,
+        nb: Any,
+        kernel_name: str,
+        output_path: str | None = None,
+        progress_bar: Any = True,
+        log_output: bool = False,
+        autosave_cell_every: float = 30,
+        *,
+        start_timeout: float = 60,
+        execution_timeout: float | None = None,
+        stdout_file: Any = None,
+        stderr_file: Any = None,
+        secrets: Iterable[str] = (),
+        timeout: float | None = None,
+        grace: float = 10.0,
+        kernel_cwd: str | None = None,
+        kernel_env: Mapping[str, str] | None = None,
+        on_cell: Callable[[CellEvent], None] | None = None,
+        on_output: Callable[[str], None] | None = None,
+        **details: Any,
+    ) -> Any:
+        """Run *nb* and return the cleaned copy; raises :class:`NotebookStopped` unless it ran to its end."""
+        parameters = nb.metadata.get("papermill", {}).get("parameters", {})
+        redactor = Redactor([*secrets, *secrets_in(parameters)])
+
+        def relay(name: str, text: str) -> None:
+            if log_output:
+                (logger.warning if name == "stderr" else logger.info)(text)
+            file = stderr_file if name == "stderr" else stdout_file
+            if file is not None:
+                file.write(text)
+                file.flush()
+
+        settings = Settings(
+            kernel_name=kernel_name,
+            start_timeout=start_timeout,
+            cell_timeout=execution_timeout,
+            timeout=timeout,
+            grace=grace,
+            autosave=min(5.0, autosave_cell_every) if autosave_cell_every else 3600.0,
+            cwd=kernel_cwd,
+            env={**os.environ, **kernel_env} if kernel_env else None,
+            on_cell=on_cell,
+            on_output=on_output,
+            on_stream=relay,
+        )
+        path = register_atomic_output(output_path, redactor)
+        manager = Manager(nb, path=path, redactor=redactor, progress_bar=progress_bar)
+        manager.begin({"notebook": Path(str(details.get("input_path") or "")).name})
+        ending = Ending(1, "the engine itself failed")
+        try:
+            ending = Runner(manager, settings).run()
+        finally:
+            manager.end(ending)
+        if ending.exit_code:
+            raise NotebookStopped(ending)
+        return manager.nb
+
+
+def secrets_in(parameters: Any, *, name: str = "") -> set[str]:
+    """Collect secret values from a notebook's parameters, ``${env:NAME}`` references followed."""
+    found = secret_values(parameters, name=name)
+    if isinstance(parameters, Mapping):
+        for key, value in parameters.items():
+            found |= secrets_in(value, name=str(key))
+    elif isinstance(parameters, (list, tuple)):
+        for value in parameters:
+            found |= secrets_in(value, name=name)
+    elif isinstance(parameters, str):
+        for variable in _REFERENCE.findall(parameters):
+            if telling(name) or telling(variable):
+                found.add(os.environ.get(variable, ""))
+    return found - {""}

@@ -1,0 +1,113 @@
+"""The manifest of one run: what ran, with which versions, and the hash of each file it left."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distributions, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gateshift.archive.files import atomic_write, file_digest
+
+if TYPE_CHECKING:
+    from gateshift.migration.journal import Journal
+
+__all__ = ["MANIFEST", "files_of", "read_manifest", "seal"]
+
+MANIFEST = "manifest.json"
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Return a run's files, without the manifest itself and without half-written ones."""
+    return sorted(
+        p
+        for p in folder.rglob("*")
+        if p.is_file() and p != folder / MANIFEST and not p.name.endswith((".part", ".tmp"))
+    )
+
+
+def seal(folder: Path, *, journal: Journal | None = None) -> str:
+    """Write the manifest of *folder* and return its SHA-256; sealing again replaces it."""
+    content: dict[str, Any] = {
+        "schema": 1,
+        "run": folder.name,
+        "sealed": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git": _git(folder),
+        "versions": _versions(),
+        "files": {
+            str(p.relative_to(folder)): {"sha256": file_digest(p), "bytes": p.stat().st_size}
+            for p in files_of(folder)
+        },
+    }
+    if journal is not None and journal.records:
+        last = journal.records[-1]
+        content["migration"] = folder.parent.name
+        content["who"] = last.who
+        content["params_digest"] = journal.state.params_digest
+        content["journal"] = {"seq": last.seq, "hash": last.hash}
+    content["cluster_uid"] = _cluster_uid(journal)
+    raw = (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+    atomic_write(folder / MANIFEST, raw)
+    return hashlib.sha256(raw).hexdigest()
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Return the manifest of *folder*; None when there is none or it is not JSON."""
+    try:
+        found = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _cluster_uid(journal: Journal | None) -> str:
+    for record in reversed(journal.records if journal is not None else ()):
+        if record.data.get("cluster_uid"):
+            return str(record.data["cluster_uid"])
+    return ""
+
+
+@cache
+def _versions() -> dict[str, str]:
+    found = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "executable": sys.executable,
+    }
+    try:
+        found["gateshift"] = version("gateshift")
+    except PackageNotFoundError:
+        found["gateshift"] = "not installed"
+    for distribution in distributions():
+        name = distribution.metadata["Name"]
+        if name:
+            found[name.lower()] = distribution.version
+    return dict(sorted(found.items()))
+
+
+def _git(folder: Path) -> dict[str, Any]:
+    """Return revision and cleanness of the clone around *folder*, or nothing outside of one."""
+    root = next((p for p in folder.absolute().parents if (p / ".git").exists()), None)
+    if root is None:
+        return {}
+    quiet = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, env=quiet, check=False)
+        return done.stdout.strip()
+
+    try:
+        return {
+            "revision": git("rev-parse", "HEAD"),
+            "changed": git("status", "--porcelain").splitlines()[:50],
+        }
+    except (OSError, subprocess.TimeoutExpired):
+        return {}

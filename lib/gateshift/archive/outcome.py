@@ -1,0 +1,111 @@
+"""How a run of a notebook ended, and the exit code that says so.
+
+====  =============================================================================
+code  meaning
+====  =============================================================================
+0     done
+1     failed
+2     bad input: nothing was touched
+3     held: a gate, a blocker, missing evidence or another holder of the lock
+4     rolled back: traffic is on APISIX again
+5     interrupted: SIGTERM, Ctrl-C, time-out or death of the kernel; a rerun resumes
+====  =============================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from click import ClickException
+from papermill.exceptions import PapermillException
+
+from gateshift import errors
+
+__all__ = ["OUTCOMES", "CellStatus", "Ending", "NotebookStopped", "Outcome", "exit_code_of", "outcome_word"]
+
+OUTCOMES: Mapping[int, str] = {
+    0: "done",
+    1: "failed",
+    2: "bad input",
+    3: "held",
+    4: "rolled back",
+    5: "interrupted",
+}
+
+
+class CellStatus(StrEnum):
+    """What became of a cell; the first four words are papermill's."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    TIMED_OUT = "timed out"
+    KERNEL_DIED = "kernel died"
+
+
+def outcome_word(exit_code: int) -> str:
+    """Return the word for *exit_code* that journal, notebook and report use."""
+    return OUTCOMES.get(exit_code, "failed")
+
+
+def exit_code_of(ename: str) -> int:
+    """Return the exit code for an error output's *ename*: that of our error class, else 1."""
+    kind = getattr(errors, ename, None)
+    if isinstance(kind, type) and issubclass(kind, errors.GateshiftError):
+        return kind.exit_code
+    return 1
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why a notebook stopped. ``cell`` counts from 0; None when no cell is to blame."""
+
+    exit_code: int
+    error: str = ""
+    hint: str = ""
+    ename: str = ""
+    cell: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as it stands in the notebook's metadata."""
+        return {
+            "outcome": outcome_word(self.exit_code),
+            "exit_code": self.exit_code,
+            "error": self.error,
+            "hint": self.hint,
+            "ename": self.ename,
+            "cell": self.cell,
+        }
+
+
+class NotebookStopped(ClickException, PapermillException):  # type: ignore[misc]  # papermill is untyped
+    """A notebook did not run to its end. papermill's command prints it and exits with its code."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(f"{ending.error}\n  next: {ending.hint}" if ending.hint else ending.error)
+        self.ending = ending
+        self.exit_code = ending.exit_code  # type: ignore[misc]  # click declares it for the class
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What :func:`gateshift.archive.run.execute` returns. ``error`` is None when the run is done."""
+
+    exit_code: int
+    path: Path
+    error: str | None = None
+    hint: str = ""
+    ename: str = ""
+    seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def word(self) -> str:
+        """``done``, ``failed``, ``bad input``, ``held``, ``rolled back`` or ``interrupted``."""
+        return outcome_word(self.exit_code)

@@ -1,0 +1,173 @@
+"""Run one notebook into the archive: papermill, our engine, the journal's word on how it ended, the seal."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+
+from gateshift.archive.client import CellEvent
+from gateshift.archive.files import atomic_write
+from gateshift.archive.manifest import seal
+from gateshift.archive.outcome import CellStatus, NotebookStopped, Outcome, outcome_word
+from gateshift.errors import GateshiftError, InputError
+from gateshift.migration.identity import Process
+from gateshift.migration.journal import Journal
+
+__all__ = ["execute", "settle"]
+
+
+def execute(
+    notebook: str | Path,
+    output: str | Path,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    secrets: Iterable[str] = (),
+    cwd: str | Path | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+    cell_timeout: float | None = None,
+    grace: float = 10.0,
+    on_output: Callable[[str], None] | None = None,
+    on_cell: Callable[[CellEvent], None] | None = None,
+    journal: str | Path | None = None,
+) -> Outcome:
+    """Run *notebook* into *output* and return how it ended; only wrong arguments raise.
+
+    A second attempt at the same *output* gets its own file (``name-attempt2.ipynb``). *secrets* are values
+    that appear nowhere in the archive. Times are seconds. *on_output* gets text as the notebook prints it,
+    *on_cell* each cell's beginning and end. *journal* is the migration's, by default ``journal.jsonl``
+    above the run's folder when there is one: it is told how the run ended when the kernel could not tell.
+    """
+    notebook, target = Path(notebook), _free(Path(output))
+    if not notebook.is_file():
+        raise InputError(f"{notebook}: no such notebook")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = target.parent
+    book = Path(journal) if journal else folder.parent / "journal.jsonl"
+    settle(folder.parent)
+    known = tuple(secrets)
+    begun = time.monotonic()
+    try:
+        papermill.execute_notebook(
+            str(notebook.absolute()),
+            str(target.absolute()),
+            parameters=dict(parameters or {}),
+            engine_name="gateshift",
+            progress_bar=False,
+            secrets=known,
+            timeout=timeout,
+            execution_timeout=cell_timeout,
+            grace=grace,
+            kernel_cwd=str(Path(cwd).absolute()) if cwd else None,
+            kernel_env=dict(env or {}),
+            on_cell=on_cell,
+            on_output=on_output,
+        )
+        outcome = Outcome(0, target)
+    except NotebookStopped as stopped:
+        ending = stopped.ending
+        outcome = Outcome(ending.exit_code, target, stopped.format_message(), ending.hint, ending.ename)
+    except (OSError, ValueError, KeyError) as error:
+        # An unwritable archive, a file that is no notebook, a kernel that does not exist.
+        outcome = Outcome(1, target, f"{notebook.name} could not be run: {error}", ename=type(error).__name__)
+    warnings = _conclude(book, folder, notebook.stem, outcome)
+    return Outcome(
+        outcome.exit_code,
+        outcome.path,
+        outcome.error,
+        outcome.hint,
+        outcome.ename,
+        time.monotonic() - begun,
+        warnings,
+    )
+
+
+def settle(migration: Path) -> list[Path]:
+    """Correct copies that died with their engine: a cell left ``running`` by ``kill -9`` was interrupted.
+
+    Returns the corrected notebooks. Copies whose engine may still live are left alone.
+    """
+    corrected = []
+    for path in sorted(migration.glob("*/*.ipynb")):
+        try:
+            if '"outcome": "running"' not in path.read_text(encoding="utf-8"):
+                continue
+            book = nbformat.read(path, as_version=4)
+        except (OSError, ValueError):
+            continue
+        mark = book.metadata.get("gateshift", {})
+        process = Process.parse(str(mark.get("engine", "")))
+        if mark.get("outcome") != "running" or process is None or not process.surely_dead:
+            continue
+        for cell in book.cells:
+            status = cell.metadata.get("papermill", {})
+            if status.get("status") == CellStatus.RUNNING.value:
+                status.update(status=CellStatus.INTERRUPTED.value, exception=True)
+        mark.update(
+            outcome=outcome_word(5),
+            exit_code=5,
+            error="the engine that ran this notebook was killed; what its last cell did is in the journal",
+            ename="EngineDied",
+        )
+        atomic_write(path, nbformat.writes(book))
+        _conclude(
+            migration / "journal.jsonl",
+            path.parent,
+            path.stem.partition("-attempt")[0],
+            Outcome(5, path, "the engine was killed"),
+        )
+        corrected.append(path)
+    return corrected
+
+
+def _free(path: Path) -> Path:
+    """Return *path*, or the next attempt's name when it is taken."""
+    attempt, free = 1, path
+    while free.exists():
+        attempt += 1
+        free = path.with_name(f"{path.stem}-attempt{attempt}{path.suffix}")
+    return free
+
+
+def _conclude(book: Path, folder: Path, notebook: str, outcome: Outcome) -> tuple[str, ...]:
+    """Tell the journal how the run ended, if it does not know, and seal the run's folder."""
+    warnings = []
+    run = os.environ.get("GATESHIFT_RUN") or folder.name
+    if folder.name != run and folder.parent == book.parent:
+        run = folder.name
+    try:
+        if not book.exists():
+            seal(folder)
+            return ()
+        with Journal.open(book, who=_who(), run=run) as journal:
+            if journal.repaired:
+                warnings.append(f"journal: {journal.repaired}")
+            state = journal.state
+            for mark in state.open_runs:
+                if mark.run == run and mark.notebook == notebook:
+                    journal.append(
+                        "run.ended",
+                        notebook=notebook,
+                        outcome=outcome.word,
+                        exit_code=outcome.exit_code,
+                        error=(outcome.error or "")[:2000],
+                        by="engine",
+                    )
+            digest = seal(folder, journal=journal)
+            journal.append("archive.sealed", run=run, manifest=digest)
+    except (GateshiftError, OSError) as error:
+        # The run's own outcome matters more than its seal; that it is missing shows in `audit verify`.
+        warnings.append(f"the run could not be sealed: {error}")
+    return tuple(warnings)
+
+
+def _who() -> str:
+    return f"{getpass.getuser()}@{socket.gethostname()}"
