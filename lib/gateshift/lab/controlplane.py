@@ -331,7 +331,7 @@ def commands(layout: Layout) -> dict[str, list[str]]:
     }
 
 
-def first_objects(kubelet_port: int) -> list[tuple[str, dict[str, Any]]]:
+def first_objects() -> list[tuple[str, dict[str, Any]]]:
     """Return (collection path, object) of what exists before a migration starts, in order."""
     namespaces = [
         ("/api/v1/namespaces", _namespace(n))
@@ -351,8 +351,6 @@ def first_objects(kubelet_port: int) -> list[tuple[str, dict[str, Any]]]:
         "status": {
             "capacity": {"cpu": "64", "memory": "256Gi", "pods": "250"},
             "allocatable": {"cpu": "64", "memory": "256Gi", "pods": "250"},
-            "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
-            "daemonEndpoints": {"kubeletEndpoint": {"Port": kubelet_port}},
         },
     }
     apisix = f"/namespaces/{topology.APISIX_NAMESPACE}"
@@ -364,6 +362,22 @@ def first_objects(kubelet_port: int) -> list[tuple[str, dict[str, Any]]]:
         (f"/api/v1{apisix}/services", _apisix_service()),
         *((application, _backend_service(b)) for b in topology.BACKENDS),
     ]
+
+
+def node_address(kubelet_port: int) -> dict[str, Any]:
+    """Return the Node status patch by which the API server finds kwok's kubelet functions.
+
+    Sent once the Node is Ready: kwok's first status drops addresses that were there before.
+    """
+    return {
+        "status": {
+            "addresses": [
+                {"type": "InternalIP", "address": "127.0.0.1"},
+                {"type": "Hostname", "address": topology.NODE_NAME},
+            ],
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": kubelet_port}},
+        }
+    }
 
 
 def _namespace(name: str) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def gateway_environment(
     metadata = pod["metadata"]
     labels = dict(metadata.get("labels") or {})
     proxy = {
-        "discoveryAddress": f"127.0.0.1:{ports['istiod_xds']}",
+        "discoveryAddress": f"localhost:{ports['istiod_xds']}",
         "binaryPath": envoy,
         # Relative to the working folder: a socket is made there, and its path may not pass 108 characters.
         "configPath": "./etc/istio/proxy",
@@ -126,7 +126,7 @@ def gateway_environment(
         "ISTIOD_SAN": f"istiod.{topology.GATEWAY_NAMESPACE}.svc",
         "XDS_ROOT_CA": root,
         "CA_ROOT_CA": root,
-        "CA_ADDR": f"127.0.0.1:{ports['istiod_xds']}",
+        "CA_ADDR": f"localhost:{ports['istiod_xds']}",
         "ENVOY_PROMETHEUS_PORT": str(ports["envoy_metrics"]),
         "ENVOY_STATUS_PORT": str(ports["envoy_status"]),
         "PROXY_CONFIG": json.dumps(proxy),

@@ -110,7 +110,7 @@ class Supervisor:
             agent = [sys.executable, "-m", "gateshift.lab.agent", "--name", self.name]
             write_json(self.folder / "agent-config.json", self._agent_config(layout, backends))
             self._spawn("node-agent", agent, on_parent_death=signal.SIGTERM)
-            self._seed(api, ports["kwok"])
+            self._seed(api)
             self._save("starting", "gateways, DNS and backends")
             for part, child in data_parts:
                 self._values.update(self._ready_line(part, child))
@@ -119,6 +119,8 @@ class Supervisor:
             self._await("prometheus", lambda: prometheus.ready(layout))
             self._save("starting", "pods of the old gateway")
             self._await("kwok", lambda: _old_gateway_ready(api.get(_APISIX_DEPLOYMENT)))
+            node = f"/api/v1/nodes/{topology.NODE_NAME}/status"
+            api.merge(node, controlplane.node_address(ports["kwok"]))
             self._await("node-agent", lambda: _has_address(api.get(_APISIX_SERVICE)))
 
     def _first_values(
@@ -162,8 +164,8 @@ class Supervisor:
             "kubeconfig": self._values["kubeconfig"],
         }
 
-    def _seed(self, api: controlplane.Api, kubelet_port: int) -> None:
-        for path, item in controlplane.first_objects(kubelet_port):
+    def _seed(self, api: controlplane.Api) -> None:
+        for path, item in controlplane.first_objects():
             # The namespace's default ServiceAccount and the RBAC bootstrap may lag a moment behind readyz.
             deadline = time.monotonic() + 15
             while True:
