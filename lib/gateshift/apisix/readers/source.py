@@ -1,0 +1,181 @@
+"""From a file to plain documents: JSON or YAML, ``${{VAR}}``, and leftovers of Helm and Jinja."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gateshift.apisix.model import Origin
+from gateshift.apisix.readers.builder import Builder
+from gateshift.errors import ConfigurationError
+
+__all__ = ["Document", "load", "parse"]
+
+_VARIABLE = re.compile(r"\$\{\{\s*(\w+(?:(?!\}\}).)*?)\s*\}\}", re.ASCII)
+_TEMPLATE = re.compile(r"(?<!\$)\{\{-?.*?-?\}\}")
+_TEMPLATE_LINE = re.compile(r"^\s*(?:\{\{-?.*-?\}\}|\{%.*%\})\s*$", re.MULTILINE)
+_SHELL = re.compile(r"\$\{[A-Za-z_][\w:.-]*\}")
+_MAX_BYTES = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One YAML document or JSON value, and the file it came from."""
+
+    source: str
+    index: int
+    data: Any
+
+
+_Base: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_Base):  # type: ignore[misc, valid-type]  # the C loader when PyYAML has it
+    """YAML as APISIX's lyaml reads it: no dates and no base-60 numbers."""
+
+
+_INTEGER = re.compile(r"[-+]?(?:0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)\Z")
+_FLOAT = re.compile(
+    r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|\.[0-9_]+(?:[eE][-+]?[0-9]+)?|\.inf|\.nan|\.Inf|\.NaN)\Z"
+)
+_DROPPED = {"tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
+_Loader.yaml_implicit_resolvers = {
+    key: [(tag, regex) for tag, regex in rules if tag not in _DROPPED]
+    for key, rules in _Base.yaml_implicit_resolvers.items()  # type: ignore[attr-defined]
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INTEGER, list("-+0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+
+
+def load(path: Path, env: Mapping[str, str], builder: Builder) -> list[Document]:
+    """Read one file. Raises ConfigurationError when nothing in it can be used."""
+    source = str(path)
+    try:
+        if path.is_dir():
+            raise ConfigurationError(f"{source}: is a directory", hint="name the files inside it")
+        if path.stat().st_size > _MAX_BYTES:
+            raise ConfigurationError(f"{source}: larger than 256 MiB", hint="is this an APISIX export?")
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigurationError(f"{source}: no such file", hint="check the path") from None
+    except OSError as error:
+        raise ConfigurationError(f"{source}: cannot be read: {error.strerror or error}") from None
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(
+            f"{source}: byte {error.start} is not UTF-8", hint="save the file as UTF-8"
+        ) from None
+    return parse(text, source, env, builder)
+
+
+def parse(text: str, source: str, env: Mapping[str, str], builder: Builder) -> list[Document]:
+    """Parse the text of one file into documents; empty documents are left out."""
+    text = _substitute(text, source, env, builder)
+    documents = _json_documents(text)
+    if documents is None:
+        documents = _yaml_documents(text, source, builder)
+    found = [Document(source, i, data) for i, data in enumerate(documents) if data is not None]
+    for document in found:
+        _leftovers(document.data, source, "", builder)
+    return found
+
+
+def _substitute(text: str, source: str, env: Mapping[str, str], builder: Builder) -> str:
+    def one(found: re.Match[str]) -> str:
+        name, assign, default = found[1].partition(":=")
+        name = name.strip()
+        if not re.fullmatch(r"\w+", name):
+            return found[0]
+        if name in env:
+            return env[name]
+        if assign:
+            return default.strip()
+        line = text.count("\n", 0, found.start()) + 1
+        builder.error(
+            Origin(source, f"line {line}"),
+            f"${{{{{name}}}}} has no value and no default: APISIX would refuse the whole file",
+            f"set the environment variable {name}",
+        )
+        return found[0]
+
+    return _VARIABLE.sub(one, text) if "${{" in text else text
+
+
+def _json_documents(text: str) -> list[Any] | None:
+    stripped = text.lstrip()
+    if not stripped.startswith(("{", "[")):
+        return None
+    try:
+        return [json.loads(stripped)]
+    except ValueError:
+        pass
+    except RecursionError:
+        return None
+    lines = [line for line in stripped.splitlines() if line.strip()]
+    try:
+        return [json.loads(line) for line in lines]  # one object a line, as etcdctl and jq -c write
+    except (ValueError, RecursionError):
+        return None
+
+
+def _yaml_documents(text: str, source: str, builder: Builder) -> list[Any]:
+    try:
+        return list(yaml.load_all(text, Loader=_Loader))
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as first:
+        if "{{" in text or "{%" in text:
+            return _templated(text, source, builder, first)
+        raise _not_yaml(source, first) from None
+
+
+def _templated(text: str, source: str, builder: Builder, first: Exception) -> list[Any]:
+    """Read a template as far as it is YAML: expressions become text that names them."""
+    plain = _TEMPLATE_LINE.sub("", text)
+
+    def quote_expression(found: re.Match[str]) -> str:
+        return "template(" + re.sub(r"[^\w.]+", " ", found[0]).strip() + ")"
+
+    plain = _TEMPLATE.sub(quote_expression, plain)
+    try:
+        documents = list(yaml.load_all(plain, Loader=_Loader))
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError):
+        raise _not_yaml(source, first, hint="render the template first (helm template, jinja)") from None
+    builder.error(
+        Origin(source, ""),
+        "the file is a template (Helm or Jinja) and was read without rendering: conditions count as true",
+        "render it first, for example with `helm template`, and read the result",
+    )
+    return documents
+
+
+def _not_yaml(source: str, error: Exception, hint: str | None = None) -> ConfigurationError:
+    mark = getattr(error, "problem_mark", None)
+    where = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
+    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return ConfigurationError(f"{source}:{where} is neither JSON nor YAML: {problem}", hint=hint)
+
+
+def _leftovers(value: Any, source: str, path: str, builder: Builder, depth: int = 0) -> None:
+    """Report text that was meant to be replaced before APISIX reads it."""
+    if depth > 64:
+        return
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _leftovers(item, source, f"{path}.{key}".lstrip("."), builder, depth + 1)
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            _leftovers(item, source, f"{path}[{i}]", builder, depth + 1)
+    elif isinstance(value, str) and ("{{" in value or "${" in value) and len(value) < 400:
+        found = _TEMPLATE.search(value) or _SHELL.search(value)
+        if found and not path.endswith(("filter_func", "functions[0]", "functions[1]")):
+            builder.warn(
+                Origin(source, path),
+                f"{found[0]} looks like a placeholder that was never replaced; APISIX would use it as text",
+                "fill it in before the configuration is read",
+            )
