@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from gateshift.cluster.client import Cluster
-from gateshift.cluster.objects import Object, name_of, title_of
+from gateshift.cluster.objects import Object, name_of
 from gateshift.cluster.tools import run_json
 from gateshift.errors import ClusterError
 from gateshift.params.model import Params
@@ -169,8 +169,3 @@ def watch(
         if time.monotonic() >= deadline:
             raise ClusterError(f"{subject}: after {timeout:g} s still {missing}")
         time.sleep(every)
-
-
-def describe(objects: Iterable[Object]) -> str:
-    """Return the titles of objects in one line."""
-    return ", ".join(title_of(o) for o in objects)

@@ -1,0 +1,340 @@
+"""Preflight of the cluster itself: version, rights, room, what is already there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from gateshift.cluster import capacity, install
+from gateshift.cluster.checks import Check, Item, failed, passed, warned
+from gateshift.cluster.client import Cluster
+from gateshift.cluster.objects import Object, name_of, title_of
+from gateshift.cluster.operator import istiod_name
+from gateshift.cluster.permissions import cluster_role, missing
+from gateshift.params.model import Params
+
+__all__ = ["items", "minor"]
+
+OLDEST = (1, 26)
+
+
+def minor(version: str) -> tuple[int, int]:
+    """Return (major, minor) of a version text such as ``v1.36.3``; (0, 0) if unreadable."""
+    found = re.search(r"(\d+)\.(\d+)", version)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def items(params: Params, cluster: Cluster) -> tuple[Item, ...]:
+    """Return the checks of this module."""
+    checks = _Checks(params, cluster)
+    return (
+        Item("cluster", "everything else needs the API server", checks.version),
+        Item("permissions", "a verb that is denied stops the run half-way", checks.permissions),
+        Item("nodes", "the gateway's pods must find a node", checks.nodes),
+        Item("quota", "pods above a quota are never created", checks.quota),
+        Item("namespaces", "the migration works in these namespaces", checks.namespaces),
+        Item("istio already there", "two Istios with one name overwrite each other", checks.istio),
+        Item("injection", "labels act on the next restart of any pod", checks.injection),
+        Item("mTLS mode", "STRICT cuts APISIX off its backends and kills the way back", checks.strict),
+        Item("network policies", "a policy can cut either gateway off", checks.policies),
+        Item("disruption budgets", "a drain in the middle of the canary takes gateways down", checks.budgets),
+        Item("webhooks", "a dead fail-closed webhook refuses every change", checks.webhooks),
+        Item("clocks", "tokens and certificates are rejected when clocks differ", checks.clocks),
+    )
+
+
+class _Checks:
+    def __init__(self, params: Params, cluster: Cluster) -> None:
+        self.params = params
+        self.cluster = cluster
+
+    def version(self) -> Iterator[Check]:
+        version = self.cluster.version
+        why = "Istio's API use and native sidecars need Kubernetes 1.26 or newer"
+        if minor(version) < OLDEST:
+            yield failed("cluster version", version, why, "upgrade the cluster to 1.26 or newer")
+        else:
+            yield passed("cluster version", version, why)
+        if self.params.cluster.uid:
+            yield passed("cluster identity", self.cluster.uid, "the params name this very cluster")
+        else:
+            yield warned(
+                "cluster identity",
+                f"uid {self.cluster.uid}, not pinned",
+                "a wrong kubeconfig context would be changed instead",
+                f"set cluster.uid: {self.cluster.uid}",
+            )
+
+    def permissions(self) -> Iterator[Check]:
+        denied = missing(self.cluster, self.params)
+        why = "each verb the run will use is asked beforehand"
+        if denied:
+            named = ", ".join(f"{c.verb} {c.resource}{'.' + c.group if c.group else ''}" for c in denied[:8])
+            more = f" and {len(denied) - 8} more" if len(denied) > 8 else ""
+            yield failed(
+                "permissions",
+                f"denied: {named}{more}",
+                why,
+                "bind this ClusterRole:\n" + cluster_role(denied),
+            )
+        else:
+            yield passed("permissions", "every verb is allowed", why)
+
+    def nodes(self) -> Iterator[Check]:
+        nodes = self.cluster.list("Node")
+        pods = [p for p in self.cluster.list("Pod") if not self._ours(p)]
+        free = capacity.free_on_nodes(nodes, pods)
+        why = "gateway and istiod with the params' requests must fit beside what runs"
+        if not free:
+            yield failed(
+                "nodes", f"none of {len(nodes)} nodes is usable", why, "make nodes schedulable, or add some"
+            )
+            return
+        for ceiling, name in ((False, "room at minimum"), (True, "room at HPA ceiling")):
+            wanted = capacity.needs(self.params, ceiling=ceiling)
+            unplaced = capacity.fits(free, wanted)
+            text = "; ".join(n.text for n in wanted)
+            if not unplaced:
+                yield passed(name, f"{text} fit on {len(free)} nodes", why)
+                continue
+            lost = ", ".join(f"{n} pods of {c}" for c, n in unplaced.items())
+            remedy = "add nodes or a node pool, or lower istio.gateway / istio.istiod"
+            make = warned if ceiling else failed
+            yield make(name, f"{lost} find no node ({text})", why, remedy)
+        if len(free) < 2:
+            yield warned(
+                "spread",
+                f"{len(free)} usable node",
+                "all gateways on one node go down together",
+                "use at least two nodes, in two zones",
+            )
+
+    def _ours(self, pod: Object) -> bool:
+        """Pods of the Istio we would install already hold their room."""
+        apps = {"istiod", self.params.istio.gateway_service}
+        labels = pod["metadata"].get("labels") or {}
+        return pod["metadata"]["namespace"] == self.params.istio.namespace and labels.get("app") in apps
+
+    def quota(self) -> Iterator[Check]:
+        namespace = self.params.istio.namespace
+        why = "a ResourceQuota or LimitRange refuses pods silently: the ReplicaSet just stays short"
+        installed = self.cluster.get("Deployment", istiod_name(self.params.istio), namespace) is not None
+        quotas = self.cluster.list("ResourceQuota", namespace)
+        ranges = self.cluster.list("LimitRange", namespace)
+        wanted = capacity.needs(self.params, ceiling=True)
+        against = [] if installed else capacity.over_quota(quotas, wanted)
+        against += capacity.over_limits(ranges, wanted)
+        if against:
+            yield failed(
+                "quota",
+                "; ".join(against),
+                why,
+                f"raise them in namespace {namespace}, or lower the HPA range",
+            )
+        else:
+            yield passed("quota", f"{len(quotas)} quotas, {len(ranges)} limit ranges leave room", why)
+
+    def namespaces(self) -> Iterator[Check]:
+        why = "a misspelt namespace is found now, not at 50 %"
+        wanted = {
+            "application": self.params.cluster.application_namespace,
+            "APISIX": self.params.apisix.namespace,
+        }
+        for role, name in wanted.items():
+            found = self.cluster.get("Namespace", name)
+            if found is None:
+                yield failed(f"namespace of {role}", f"{name} does not exist", why, "correct the params file")
+            elif found.get("status", {}).get("phase") == "Terminating":
+                yield failed(
+                    f"namespace of {role}", f"{name} is being deleted", why, "wait, or create it anew"
+                )
+            else:
+                yield passed(f"namespace of {role}", name, why)
+        istio = self.cluster.get("Namespace", self.params.istio.namespace)
+        if istio is not None and istio.get("status", {}).get("phase") == "Terminating":
+            yield failed(
+                "namespace of Istio",
+                f"{self.params.istio.namespace} is being deleted",
+                why,
+                "find the finalizer that holds it",
+            )
+
+    def istio(self) -> Iterator[Check]:
+        why = "the installed Istio must be ours, or have another revision"
+        there = install.owners(self.cluster, self.params)
+        strangers = [o for o in there if " installed by " in o]
+        ambient = self.cluster.list("DaemonSet", labels="app=ztunnel")
+        if strangers:
+            yield failed(
+                "istio already there",
+                ", ".join(strangers),
+                why,
+                "set istio.revision to install beside it, or let its installer remove it",
+            )
+        elif there:
+            yield warned(
+                "istio already there",
+                ", ".join(there),
+                why,
+                "its gateways and CRDs stay untouched; check that its CRDs are not newer than ours",
+            )
+        else:
+            ours = self.cluster.get("Deployment", istiod_name(self.params.istio), self.params.istio.namespace)
+            yield passed("istio already there", "our own" if ours else "none", why)
+        if ambient:
+            yield warned(
+                "ambient mesh",
+                f"{title_of(ambient[0])} runs",
+                "ambient redirects pods below HTTP; both gateways are affected",
+                "keep both gateways out of it: label istio.io/dataplane-mode=none",
+            )
+
+    def injection(self) -> Iterator[Check]:
+        why = "moving north-south traffic needs no sidecars; injection is a later step of its own"
+        found = []
+        for role in (self.params.apisix.namespace, self.params.cluster.application_namespace):
+            namespace = self.cluster.get("Namespace", role)
+            labels = (namespace or {}).get("metadata", {}).get("labels") or {}
+            if labels.get("istio-injection") == "enabled" or "istio.io/rev" in labels:
+                found.append(role)
+            if labels.get("istio-injection") == "enabled" and "istio.io/rev" in labels:
+                yield warned(
+                    "injection labels",
+                    f"{role} has both labels",
+                    "istio-injection wins over istio.io/rev",
+                    f"kubectl label namespace {role} istio-injection-",
+                )
+        if self.params.apisix.namespace in found:
+            yield warned(
+                "injection",
+                f"{self.params.apisix.namespace} is labelled for sidecars",
+                "the next restart of APISIX puts a sidecar into the old path and into the way back",
+                f"kubectl label namespace {self.params.apisix.namespace} istio-injection- istio.io/rev-",
+            )
+        elif found:
+            yield passed("injection", f"{', '.join(found)} labelled", why)
+        else:
+            yield passed("injection", "no namespace of ours is labelled", why)
+
+    def strict(self) -> Iterator[Check]:
+        why = "STRICT rejects APISIX's plaintext to the pods at once: old path and rollback are dead"
+        if not self.cluster.serves("PeerAuthentication"):
+            yield passed("mTLS mode", "no Istio yet, so PERMISSIVE by default", why)
+            return
+        mine = {self.params.istio.namespace, self.params.cluster.application_namespace}
+        found = [
+            title_of(p)
+            for p in self.cluster.list("PeerAuthentication")
+            if p["metadata"]["namespace"] in mine and (p["spec"].get("mtls") or {}).get("mode") == "STRICT"
+        ]
+        if found:
+            yield failed(
+                "mTLS mode",
+                f"STRICT: {', '.join(found)}",
+                why,
+                "set PERMISSIVE until APISIX is removed; STRICT is the last step",
+            )
+        else:
+            yield passed("mTLS mode", "no STRICT policy in reach", why)
+
+    def policies(self) -> Iterator[Check]:
+        why = "the new gateway comes from another namespace than APISIX did"
+        namespace = self.params.cluster.application_namespace
+        blocking = [
+            p
+            for p in self.cluster.list("NetworkPolicy", namespace)
+            if _blocks(p, self.params.istio.namespace)
+        ]
+        if blocking:
+            yield failed(
+                "network policies",
+                f"{', '.join(map(title_of, blocking))} lets APISIX in but not {self.params.istio.namespace}",
+                why,
+                f"allow ingress from namespace {self.params.istio.namespace} as from "
+                f"{self.params.apisix.namespace}",
+            )
+        else:
+            yield passed("network policies", f"none in {namespace} shuts the new gateway out", why)
+        own = [title_of(p) for p in self.cluster.list("NetworkPolicy", self.params.istio.namespace)]
+        if own:
+            yield warned(
+                "policies of the gateway",
+                ", ".join(own),
+                "they must let in the load balancer and let out istiod and backends",
+                "check ports 8080, 8443, 15012, 15017 and the backends' ports",
+            )
+
+    def budgets(self) -> Iterator[Check]:
+        why = "the old gateway must survive a node drain until it is removed"
+        namespace = self.params.apisix.namespace
+        if self.cluster.list("PodDisruptionBudget", namespace):
+            yield passed("disruption budgets", f"{namespace} has one", why)
+        else:
+            yield warned(
+                "disruption budgets",
+                f"{namespace} has none",
+                why,
+                f"kubectl -n {namespace} create pdb apisix --selector=<labels> --min-available=1",
+            )
+
+    def webhooks(self) -> Iterator[Check]:
+        why = "every object of this migration passes the cluster's admission webhooks"
+        dead = []
+        for kind in ("ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"):
+            for config in self.cluster.list(kind):
+                for hook in config.get("webhooks") or []:
+                    service = hook.get("clientConfig", {}).get("service")
+                    if hook.get("failurePolicy", "Fail") != "Fail" or not service:
+                        continue
+                    if self.cluster.get("Service", service["name"], service["namespace"]) is None:
+                        dead.append(f"{hook['name']} (no Service {service['namespace']}/{service['name']})")
+        if dead:
+            yield failed(
+                "webhooks",
+                f"fail-closed without a server: {', '.join(dead)}",
+                why,
+                "restore that Service, or delete the left-over webhook configuration",
+            )
+        else:
+            yield passed("webhooks", "every fail-closed webhook has its Service", why)
+
+    def clocks(self) -> Iterator[Check]:
+        why = "JWT allows 60 s of skew, certificates none"
+        ages = []
+        for lease in self.cluster.list("Lease", "kube-node-lease"):
+            renewed = lease.get("spec", {}).get("renewTime")
+            if renewed:
+                when = datetime.fromisoformat(str(renewed).replace("Z", "+00:00"))
+                ages.append(((datetime.now(UTC) - when).total_seconds(), name_of(lease)))
+        if not ages:
+            yield warned("clocks", "no node renews a lease", why, "compare `date -u` on the nodes by hand")
+            return
+        ahead = [f"{node} {-age:.0f} s ahead" for age, node in ages if age < -5]
+        behind = [f"{node} silent or behind for {age:.0f} s" for age, node in ages if age > 120]
+        if ahead or behind:
+            yield warned("clocks", "; ".join(ahead + behind), why, "check NTP on these nodes and here")
+        else:
+            yield passed("clocks", f"{len(ages)} nodes within seconds of this machine", why)
+
+
+def _blocks(policy: Object, gateway_namespace: str) -> bool:
+    """True when an ingress policy selects pods and none of its peers can be the gateway's namespace."""
+    spec = policy["spec"]
+    if "Ingress" not in (spec.get("policyTypes") or ["Ingress"]):
+        return False
+    for rule in spec.get("ingress") or []:
+        peers = rule.get("from")
+        if not peers:
+            return False
+        for peer in peers:
+            selector = peer.get("namespaceSelector")
+            if peer.get("ipBlock") or selector == {}:
+                return False
+            labels = (selector or {}).get("matchLabels") or {}
+            if labels.get("kubernetes.io/metadata.name") == gateway_namespace:
+                return False
+            for expression in (selector or {}).get("matchExpressions") or []:
+                if gateway_namespace in (expression.get("values") or []) and expression["operator"] == "In":
+                    return False
+    return True

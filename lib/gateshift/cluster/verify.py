@@ -1,0 +1,289 @@
+"""The new gateway before any user reaches it: the guide's list, istioctl's opinion, and real requests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from gateshift.cluster.apply import missing_from_gateway
+from gateshift.cluster.checks import Check, Item, failed, passed, run_items, warned
+from gateshift.cluster.client import Cluster
+from gateshift.cluster.gateways import gateway_pods, load_balancer_name, pod_ready, proxy_status, rejected
+from gateshift.cluster.objects import MANAGED_BY, MANAGER, Object
+from gateshift.cluster.operator import istiod_name
+from gateshift.cluster.tools import run_istioctl
+from gateshift.cluster.waiting import deployment_standing
+from gateshift.errors import ClusterError
+from gateshift.params.model import Params
+
+__all__ = ["Finding", "judge_findings", "parse_analysis", "run"]
+
+LIMIT = 90.0
+"""Seconds for all checks together; functional probes have limits of their own."""
+
+Probing = Callable[[str], Iterable[Check]]
+"""Runs the params' probes against a gateway's address and returns one check for each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One message of ``istioctl analyze``."""
+
+    code: str
+    level: str
+    origin: str
+    message: str
+
+
+def parse_analysis(printed: str) -> tuple[Finding, ...]:
+    """Read the output of ``istioctl analyze -o json`` (an array, or prose when nothing was found).
+
+    Raises :class:`ClusterError` on anything else: an unreadable analysis is not a clean one.
+    """
+    text = printed.strip()
+    if not text.startswith("["):
+        if "No validation issues found" in text:
+            return ()
+        raise ClusterError(f"`istioctl analyze` printed something unknown: {text[:120]!r}")
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        raise ClusterError("`istioctl analyze` printed broken JSON") from None
+    return tuple(
+        Finding(
+            str(item.get("code", "")),
+            str(item.get("level", "")),
+            str(item.get("origin", "")),
+            str(item.get("message", "")),
+        )
+        for item in answer or []
+    )
+
+
+# Messages that are no defect of a north-south migration, with the reason.
+_HARMLESS = {
+    "IST0102": "the namespace is not labelled for injection: intended, sidecars come later",
+    "IST0103": "a pod without sidecar: intended, sidecars come later",
+    "IST0118": "a port of an unrelated Service without a protocol name",
+}
+# An artefact: a Sidecar whose selector matches WorkloadEntries only is reported as matching nothing.
+_NOT_OURS_TO_JUDGE = {"IST0101": "Sidecar"}
+
+
+def judge_findings(
+    findings: Iterable[Finding], ours: Iterable[Object]
+) -> tuple[list[Finding], list[Finding]]:
+    """Split into (errors, warnings) that matter; findings about others' objects are warnings at most."""
+    names = {f"{o['kind']} {o['metadata'].get('namespace', '')}/{o['metadata']['name']}" for o in ours}
+    errors, warnings = [], []
+    for finding in findings:
+        if finding.code in _HARMLESS or finding.level == "Info":
+            continue
+        if finding.origin.startswith(_NOT_OURS_TO_JUDGE.get(finding.code, "\0")):
+            continue
+        about_ours = any(finding.origin == n or finding.origin.startswith(f"{n} ") for n in names)
+        (errors if finding.level == "Error" and about_ours else warnings).append(finding)
+    return errors, warnings
+
+
+def run(
+    params: Params,
+    cluster: Cluster,
+    *,
+    istio_target: str = "",
+    apisix_target: str = "",
+    progress: Callable[[str], None] | None = None,
+    probing: Probing | None = None,
+    limit: float = LIMIT,
+) -> tuple[Check, ...]:
+    """Run all checks side by side. *istio_target* and *apisix_target* are load-balancer names.
+
+    *probing* replaces the functional probes of :mod:`gateshift.traffic.probes`.
+    """
+    checks = _Checks(params, cluster)
+    items = [
+        Item("istiod", "it serves the gateway's configuration", checks.istiod),
+        Item("gateway pods", "they take the traffic", checks.gateway),
+        Item("resources", "what was applied must be there", checks.resources),
+        Item("istioctl analyze", "Istio's own judgement of the configuration", checks.analyze),
+        Item("proxy status", "a proxy that rejected a push keeps its old configuration", checks.synced),
+        Item("load balancer", "DNS will point there", checks.address),
+    ]
+    probe = probing or _probing(params)
+    if params.verify.probes:
+        why = "the guide's functional checks, before DNS knows the new gateway"
+        items.append(Item("probes through Istio", why, lambda: probe(istio_target or checks.target())))
+        if apisix_target:
+            items.append(
+                Item(
+                    "parity with APISIX",
+                    "the same requests must be answered alike by both",
+                    lambda: _parity(probe, istio_target or checks.target(), apisix_target),
+                )
+            )
+    else:
+        items.append(
+            Item(
+                "probes through Istio",
+                "a configuration that looks right may still not serve",
+                lambda: [
+                    warned(
+                        "probes through Istio",
+                        "none configured",
+                        "only real requests prove the path",
+                        "add verify.probes to the params file",
+                    )
+                ],
+            )
+        )
+    return run_items(items, limit=limit, progress=progress)
+
+
+def _parity(probe: Probing, istio: str, apisix: str) -> Iterator[Check]:
+    why = "a difference seen by clients is a defect of the translation"
+    new = {c.name: c for c in probe(istio)}
+    old = {c.name: c for c in probe(apisix)}
+    for name, before in old.items():
+        after = new.get(name)
+        if after is None:
+            yield failed(f"parity of {name}", "not probed through Istio", why, "repeat verify")
+        elif before.status == after.status:
+            yield passed(f"parity of {name}", f"both: {after.measured}", why)
+        elif after.status == "pass":
+            yield warned(
+                f"parity of {name}",
+                f"APISIX: {before.measured}; Istio: {after.measured}",
+                why,
+                "the old gateway does not pass this probe: check the probe's expectation",
+            )
+        else:
+            yield failed(
+                f"parity of {name}",
+                f"APISIX: {before.measured}; Istio: {after.measured}",
+                why,
+                "gateshift diagnose names the cause",
+            )
+
+
+class _Checks:
+    def __init__(self, params: Params, cluster: Cluster) -> None:
+        self.params = params
+        self.cluster = cluster
+
+    def target(self) -> str:
+        istio = self.params.istio
+        return load_balancer_name(self.cluster, istio.namespace, istio.gateway_service)
+
+    def istiod(self) -> Iterator[Check]:
+        yield self._deployment("istiod", istiod_name(self.params.istio))
+
+    def gateway(self) -> Iterator[Check]:
+        pods = gateway_pods(self.cluster, self.params)
+        ready = sum(1 for p in pods if pod_ready(p))
+        wanted = self.params.istio.gateway.replicas_min
+        why = "fewer gateways than planned cannot carry the traffic of the last stage"
+        text = f"{ready} of {len(pods)} pods ready, at least {wanted} wanted"
+        if ready < wanted:
+            remedy = f"kubectl -n {self.params.istio.namespace} describe pods"
+            yield failed("gateway pods", text, why, remedy)
+        else:
+            yield passed("gateway pods", text, why)
+
+    def _deployment(self, label: str, name: str) -> Check:
+        namespace = self.params.istio.namespace
+        standing = deployment_standing(self.cluster.get("Deployment", name, namespace))
+        why = "it serves the gateway's configuration"
+        if standing:
+            return failed(label, standing, why, f"kubectl -n {namespace} describe deployment {name}")
+        return passed(label, "ready", why)
+
+    def resources(self) -> Iterator[Check]:
+        why = "a gateway without routes answers 404 to everybody"
+        ours = self._ours()
+        counts: dict[str, int] = {}
+        for obj in ours:
+            counts[obj["kind"]] = counts.get(obj["kind"], 0) + 1
+        text = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items())) or "none"
+        for kind in ("Gateway", "VirtualService"):
+            if not counts.get(kind):
+                yield failed("resources", f"no {kind} made by gateshift ({text})", why, "run 30_apply")
+                return
+        yield passed("resources", text, why)
+        missing = missing_from_gateway(self.params, self.cluster, ours)
+        why = "Envoy's own tables are what requests meet"
+        if missing:
+            yield failed("routes in Envoy", missing, why, "istioctl proxy-config routes <pod> shows them")
+        else:
+            yield passed("routes in Envoy", "every VirtualService has its routes", why)
+
+    def _ours(self) -> list[Object]:
+        found: list[Object] = []
+        namespaces = {self.params.istio.namespace, self.params.cluster.application_namespace}
+        for kind in (
+            "Gateway",
+            "VirtualService",
+            "DestinationRule",
+            "RequestAuthentication",
+            "AuthorizationPolicy",
+            "EnvoyFilter",
+            "Telemetry",
+        ):
+            for namespace in sorted(namespaces):
+                found += self.cluster.list(kind, namespace, labels=f"{MANAGED_BY}={MANAGER}")
+        return found
+
+    def analyze(self) -> Iterator[Check]:
+        why = "Istio's own judgement of the configuration"
+        # Exit code 79: findings. They are judged here, not by istioctl's threshold.
+        printed = run_istioctl(
+            self.params, ["analyze", "--all-namespaces", "-o", "json"], timeout=60, accept=(0, 79)
+        )
+        findings = parse_analysis(printed)
+        errors, warnings = judge_findings(findings, self._ours())
+        if errors:
+            text = "; ".join(f"{f.code} {f.origin}: {f.message}" for f in errors[:5])
+            yield failed("istioctl analyze", text, why, "correct the objects named")
+        elif warnings:
+            text = "; ".join(f"{f.code} {f.origin}: {f.message}" for f in warnings[:5])
+            yield warned("istioctl analyze", text, why, "read them; they do not hold the migration")
+        else:
+            ignored = len(findings)
+            yield passed("istioctl analyze", f"clean ({ignored} notes that do not concern this)", why)
+
+    def synced(self) -> Iterator[Check]:
+        why = "a proxy that rejected a push keeps its old configuration for ever"
+        statuses = proxy_status(self.params)
+        behind = rejected(statuses)
+        if not statuses:
+            yield failed("proxy status", "no proxy is connected to istiod", why, "read the gateway's log")
+        elif behind:
+            yield failed(
+                "proxy status", "; ".join(behind[:5]), why, "read istiod's log for the rejected object"
+            )
+        else:
+            yield passed("proxy status", f"{len(statuses)} proxies in sync", why)
+
+    def address(self) -> Iterator[Check]:
+        yield passed("load balancer", self.target(), "DNS will point there")
+
+
+def _probing(params: Params) -> Probing:
+    def probe(target: str) -> Iterator[Check]:
+        # Imported here: only this check needs the HTTP, WebSocket and gRPC clients.
+        from gateshift.traffic import probes  # noqa: PLC0415
+
+        address = probes.Address(
+            host=target, connect_to=params.verify.connect_to, ca_file=params.verify.ca_file
+        )
+        results: Iterable[Any] = probes.run(params.verify.probes, address)
+        why = "the guide's functional checks, before DNS knows the new gateway"
+        for result in results:
+            name = f"probe {result.name}"
+            if result.ok:
+                yield passed(name, result.measured, why)
+            else:
+                yield failed(name, result.measured, why, "gateshift diagnose names the cause")
+
+    return probe
