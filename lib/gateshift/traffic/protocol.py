@@ -49,8 +49,8 @@ class Receipt:
     """Proof that a plan was accepted by the provider and read back.
 
     ``accepted_at`` is unix seconds; ``took_s`` the seconds from the call to the acceptance. ``changed`` is
-    False when everything already was as planned. ``wait_out_s`` is how long caches may still hold the
-    answer of before (the replaced record's TTL).
+    False when everything already was as planned. ``wait_out_s`` is how long caches may still hold an
+    answer with a longer TTL than the one in force now; to be waited out before the first shift.
     """
 
     mechanism: str

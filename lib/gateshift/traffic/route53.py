@@ -38,6 +38,7 @@ __all__ = ["Route53Shifter"]
 
 KIND = "traffic.route53"
 _MAX_CHANGES = 1000  # quota of one batch: 1000 ResourceRecord elements
+_ALIAS_TTL = 60  # seconds, of Elastic Load Balancing names (Route 53 developer guide, alias records)
 _WAY_BACK = "`gateshift rollback` gives APISIX 100 % again; the snapshot in the journal restores the records"
 
 
@@ -210,7 +211,7 @@ class Route53Shifter:
             accepted_at=accepted,
             took_s=accepted - started,
             changed=now != after,
-            wait_out_s=max((float(s.before.get("TTL", 60)) for s in plan.steps if s.before), default=0.0),
+            wait_out_s=_wait_out(plan.steps) if now != after else 0.0,
         )
 
     def confirm(self, receipt: Receipt) -> float:
@@ -221,6 +222,13 @@ class Route53Shifter:
 
     def _comment(self, plan: Plan) -> str:
         return f"gateshift {self._migration} plan {plan.digest}".replace("  ", " ")[:256]
+
+
+def _wait_out(steps: tuple[Step, ...]) -> float:
+    """Return how long a longer TTL of before lives on in caches (an alias has its load balancer's 60 s)."""
+    old = max((float(s.before.get("TTL", _ALIAS_TTL)) for s in steps if s.before), default=0.0)
+    new = max((float(s.after.get("TTL", _ALIAS_TTL)) for s in steps if s.after), default=0.0)
+    return old if old > new else 0.0
 
 
 def _applied(records: Mapping[str, list[Record]], steps: list[Step]) -> dict[str, list[Record]]:
