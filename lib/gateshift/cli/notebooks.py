@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 import click
 import yaml
 
-from gateshift.archive.run import Outcome, execute
+from gateshift.archive.outcome import Outcome
+from gateshift.archive.run import execute
 from gateshift.errors import InputError
 from gateshift.params import Params, load
 from gateshift.params.load import parse_override
@@ -50,18 +50,15 @@ def run_notebook(
     folder = _outputs(params, root) / params.migration / run
     data = _plain(params_file, top)
     data.update(own)
-    os.environ["GATESHIFT_RUN"] = run
-    try:
-        return execute(
-            notebook,
-            folder / f"{name}.ipynb",
-            data,
-            secrets=secrets_of(params),
-            cwd=root / "notebooks",
-            on_output=on_output,
-        )
-    finally:
-        os.environ.pop("GATESHIFT_RUN", None)
+    return execute(
+        notebook,
+        folder / f"{name}.ipynb",
+        data,
+        secrets=secrets_of(params),
+        cwd=root / "notebooks",
+        env={"GATESHIFT_RUN": run},
+        on_output=on_output,
+    )
 
 
 _OWN = {"samples", "reason", "symptom", "host", "path"}

@@ -80,7 +80,7 @@ def _start(name: str, screen: Screen) -> LabState:
 
     os.environ["GATESHIFT_LAB"] = name
     screen.phase("lab: starting")
-    return laboratory.up(name, progress=screen.line)
+    return laboratory.up(name, say=screen.line)
 
 
 def _overrides(speed: float, short: bool) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def _healthy(director: Director, lab: LabState, screen: Screen) -> list[str]:
         director.run("soak")
         failures = ledger.unexplained()
         screen.phase(f"{director.migration}: clean-up and report")
-        director.run("cleanup", **{"cleanup.confirm_namespace": "apisix"})
+        director.run("cleanup", confirm_namespace="apisix")
         director.run("report")
     except GateshiftError as error:
         return [f"first migration: {error} ({error.hint})"]

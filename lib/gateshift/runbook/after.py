@@ -21,7 +21,7 @@ from gateshift.migration.state import Phase
 from gateshift.notebook.live import LiveFigure
 from gateshift.notebook.plots import canary_figure
 from gateshift.notebook.show import Card, Note, Table
-from gateshift.params import Params
+from gateshift.params import Mode, Params
 from gateshift.plan import Plan, Step
 from gateshift.runbook.base import Runbook, say
 from gateshift.runbook.retreat import bring_back, collect_evidence, watch_return
@@ -40,10 +40,15 @@ class Soak(Runbook):
     def read(self) -> object:
         """Show what the record says so far."""
         state = self.context.state
-        if state.phase not in {Phase.CANARY, Phase.SOAK, Phase.SOAKED}:
-            raise Blocked(f"the stable run is not due: the migration is at {state.phase.value}")
-        if state.stage_index < len(self.params.stages):
-            raise Blocked("the canary is not finished", hint="next: 50_canary")
+        self.due = (
+            state.phase in {Phase.CANARY, Phase.SOAK, Phase.SOAKED}
+            and state.stage_index >= len(self.params.stages)
+        )
+        if not self.due and self.params.mode is Mode.ACT:
+            raise Blocked(
+                f"the stable run is not due: the migration is at {state.phase.value}",
+                hint=f"next: {self.next_step()}",
+            )
         rows = (
             ("stable time wanted", f"{self.params.soak.stable_for / 86400:.3g} days"),
             ("stable since", state.stable_since or "not yet"),
@@ -53,6 +58,8 @@ class Soak(Runbook):
 
     def check(self) -> object:
         """Observe once (or *samples* times) and add to the record; a gap or an error starts it anew."""
+        if not self.due:
+            return Note("info", "the stable run is not due; nothing was measured")
         stage = self.params.stages[-1]
         live = LiveFigure()
         log = SampleLog(
@@ -131,9 +138,10 @@ class Cleanup(Runbook):
         """Refuse unless the stable time is on record and APISIX is idle."""
         state = self.context.state
         if state.phase not in {Phase.SOAKED, Phase.CLEANED}:
-            raise Blocked(
-                f"clean-up is not due: the migration is at {state.phase.value}", hint=f"next: {self.next_step()}"
-            )
+            reason = f"clean-up is not due: the migration is at {state.phase.value}"
+            if self.params.mode is Mode.ACT:
+                raise Blocked(reason, hint=f"next: {self.next_step()}")
+            return Note("warn", reason)
         weights = self.context.shifter().read()
         if weights.istio_percent != 100:
             raise Blocked(f"DNS still sends traffic to APISIX: Istio has {weights.istio_percent} %")
@@ -148,7 +156,13 @@ class Cleanup(Runbook):
 
     def make_plan(self) -> Plan:
         """List everything that would be deleted, with owners."""
-        return cluster_cleanup.plan(self.params, self.context.cluster)
+        try:
+            return cluster_cleanup.plan(self.params, self.context.cluster)
+        except Blocked as refusal:
+            if self.params.mode is Mode.ACT:
+                raise
+            # Reading is always possible; the plan says why nothing could be deleted now.
+            return Plan(kind="cleanup", title=str(refusal), steps=(), way_back="nothing is changed")
 
     def perform(self, plan: Plan) -> object:
         """Export, then delete in a safe order."""

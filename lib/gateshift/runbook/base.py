@@ -44,9 +44,10 @@ class Runbook:
         run = os.environ.get("GATESHIFT_RUN") or f"{self.name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
         self.context = Context(params, run=run)
         self.context.run_folder.mkdir(parents=True, exist_ok=True)
-        self._lock = LocalLock(self.context.folder / "lock") if self.changes else None
+        self._lock = LocalLock(self.context.folder / "lock", who=identity()) if self._locks() else None
         if self._lock:
             self._lock.acquire()
+            self.context.journal.hold(self._lock)
         self.plan_: Plan | None = None
         self._opened = time.monotonic()
         self._check_environment()
@@ -141,6 +142,7 @@ class Runbook:
     def close(self) -> Card:
         """End the run and show where the migration stands."""
         self.record("run.ended", notebook=self.name, outcome="done")
+        self.context.journal.close()
         if self._lock:
             self._lock.release()
         seconds = time.monotonic() - self._opened
@@ -160,6 +162,9 @@ class Runbook:
         from gateshift.runbook.order import next_notebook  # noqa: PLC0415 - order imports the runbooks
 
         return next_notebook(self.context.state, len(self.params.stages))
+
+    def _locks(self) -> bool:
+        return self.changes and self.params.mode is Mode.ACT
 
     # -- helpers -----------------------------------------------------------------------------
 

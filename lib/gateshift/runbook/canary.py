@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from gateshift.errors import Blocked, RolledBack
 from gateshift.judge.model import Sample
 from gateshift.judge.replay import SampleLog
-from gateshift.judge.verdict import Decision, Verdict
+from gateshift.judge.verdict import Decision, Verdict, p_quantiles
 from gateshift.migration.state import Phase
 from gateshift.notebook.live import LiveFigure
 from gateshift.notebook.plots import canary_figure
@@ -34,16 +34,15 @@ class Canary(Runbook):
     def __init__(self, params: Params, extra: Mapping[str, Any]) -> None:
         super().__init__(params, extra)
         state = self.context.state
-        if state.rolling_back:
-            raise Blocked("a rollback is under way", hint="run 80_rollback: it must finish first")
-        if state.phase not in {Phase.VERIFIED, Phase.CANARY}:
+        due = state.phase in {Phase.VERIFIED, Phase.CANARY} and state.stage_index < len(params.stages)
+        if params.mode is Mode.ACT and not due:
             raise Blocked(
-                f"the canary is not due: the migration is at {state.phase.value}",
+                f"no canary stage is due: the migration is at {state.phase.value}, "
+                f"{state.stage_index} of {len(params.stages)} stages promoted",
                 hint=f"next: {self.next_step()}",
             )
-        self.index = state.stage_index
-        if self.index >= len(params.stages):
-            raise Blocked("all stages are promoted", hint="next: 60_soak")
+        # In mode plan the newest stage is shown, due or not.
+        self.index = min(state.stage_index, len(params.stages) - 1)
         self.watch: StageWatch | None = None
         self.verdict: Verdict | None = None
 
@@ -108,8 +107,7 @@ class Canary(Runbook):
         """Shift, watch, judge. A verdict of rollback brings the traffic back before anything else."""
         self.record("stage.entered", stage=self.index, weight=self.stage.weight_percent)
         if not self.prepare.empty:
-            say("records become weighted, all on APISIX, same target: no user notices")
-            self.shifter.confirm(self.shifter.set(self.prepare))
+            self._make_weighted()
         self._shift()
         log = SampleLog(self.context.run_folder / "samples.jsonl", self.stage, self.params.judge, self.index)
         live = LiveFigure()
@@ -124,17 +122,21 @@ class Canary(Runbook):
             self.verdict = self.watch.run()
         finally:
             live.finish()
-        self.record(
-            "verdict",
-            stage=self.index,
-            decision=self.verdict.decision.value,
-            reasons=list(self.verdict.reasons),
-            evidence=dict(self.verdict.evidence),
-        )
+        log.verdict(self.verdict)
+        self.record("verdict", stage=self.index, observed=self._observed(), **self.verdict.as_json())
         if self.verdict.decision is Decision.ROLLBACK:
             self._retreat(self.verdict)
         self.record("stage.promoted", stage=self.index)
         return Note("pass", f"stage {self.index + 1} promoted: {'; '.join(self.verdict.reasons)}")
+
+    def _make_weighted(self) -> None:
+        say("records become weighted, all on APISIX, same target: no user notices")
+        receipt = self.shifter.set(self.prepare)
+        self.shifter.confirm(receipt)
+        if receipt.wait_out_s:
+            # Until answers of before have expired, neither a shift nor a rollback would be seen in time.
+            say(f"waiting {receipt.wait_out_s:.0f} s for cached answers of before to expire")
+            time.sleep(receipt.wait_out_s)
 
     def _shift(self) -> None:
         plan = self.shifter.plan(self.stage.weight_percent)
@@ -178,16 +180,23 @@ class Canary(Runbook):
 
     def check(self) -> object:
         """Show the stage's figures."""
-        if self.verdict is None or self.watch is None:
+        if self.verdict is None:
             return Note("info", "nothing was observed")
-        requests = sum(s.canary.requests or 0 for s in self.watch.history)
-        errors = sum(s.canary.errors or 0 for s in self.watch.history)
-        share = self.watch.shares[-1][1] if self.watch.shares else float("nan")
         rows = (
             ("decision", self.verdict.decision.value),
-            ("requests through Istio", f"{requests:.0f}"),
-            ("errors through Istio", f"{errors:.0f}"),
-            ("observed share", f"{share:.1f} %"),
+            *[(name.replace("_", " "), value) for name, value in self._observed().items()],
             *[("reason", reason) for reason in self.verdict.reasons],
         )
         return Table(f"Stage {self.index + 1}", ("what", "value"), rows)
+
+    def _observed(self) -> dict[str, float | None]:
+        """What the stage saw, for the journal: counts, percent and milliseconds."""
+        if self.watch is None:
+            return {}
+        history = self.watch.history
+        return {
+            "requests": sum(s.canary.requests or 0.0 for s in history),
+            "errors": sum(s.canary.errors or 0.0 for s in history),
+            "p95_ms": p_quantiles(history, "canary")["p95"],
+            "share_percent": self.watch.shares[-1][1] if self.watch.shares else None,
+        }

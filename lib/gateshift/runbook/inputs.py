@@ -70,7 +70,7 @@ def collect(variables: Mapping[str, Any], own: frozenset[str]) -> tuple[Params, 
     overrides = {name: value for name, value in given.items() if value is not None}
     if "migration" in overrides:
         return validate(overrides, source="parameters of this notebook", resolvers=resolvers()), extra
-    if not params_file:
+    if not isinstance(params_file, str) or not params_file:
         raise ParamsError(
             "parameters of this notebook: neither params_file nor migration is set",
             hint="set params_file in the parameters cell, or run papermill with -f params/<file>.yaml",

@@ -112,7 +112,7 @@ class StageWatch:
         share = recent_share(
             self.history, float(self.stage.weight_percent), self.context.params.traffic.arrival_tolerance_percent
         )
-        if share is None:
+        if share is None or share.percent is None:
             return False
         self.shares.append((sample.time, share.percent))
         if share.arrived:

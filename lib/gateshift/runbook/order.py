@@ -28,7 +28,20 @@ def next_notebook(state: State, stages: int) -> str:
         return "80_rollback (a rollback is under way and must finish)"
     if state.phase is Phase.CANARY and state.stage_index >= stages:
         return "60_soak"
-    return _NEXT.get(state.phase, "99_report")
+    return _NEXT[state.phase]
 
 
-_NEXT: dict[Phase, str] = {}
+_NEXT = {
+    Phase.NEW: "00_preflight",
+    Phase.OPENED: "00_preflight",
+    Phase.PREFLIGHTED: "10_install",
+    Phase.INSTALLED: "20_translate, then 30_apply",
+    Phase.APPLIED: "40_verify",
+    Phase.VERIFIED: "50_canary",
+    Phase.CANARY: "50_canary (the next stage)",
+    Phase.SOAK: "60_soak",
+    Phase.SOAKED: "70_cleanup",
+    Phase.CLEANED: "99_report",
+    Phase.ROLLING_BACK: "80_rollback (a rollback is under way and must finish)",
+    Phase.ROLLED_BACK: "99_report; after the cause is fixed, 40_verify begins a new attempt",
+}

@@ -6,12 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import yaml
-
 from gateshift.apisix.admin import AdminClient
-from gateshift.apisix.model import Configuration
+from gateshift.apisix.model import Configuration, Router
 from gateshift.apisix.readers import read_files
-from gateshift.apisix.model import Router
 from gateshift.cluster import apply as cluster_apply
 from gateshift.cluster import install as cluster_install
 from gateshift.cluster import preflight as cluster_preflight
@@ -210,10 +207,10 @@ class Apply(Runbook):
 
     def perform(self, plan: Plan) -> object:
         """Apply with a snapshot; a failure half-way restores."""
-        snapshot = self.context.run_folder / "before.yaml"
-        snapshot.write_text(yaml.safe_dump_all([s.before for s in plan.steps if s.before]))
-        self.record("apply.intent", snapshot=snapshot.name, digest=plan.digest)
-        cluster_apply.execute(self.context.cluster, self.objects, plan)
+        before = self.context.run_folder / "before.json"
+        self.record("apply.intent", snapshot=before.name, digest=plan.digest)
+        snapshot = cluster_apply.execute(self.context.cluster, self.objects, plan, progress=say)
+        before.write_text(json.dumps(snapshot, indent=1, default=str) + "\n")
         self.record("apply.done", objects=len(self.objects))
         return Note("pass", f"{len(plan.steps)} changes applied")
 
@@ -225,7 +222,9 @@ class Apply(Runbook):
 
     def check(self) -> object:
         """Wait until the gateway's Envoy really has the configuration."""
-        return cluster_apply.wait_in_sync(self.params, self.context.cluster, self.objects, progress=say)
+        return Note(
+            "pass", cluster_apply.wait_in_sync(self.params, self.context.cluster, self.objects, progress=say)
+        )
 
 
 class Verify(Runbook):
