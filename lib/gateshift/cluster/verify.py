@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from gateshift.cluster.apply import missing_from_gateway
 from gateshift.cluster.checks import Check, Item, failed, passed, run_items, warned
@@ -17,6 +16,7 @@ from gateshift.cluster.tools import run_istioctl
 from gateshift.cluster.waiting import deployment_standing
 from gateshift.errors import ClusterError
 from gateshift.params.model import Params
+from gateshift.traffic import probes
 
 __all__ = ["Finding", "judge_findings", "parse_analysis", "run"]
 
@@ -77,7 +77,8 @@ def judge_findings(
 ) -> tuple[list[Finding], list[Finding]]:
     """Split into (errors, warnings) that matter; findings about others' objects are warnings at most."""
     names = {f"{o['kind']} {o['metadata'].get('namespace', '')}/{o['metadata']['name']}" for o in ours}
-    errors, warnings = [], []
+    errors: list[Finding] = []
+    warnings: list[Finding] = []
     for finding in findings:
         if finding.code in _HARMLESS or finding.level == "Info":
             continue
@@ -111,16 +112,16 @@ def run(
         Item("proxy status", "a proxy that rejected a push keeps its old configuration", checks.synced),
         Item("load balancer", "DNS will point there", checks.address),
     ]
-    probe = probing or _probing(params)
     if params.verify.probes:
         why = "the guide's functional checks, before DNS knows the new gateway"
-        items.append(Item("probes through Istio", why, lambda: probe(istio_target or checks.target())))
-        if apisix_target:
+        send = probing or (lambda target: _probes(params, target))
+        items.append(Item("probes through Istio", why, lambda: send(istio_target or checks.target())))
+        if apisix_target and probing is None:
             items.append(
                 Item(
                     "parity with APISIX",
                     "the same requests must be answered alike by both",
-                    lambda: _parity(probe, istio_target or checks.target(), apisix_target),
+                    lambda: _parity(params, istio_target or checks.target(), apisix_target),
                 )
             )
     else:
@@ -139,32 +140,6 @@ def run(
             )
         )
     return run_items(items, limit=limit, progress=progress)
-
-
-def _parity(probe: Probing, istio: str, apisix: str) -> Iterator[Check]:
-    why = "a difference seen by clients is a defect of the translation"
-    new = {c.name: c for c in probe(istio)}
-    old = {c.name: c for c in probe(apisix)}
-    for name, before in old.items():
-        after = new.get(name)
-        if after is None:
-            yield failed(f"parity of {name}", "not probed through Istio", why, "repeat verify")
-        elif before.status == after.status:
-            yield passed(f"parity of {name}", f"both: {after.measured}", why)
-        elif after.status == "pass":
-            yield warned(
-                f"parity of {name}",
-                f"APISIX: {before.measured}; Istio: {after.measured}",
-                why,
-                "the old gateway does not pass this probe: check the probe's expectation",
-            )
-        else:
-            yield failed(
-                f"parity of {name}",
-                f"APISIX: {before.measured}; Istio: {after.measured}",
-                why,
-                "gateshift diagnose names the cause",
-            )
 
 
 class _Checks:
@@ -269,21 +244,29 @@ class _Checks:
         yield passed("load balancer", self.target(), "DNS will point there")
 
 
-def _probing(params: Params) -> Probing:
-    def probe(target: str) -> Iterator[Check]:
-        # Imported here: only this check needs the HTTP, WebSocket and gRPC clients.
-        from gateshift.traffic import probes  # noqa: PLC0415
+def _address(params: Params, target: str) -> probes.Address:
+    verify = params.verify
+    return probes.Address(host=target, connect_to=verify.connect_to, ca_file=verify.ca_file)
 
-        address = probes.Address(
-            host=target, connect_to=params.verify.connect_to, ca_file=params.verify.ca_file
-        )
-        results: Iterable[Any] = probes.run(params.verify.probes, address)
-        why = "the guide's functional checks, before DNS knows the new gateway"
-        for result in results:
-            name = f"probe {result.name}"
-            if result.ok:
-                yield passed(name, result.measured, why)
-            else:
-                yield failed(name, result.measured, why, "gateshift diagnose names the cause")
 
-    return probe
+def _probes(params: Params, target: str) -> Iterator[Check]:
+    why = "the guide's functional checks, before DNS knows the new gateway"
+    for result in probes.run(params.verify.probes, _address(params, target)):
+        name = f"probe {result.name}"
+        if result.ok:
+            yield passed(name, f"{result.kind} {result.status} in {result.seconds * 1000:.0f} ms", why)
+        else:
+            yield failed(name, result.why, why, "gateshift diagnose names the cause")
+
+
+def _parity(params: Params, istio: str, apisix: str) -> Iterator[Check]:
+    why = "a difference seen by clients is a defect of the translation"
+    for result in probes.parity(params.verify.probes, _address(params, apisix), _address(params, istio)):
+        name = f"parity of {result.name}"
+        if result.skipped:
+            remedy = "compare by hand if it matters"
+            yield warned(name, result.why, "a request that changes data is not sent twice", remedy)
+        elif result.agrees:
+            yield passed(name, "both gateways answer alike", why)
+        else:
+            yield failed(name, result.why, why, "gateshift diagnose names the cause")
