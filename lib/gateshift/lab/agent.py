@@ -26,17 +26,19 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 from gateshift.errors import LabError
 from gateshift.lab import mesh, topology
 from gateshift.lab.api import Api
 from gateshift.lab.egress import EgressProxy
 from gateshift.lab.process import Child, become_subreaper, spawn, stop, tail
-from gateshift.lab.state import AGENT_FILE, lab_dir, write_json
+from gateshift.lab.state import AGENT_FILE, Part, lab_dir, write_json
 
 __all__ = ["NodeAgent", "main"]
 
 _POLL = 0.4
+_MESH_EVERY = 3.0
 _TOKEN_LIFE = 12 * 3600
 _SYSTEM = f"/api/v1/namespaces/{topology.GATEWAY_NAMESPACE}"
 _LOAD_BALANCERS = {
@@ -66,6 +68,7 @@ class Workload:
         self.was_ready = False
         self.restarts = 0
         self.start_after = 0.0
+        self.envoy: Part | None = None
 
     def pods(self, every: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return this component's pods that run and are not being deleted, oldest first."""
@@ -97,6 +100,7 @@ class NodeAgent:
         self._stopping = threading.Event()
         self._written = ""
         self._applied: dict[str, float] = {}
+        self._mesh_read = 0.0
 
     def run(self) -> int:
         """Work until SIGTERM, then stop what was started."""
@@ -129,6 +133,7 @@ class NodeAgent:
         self._cloud(services)
         self._routes(services, pods)
         self._component(self.istiod, pods)
+        self._project_mesh(pods)
         self._component(self.gateway, pods)
         if pods:
             self._istio_objects()
@@ -181,9 +186,11 @@ class NodeAgent:
             workload.was_ready = workload.was_ready or workload.ready
             if workload.ready:
                 self._set_ready(pods, ready=True)
+            if workload is self.gateway and workload.ready and workload.envoy is None:
+                workload.envoy = _envoy_of(workload.child)
 
     def _forget(self, workload: Workload) -> None:
-        workload.child, workload.pod, workload.ready = None, "", False
+        workload.child, workload.pod, workload.ready, workload.envoy = None, "", False, None
 
     def _crashed(self, workload: Workload) -> None:
         child = workload.child
@@ -230,19 +237,35 @@ class NodeAgent:
 
     def _prepare_istiod(self, folder: Path, pod: dict[str, Any]) -> tuple[list[str], dict[str, str]] | None:
         environment = mesh.istiod_environment(pod)
-        revision = environment.get("REVISION", "default")
-        name = "istio" if revision in ("", "default") else f"istio-{revision}"
-        config = self.api.get(f"{_SYSTEM}/configmaps/{name}")
+        config = self._mesh_config(environment)
         if config is None:
             return None
         self._write_mesh(folder, config)
         command = mesh.istiod_command(self.programs["pilot-discovery"], self.config["kubeconfig"], self.ports)
         return command, environment
 
+    def _project_mesh(self, pods: list[dict[str, Any]]) -> None:
+        """Keep istiod's mesh configuration file up to date, as a kubelet does with a mounted ConfigMap."""
+        if not self.istiod.ready or time.monotonic() - self._mesh_read < _MESH_EVERY:
+            return
+        self._mesh_read = time.monotonic()
+        for pod in self.istiod.pods(pods)[:1]:
+            config = self._mesh_config(mesh.istiod_environment(pod))
+            if config is not None:
+                self._write_mesh(self.folder / self.istiod.name, config)
+
+    def _mesh_config(self, environment: Mapping[str, str]) -> dict[str, Any] | None:
+        revision = environment.get("REVISION", "default")
+        name = "istio" if revision in ("", "default") else f"istio-{revision}"
+        return self.api.get(f"{_SYSTEM}/configmaps/{name}")
+
     def _write_mesh(self, folder: Path, config: Mapping[str, Any]) -> None:
         place = folder / "etc" / "istio" / "config"
         place.mkdir(parents=True, exist_ok=True)
-        (place / "mesh").write_text(mesh.mesh_for_lab(config["data"]["mesh"]), encoding="utf-8")
+        text = mesh.mesh_for_lab(config["data"]["mesh"])
+        path = place / "mesh"
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
 
     def _prepare_gateway(self, folder: Path, pod: dict[str, Any]) -> tuple[list[str], dict[str, str]] | None:
         root = self.api.get(f"{_SYSTEM}/configmaps/istio-ca-root-cert")
@@ -309,6 +332,9 @@ class NodeAgent:
     def _save(self) -> None:
         workloads = (self.istiod, self.gateway)
         parts = [w.child.part for w in workloads if w.child]
+        if self.gateway.child and self.gateway.envoy:
+            part = self.gateway.child.part
+            parts.append(replace(self.gateway.envoy, status=part.status, restarts=part.restarts))
         data = {
             "parts": [p.as_json() for p in parts],
             "notes": {w.name: {"pod": w.pod, "ready": w.ready, "restarts": w.restarts} for w in workloads},
@@ -317,6 +343,17 @@ class NodeAgent:
         if text != self._written:
             write_json(self.folder / AGENT_FILE, data)
             self._written = text
+
+
+def _envoy_of(child: Child) -> Part | None:
+    """Return Envoy as a part of its own: pilot-agent started it, and rehearsals want to kill just it."""
+    try:
+        for process in psutil.Process(child.process.pid).children(recursive=True):
+            if process.name() == "envoy":
+                return Part("gateway-envoy", process.pid, float(process.create_time()), child.part.log)
+    except psutil.Error:
+        return None
+    return None
 
 
 def _inherited() -> dict[str, str]:

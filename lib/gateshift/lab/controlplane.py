@@ -22,7 +22,7 @@ from gateshift.lab.api import Api
 from gateshift.lab.build import Binaries
 from gateshift.lab.certs import Authority, Pair, signing_key
 
-__all__ = ["Certificates", "Layout", "commands", "first_objects", "write_files"]
+__all__ = ["Certificates", "Layout", "commands", "write_files"]
 
 _SERVICE_RANGE = "10.96.0.0/16"
 _FIRST_SERVICE = "10.96.0.1"
@@ -328,117 +328,4 @@ def commands(layout: Layout) -> dict[str, list[str]]:
             f"--tls-cert-file={c.kubelet.certificate}",
             f"--tls-private-key-file={c.kubelet.key}",
         ],
-    }
-
-
-def first_objects() -> list[tuple[str, dict[str, Any]]]:
-    """Return (collection path, object) of what exists before a migration starts, in order."""
-    namespaces = [
-        ("/api/v1/namespaces", _namespace(n))
-        for n in (topology.APISIX_NAMESPACE, topology.APPLICATION_NAMESPACE)
-    ]
-    node = {
-        "apiVersion": "v1",
-        "kind": "Node",
-        "metadata": {
-            "name": topology.NODE_NAME,
-            "labels": {
-                "kubernetes.io/os": "linux",
-                "kubernetes.io/arch": "amd64",
-                "kubernetes.io/hostname": topology.NODE_NAME,
-            },
-        },
-        "status": {
-            "capacity": {"cpu": "64", "memory": "256Gi", "pods": "250"},
-            "allocatable": {"cpu": "64", "memory": "256Gi", "pods": "250"},
-        },
-    }
-    apisix = f"/namespaces/{topology.APISIX_NAMESPACE}"
-    application = f"/api/v1/namespaces/{topology.APPLICATION_NAMESPACE}/services"
-    return [
-        ("/api/v1/nodes", node),
-        *namespaces,
-        (f"/apis/apps/v1{apisix}/deployments", _apisix_deployment()),
-        (f"/api/v1{apisix}/services", _apisix_service()),
-        *((application, _backend_service(b)) for b in topology.BACKENDS),
-    ]
-
-
-def node_address(kubelet_port: int) -> dict[str, Any]:
-    """Return the Node status patch by which the API server finds kwok's kubelet functions.
-
-    Sent once the Node is Ready: kwok's first status drops addresses that were there before.
-    """
-    return {
-        "status": {
-            "addresses": [
-                {"type": "InternalIP", "address": "127.0.0.1"},
-                {"type": "Hostname", "address": topology.NODE_NAME},
-            ],
-            "daemonEndpoints": {"kubeletEndpoint": {"Port": kubelet_port}},
-        }
-    }
-
-
-def _namespace(name: str) -> dict[str, Any]:
-    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-
-
-def _apisix_deployment() -> dict[str, Any]:
-    labels = {"app.kubernetes.io/name": "apisix"}
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": topology.APISIX_DEPLOYMENT, "labels": labels},
-        "spec": {
-            "replicas": 2,
-            "selector": {"matchLabels": labels},
-            "template": {
-                "metadata": {"labels": labels},
-                "spec": {
-                    "containers": [
-                        {
-                            "name": "apisix",
-                            "image": "apache/apisix:3.17.0-ubuntu",
-                            "ports": [
-                                {"name": "http", "containerPort": 9080},
-                                {"name": "tls", "containerPort": 9443},
-                            ],
-                        }
-                    ]
-                },
-            },
-        },
-    }
-
-
-def _apisix_service() -> dict[str, Any]:
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {
-            "name": topology.APISIX_SERVICE,
-            "annotations": {"service.beta.kubernetes.io/aws-load-balancer-type": "nlb"},
-        },
-        "spec": {
-            "type": "LoadBalancer",
-            "selector": {"app.kubernetes.io/name": "apisix"},
-            "ports": [
-                {"name": "http", "port": 80, "targetPort": 9080},
-                {"name": "https", "port": 443, "targetPort": 9443},
-            ],
-        },
-    }
-
-
-def _backend_service(backend: topology.Backend) -> dict[str, Any]:
-    # No pods carry this label, only the WorkloadEntry that the node agent makes once Istio's CRDs exist.
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": backend.name, "labels": {"app": backend.name}},
-        "spec": {
-            "selector": {"app": backend.name},
-            "ports": [{"name": backend.port_name, "port": backend.port, "targetPort": backend.port}],
-        },
     }

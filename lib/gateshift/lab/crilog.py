@@ -1,7 +1,7 @@
 """Run a program and write its output as a container runtime would, so that `kubectl logs` can read it.
 
-``python -m gateshift.lab.crilog LOG PROGRAM ARGUMENTS...``; ends with the program's exit code. kwok serves log
-files only in the CRI format (``<RFC 3339 time> stdout F <line>``).
+``python -m gateshift.lab.crilog LOG PROGRAM ARGUMENTS...``; ends with the program's exit code. kwok serves
+log files only in the CRI format (``<RFC 3339 time> stdout F <line>``).
 """
 
 from __future__ import annotations

@@ -13,7 +13,11 @@ import ssl
 import threading
 from collections.abc import Callable
 
+from gateshift.lab import topology
+
 __all__ = ["EgressProxy"]
+
+_HERE = ("127.0.0.1", "localhost", topology.NODE_NAME)
 
 Resolve = Callable[[str, int], int | None]
 """Gives the port on 127.0.0.1 that stands for (address, port), None when nothing does."""
@@ -57,7 +61,7 @@ class EgressProxy:
             await _refuse(writer, "400 Bad Request")
             return
         port = int(port_text)
-        local = port if host in ("127.0.0.1", "localhost") else self._resolve(host, port)
+        local = port if host in _HERE else self._resolve(host, port)
         if local is None:
             await _refuse(writer, "502 Bad Gateway")
             return

@@ -9,17 +9,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from gateshift.errors import LabError
 from gateshift.lab import build
+from gateshift.lab.api import Api
+from gateshift.lab.dataparts import sample_configuration
 from gateshift.lab.process import kill_parts
+from gateshift.lab.seed import seed, simple_records
 from gateshift.lab.state import STATE_FILE, LabState, alive, lab_dir, load, state_home, write_json
 
-__all__ = ["down", "status", "up"]
+__all__ = ["down", "lines", "reset", "status", "up"]
 
 _START_LIMIT = 180.0
 _STOP_LIMIT = 20.0
@@ -35,27 +40,29 @@ def status(name: str = "default") -> LabState:
 def up(
     name: str = "default",
     *,
-    options: Mapping[str, Any] | None = None,
-    say: Say = lambda _text: None,
-    building: build.Report = lambda _group, _part: None,
+    config: str | None = None,
+    progress: Say = lambda _text: None,
+    building: build.Report | None = None,
 ) -> LabState:
     """Start lab *name* and return when it is ready; a lab that runs already is returned as it is.
 
-    *say* is told each step, *building* how far a Go build is. On any failure or interruption nothing is left
-    running; logs stay in the lab's folder until the next ``up`` or ``down``.
+    *config* is the old gateway's APISIX configuration (default: the project's sample). *progress* is told
+    each step, *building* how far a Go build is (default: lines through *progress*). On any failure or
+    interruption nothing is left running; logs stay in the lab's folder until the next ``up`` or ``down``.
     """
+    options = {"config": str(sample_configuration(config))}
     with _locked(name):
         with suppress(LabError):
             state = load(name)
             if state.running and state.phase == "ready":
                 return state
-        binaries = build.ensure(report=building)
+        binaries = build.ensure(report=building or lines(progress))
         _end(name)
         folder = lab_dir(name)
         folder.mkdir(parents=True)
         folder.chmod(0o700)
         (folder / "logs").mkdir()
-        write_json(folder / "config.json", {"binaries": binaries.as_json(), "options": dict(options or {})})
+        write_json(folder / "config.json", {"binaries": binaries.as_json(), "options": options})
         with (folder / "supervisor.log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "gateshift.lab.supervisor", "--name", name],
@@ -66,11 +73,43 @@ def up(
                 start_new_session=True,
             )
         try:
-            return _wait_ready(name, process, say)
+            return _wait_ready(name, process, progress)
         except BaseException:
             _stop_process(process)
             kill_parts(_parts(name))
             raise
+
+
+def lines(say: Say) -> build.Report:
+    """Return a build report that says one line at each fifth of a group's packages, with the time taken."""
+    began: dict[str, float] = {}
+    told: dict[str, int] = {}
+
+    def report(group: str, part: float) -> None:
+        if part >= 1.0 and group not in began:
+            return  # it was in the cache
+        fifth = int(part * 5)
+        began.setdefault(group, time.monotonic())
+        if told.get(group) != fifth:
+            told[group] = fifth
+            say(f"building {group}: {part:.0%}, {time.monotonic() - began[group]:.0f} s")
+
+    return report
+
+
+def reset(name: str = "default") -> None:
+    """Put the old gateway's objects and simple DNS records back and clear faults; Istio stays installed.
+
+    What a second migration in the same lab needs after a first one has cleaned up.
+    """
+    state = load(name)
+    if state.phase != "ready" or not state.running:
+        raise LabError(f"the lab {name} does not run", hint=f"`gateshift lab up --name {name}`")
+    pki = state.directory / "pki"
+    with Api(state["api_url"], pki / "ca.crt", pki / "admin.crt", pki / "admin.key") as api:
+        seed(api)
+    httpx.delete(f"{state['faults_url']}/faults", timeout=10, trust_env=False).raise_for_status()
+    simple_records(state["route53_url"])
 
 
 def down(name: str = "default") -> bool:

@@ -219,13 +219,14 @@ def _stats_logger() -> dict[str, Any]:
         "source_canonical_service": topology.GATEWAY_SERVICE,
         "source_cluster": "Kubernetes",
         "destination_cluster": "Kubernetes",
+        # Istio writes the policy of the receiving side only; a gateway reports as the source.
+        "connection_security_policy": "unknown",
     }
     read = {
         "response_code": "%RESPONSE_CODE%",
         "response_flags": "%RESPONSE_FLAGS%",
         "grpc_response_status": "%GRPC_STATUS_NUMBER%",
         "request_protocol": "%PROTOCOL%",
-        "connection_security_policy": "%DOWNSTREAM_TLS_VERSION%",
         "upstream_cluster": "%UPSTREAM_CLUSTER_RAW%",
     }
     tags = [{"name": n, "value_format": v} for n, v in (fixed | read).items()]

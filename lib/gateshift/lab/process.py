@@ -1,8 +1,8 @@
 """Start and stop the lab's processes so that none outlives the lab.
 
-Each runs in a session of its own (a Ctrl-C in the terminal does not reach it) and asks the kernel for a signal
-when its parent dies, so that even ``kill -9`` of the supervisor ends it. Whoever starts processes must do so
-from its main thread: the kernel watches the thread that forked, not the process.
+Each runs in a session of its own (a Ctrl-C in the terminal does not reach it) and asks the kernel for a
+signal when its parent dies, so that even ``kill -9`` of the supervisor ends it. Whoever starts processes
+must do so from its main thread: the kernel watches the thread that forked, not the process.
 """
 
 from __future__ import annotations

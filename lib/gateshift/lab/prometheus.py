@@ -54,9 +54,21 @@ def _renaming() -> list[dict[str, Any]]:
             ("destination_app", "$4"),
         )
     ]
+    # Istio says http or grpc, Envoy's operator says HTTP/1.1 or HTTP/2.
+    protocols = [
+        _relabel("request_protocol", "HTTP/.*", "request_protocol", "http"),
+        _relabel("grpc_response_status", ".+", "request_protocol", "grpc"),
+    ]
     subset = _relabel("upstream_cluster", r"outbound\|\d+\|([^|]+)\|.*", "destination_version", "$1")
     rename = _relabel("__name__", "envoy_(istio_.*)", "__name__", "$1")
-    return [*unknown, *known, subset, rename, {"action": "labeldrop", "regex": "upstream_cluster"}]
+    return [
+        *unknown,
+        *known,
+        *protocols,
+        subset,
+        rename,
+        {"action": "labeldrop", "regex": "upstream_cluster"},
+    ]
 
 
 def write_config(layout: Layout) -> Path:

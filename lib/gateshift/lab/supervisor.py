@@ -25,6 +25,7 @@ from gateshift.errors import LabError
 from gateshift.lab import controlplane, dataparts, prometheus, topology
 from gateshift.lab.build import Binaries
 from gateshift.lab.process import Child, Ports, become_subreaper, kill_parts, spawn, stop, tail, wait_for
+from gateshift.lab.seed import node_address, seed
 from gateshift.lab.state import AGENT_FILE, STATE_FILE, Part, lab_dir, process_started, write_json
 
 __all__ = ["Supervisor", "main"]
@@ -100,7 +101,7 @@ class Supervisor:
         self._spawn("prometheus", prometheus.command(layout, config))
         data_parts = [
             (part, self._spawn(part.name, part.command))
-            for part in dataparts.available(layout, backends, self.options)
+            for part in dataparts.parts(layout, backends, self.options)
         ]
         with layout.api() as api:
             self._await("kube-apiserver", api.ready)
@@ -110,17 +111,15 @@ class Supervisor:
             agent = [sys.executable, "-m", "gateshift.lab.agent", "--name", self.name]
             write_json(self.folder / "agent-config.json", self._agent_config(layout, backends))
             self._spawn("node-agent", agent, on_parent_death=signal.SIGTERM)
-            self._seed(api)
+            seed(api)
             self._save("starting", "gateways, DNS and backends")
             for part, child in data_parts:
                 self._values.update(self._ready_line(part, child))
-            for part in dataparts.later(layout, self._values, self.options):
-                self._values.update(self._ready_line(part, self._spawn(part.name, part.command)))
             self._await("prometheus", lambda: prometheus.ready(layout))
             self._save("starting", "pods of the old gateway")
             self._await("kwok", lambda: _old_gateway_ready(api.get(_APISIX_DEPLOYMENT)))
             node = f"/api/v1/nodes/{topology.NODE_NAME}/status"
-            api.merge(node, controlplane.node_address(ports["kwok"]))
+            api.merge(node, node_address(ports["kwok"]))
             self._await("node-agent", lambda: _has_address(api.get(_APISIX_SERVICE)))
 
     def _first_values(
@@ -131,6 +130,7 @@ class Supervisor:
             "name": self.name,
             "kubeconfig": str(kubeconfig),
             "context": f"gateshift-lab-{self.name}",
+            "api_url": layout.api_url,
             "kubectl": self._binaries["kubectl"],
             "istioctl": self._binaries["istioctl"],
             "prometheus_url": f"http://127.0.0.1:{ports['prometheus']}",
@@ -142,6 +142,10 @@ class Supervisor:
             "http_target_port": ports["gateway_http"],
             "https_target_port": ports["gateway_https"],
             "envoy_admin": f"127.0.0.1:{ports['envoy_admin']}",
+            "connect_to": dataparts.connect_to(ports),
+            # The node agent takes out of the mesh configuration what upstream Envoy refuses (mesh.py), so
+            # an installation needs nothing of its own for the lab.
+            "mesh_config": {},
             "ca_file": str(c.ca),
             "tls_certificate": str(c.hosts.certificate),
             "tls_key": str(c.hosts.key),
@@ -163,20 +167,6 @@ class Supervisor:
             "kubelet_key": str(c.kubelet.key),
             "kubeconfig": self._values["kubeconfig"],
         }
-
-    def _seed(self, api: controlplane.Api) -> None:
-        for path, item in controlplane.first_objects():
-            # The namespace's default ServiceAccount and the RBAC bootstrap may lag a moment behind readyz.
-            deadline = time.monotonic() + 15
-            while True:
-                try:
-                    api.create(path, item)
-                    break
-                except LabError:
-                    if time.monotonic() > deadline:
-                        raise
-                    self._check_children()
-                    time.sleep(0.2)
 
     def _spawn(self, name: str, command: Sequence[str], *, on_parent_death: int = signal.SIGKILL) -> Child:
         child = spawn(
