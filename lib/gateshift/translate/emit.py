@@ -1,0 +1,208 @@
+"""VirtualServices from host lists: one a host, rules in APISIX's order, guards directly above their route."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateshift.istio.builders import build, dns_label
+from gateshift.translate.conditions import Condition, Inexpressible, combine_all
+from gateshift.translate.job import Draft, Job
+from gateshift.translate.paths import Pattern
+from gateshift.translate.tables import ANY_HOST, HostList
+from gateshift.translate.upstreams import UpstreamBook
+
+__all__ = ["GATEWAY_NAME", "Emission", "virtual_services"]
+
+GATEWAY_NAME = "gateshift"
+
+_REFUSAL = {
+    "status": 503,
+    "body": {"string": "gateshift: this route is held back until its blocker is decided\n"},
+}
+
+
+@dataclass(slots=True)
+class Emission:
+    """VirtualServices, and which rule names stand for which route."""
+
+    objects: list[dict[str, Any]] = field(default_factory=list)
+    entries: dict[str, str] = field(default_factory=dict)
+    names: dict[str, list[str]] = field(default_factory=dict)
+    hosts: list[str] = field(default_factory=list)
+    lists: dict[str, HostList] = field(default_factory=dict)
+
+
+def _matches(pattern: Pattern, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
+    return [{**pattern.match, **condition} for condition in conditions]
+
+
+def _overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay *top* over *base*, joining the mappings that both have."""
+    merged = dict(base)
+    for key, value in top.items():
+        known = merged.get(key)
+        if isinstance(known, Mapping) and isinstance(value, Mapping):
+            merged[key] = _overlay(known, value)
+        elif isinstance(known, list) and isinstance(value, list):
+            merged[key] = [*known, *(one for one in value if one not in known)]
+        else:
+            merged[key] = value
+    return merged
+
+
+def _destinations(book: UpstreamBook, backends: Sequence[Any]) -> list[dict[str, Any]]:
+    alive = [one for one in backends if one.weight > 0]
+    if len(alive) == 1 and len(backends) == 1:
+        return [{"destination": book.destination(alive[0])}]
+    return [{"destination": book.destination(one), "weight": one.weight} for one in backends]
+
+
+_FORWARDING = ("route", "rewrite", "timeout", "retries", "fault", "mirrors")
+
+
+def _without_forwarding(http: Mapping[str, Any]) -> dict[str, Any]:
+    found = {key: value for key, value in http.items() if key not in _FORWARDING}
+    headers = found.get("headers")
+    if isinstance(headers, Mapping):
+        response = {key: value for key, value in headers.items() if key == "response"}
+        found.pop("headers")
+        if response:
+            found["headers"] = response
+    return found
+
+
+_ORDER = ("name", "match", "redirect", "directResponse", "rewrite", "route", "timeout", "retries", "fault")
+
+
+def _rule(name: str, matches: list[dict[str, Any]], http: Mapping[str, Any]) -> dict[str, Any]:
+    rule: dict[str, Any] = {"name": name, "match": matches, **http}
+    return {key: rule[key] for key in (*_ORDER, *sorted(set(rule) - set(_ORDER))) if key in rule}
+
+
+def _action(book: UpstreamBook, draft: Draft, backends: Sequence[Any]) -> dict[str, Any]:
+    if draft.terminal is not None:
+        return _overlay(_without_forwarding(draft.http), draft.terminal)
+    if not any(one.weight > 0 for one in backends):
+        # APISIX answers 503 as well when a route has nowhere to go.
+        return _without_forwarding(draft.http) | {"directResponse": {"status": 503}}
+    return {**draft.http, "route": _destinations(book, backends)}
+
+
+class _Rules:
+    """The rules that one (route, pattern) pair gives; equal for every host it is copied into."""
+
+    def __init__(self, job: Job, book: UpstreamBook, emission: Emission) -> None:
+        self._job, self._book, self._emission = job, book, emission
+        self._known: dict[tuple[str, str], list[dict[str, Any]]] = {}
+
+    def of(self, draft: Draft, pattern: Pattern) -> list[dict[str, Any]]:
+        key = (draft.id, pattern.source)
+        if key not in self._known:
+            self._known[key] = self._make(draft, pattern)
+        return self._known[key]
+
+    def _name(self, draft: Draft, pattern: Pattern, suffix: str = "") -> str:
+        position = draft.patterns.index(pattern)
+        name = draft.label + (f".{position + 1}" if position else "") + (f".{suffix}" if suffix else "")
+        self._emission.entries[name] = draft.id
+        if not suffix or not suffix.startswith("guard-"):
+            self._emission.names.setdefault(draft.id, []).append(name)
+        return name
+
+    def _make(self, draft: Draft, pattern: Pattern) -> list[dict[str, Any]]:
+        if draft.blocked:
+            matches = _matches(pattern, draft.conditions)
+            return [_rule(self._name(draft, pattern), matches, {"directResponse": _REFUSAL})]
+        rules: list[dict[str, Any]] = []
+        base = _action(self._book, draft, draft.backends)
+        answering = _without_forwarding(draft.http)
+        for guard in sorted(draft.guards, key=lambda one: -one.priority):
+            matches = _matches(pattern, combine_all(draft.conditions, guard.conditions))
+            if matches:
+                ends = "directResponse" in guard.http or "redirect" in guard.http
+                http = _overlay(answering if ends else base, guard.http)
+                rules.append(_rule(self._name(draft, pattern, f"guard-{guard.name}"), matches, http))
+        for number, split in enumerate(draft.splits, start=1):
+            matches = _matches(pattern, combine_all(draft.conditions, split.conditions))
+            if matches:
+                http = _action(self._book, draft, split.route)
+                rules.append(_rule(self._name(draft, pattern, f"split-{number}"), matches, http))
+        for number, (conditions, overlay) in enumerate(draft.variants, start=1):
+            matches = _matches(pattern, combine_all(draft.conditions, conditions))
+            if matches:
+                http = base if draft.terminal is not None else _overlay(base, overlay)
+                rules.append(_rule(self._name(draft, pattern, f"variant-{number}"), matches, http))
+        if draft.conditions:
+            rules.append(_rule(self._name(draft, pattern), _matches(pattern, draft.conditions), base))
+        return rules
+
+
+def hold_back_unemittable(job: Job, drafts: Sequence[Draft]) -> None:
+    """Block drafts whose guards cannot be joined with their own conditions."""
+    for draft in drafts:
+        try:
+            for guard in draft.guards:
+                combine_all(draft.conditions, guard.conditions)
+            for split in draft.splits:
+                combine_all(draft.conditions, split.conditions)
+            for conditions, _ in draft.variants:
+                combine_all(draft.conditions, conditions)
+        except Inexpressible as reason:
+            draft.blocked = True
+            remedy = "split the route so that the plugin's condition stands alone"
+            job.block(draft.route, "vars", draft.resource, str(reason), remedy)
+
+
+def _service_name(host: str) -> str:
+    if host == ANY_HOST:
+        return "all-hosts"
+    plain = host.replace("*.", "wildcard.").replace("*", "wildcard-")
+    labels = plain.split(".")
+    if len(plain) <= 200 and all(label == dns_label(label) for label in labels):
+        return plain
+    return dns_label(host)
+
+
+def virtual_services(job: Job, book: UpstreamBook, lists: Mapping[str, HostList]) -> Emission:
+    """Return one VirtualService a host; hosts with identical lists and no overlap share one."""
+    emission = Emission()
+    rules = _Rules(job, book, emission)
+    groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for host, pairs in lists.items():
+        signature = tuple((draft.id, pattern.source) for draft, pattern in pairs)
+        if host.startswith("*"):
+            groups[(("", host), *signature)] = [host]
+        else:
+            groups.setdefault(signature, []).append(host)
+    for hosts in sorted(groups.values(), key=lambda one: sorted(one)[0]):
+        names = sorted(hosts)
+        pairs = lists[names[0]]
+        if not pairs or all(draft.blocked for draft, _ in pairs):
+            # Nothing to serve: without the VirtualService the gateway answers 404, which is as closed.
+            continue
+        http = [rule for draft, pattern in pairs for rule in rules.of(draft, pattern)]
+        open_: set[str] = set()
+        refused: set[str] = set()
+        for draft, _ in pairs:
+            (refused if draft.blocked else open_).add(draft.resource)
+        emission.objects.append(
+            build(
+                job.version,
+                "VirtualService",
+                _service_name(names[0]),
+                job.target.namespace,
+                {
+                    "hosts": names,
+                    "gateways": [f"{job.target.gateway_namespace}/{GATEWAY_NAME}"],
+                    "http": http,
+                },
+                open_,
+                refused=refused,
+            )
+        )
+        emission.hosts += names
+        for name in names:
+            emission.lists[name] = pairs
+    return emission

@@ -1,0 +1,102 @@
+"""The translation from end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gateshift.apisix.model import Configuration, Severity
+from gateshift.apisix.routing import default_router
+from gateshift.istio.versions import parse_version
+from gateshift.params.model import TranslateParams
+from gateshift.translate.drafts import draft_routes
+from gateshift.translate.emit import hold_back_unemittable, virtual_services
+from gateshift.translate.gateway import check_scopes, envoy_filters, gateway, security
+from gateshift.translate.job import Draft, Job
+from gateshift.translate.leftovers import account_leftovers
+from gateshift.translate.model import Target, Translation
+from gateshift.translate.tables import host_lists
+from gateshift.translate.upstreams import UpstreamBook
+
+__all__ = ["translate"]
+
+MANY_COPIES = 50
+"""Hostless routes are copied into every host; beyond this many copies an operator should know."""
+
+
+def translate(configuration: Configuration, params: TranslateParams, target: Target) -> Translation:
+    """Translate *configuration* for *target*.
+
+    Routes that a blocker holds back are not emitted; in the tables where another route would otherwise
+    take over their requests, a refusal (503) stands in their place. Raises GateshiftError when a source
+    leaf is unaccounted for, InputError for an Istio version outside the table.
+    """
+    version = parse_version(target.version)
+    router = target.router or default_router(configuration)
+    job = Job(configuration, params, target, version, router)
+    if target.router is None and configuration.router is None:
+        job.warn(f"the configuration does not name its router: {router} is assumed (the default since 3.3)")
+    book = UpstreamBook(job)
+    drafts = [draft for draft in draft_routes(job, book) if draft.patterns]
+    hold_back_unemittable(job, drafts)
+    lists = host_lists(drafts, router)
+    check_scopes(job, lists)
+    _warn_copies(job, drafts, len(lists))
+    emission = virtual_services(job, book, lists)
+    used = _used(drafts)
+    files: dict[str, tuple[dict[str, Any], ...]] = {
+        "gateway.yaml": tuple(gateway(job, emission)),
+        "virtual-service.yaml": tuple(emission.objects),
+        "destination-rule.yaml": tuple(one for one in book.objects() if _belongs(one, used)),
+        "security.yaml": tuple(security(job, emission.lists)),
+        "telemetry.yaml": (),
+        "envoy-filter.yaml": tuple(envoy_filters(job, drafts, emission)),
+    }
+    for name, extra in job.extra.items():
+        unique = {str(one): one for one in extra}
+        files[name] = (*files[name], *unique.values())
+    account_leftovers(job, drafts)
+    for finding in configuration.findings:
+        if finding.severity is not Severity.INFO:
+            job.warn(f"{finding.origin}: {finding.message}")
+    standing, signed = job.blockers()
+    return Translation(
+        files=files,
+        ledger=job.ledger.close(),
+        blockers=standing,
+        warnings=tuple(job.warnings),
+        accepted=signed,
+        entries=dict(sorted(emission.entries.items())),
+        refused=frozenset(draft.id for draft in drafts if draft.blocked),
+        router=str(router),
+    )
+
+
+def _used(drafts: Sequence[Draft]) -> set[str]:
+    """Return the sources of destinations that an emitted route still uses."""
+    found: set[str] = set()
+    for draft in drafts:
+        if draft.blocked:
+            continue
+        for backend in draft.backends:
+            found.add(backend.host)
+        for split in draft.splits:
+            found.update(one.host for one in split.route)
+        for mirror in draft.http.get("mirrors", ()):
+            found.add(mirror["destination"]["host"])
+    return found
+
+
+def _belongs(one: dict[str, Any], used: set[str]) -> bool:
+    spec = one["spec"]
+    return bool({spec.get("host"), *spec.get("hosts", ())} & used)
+
+
+def _warn_copies(job: Job, drafts: Sequence[Draft], hosts: int) -> None:
+    shared = [draft for draft in drafts if not draft.effective.hosts]
+    copies = len(shared) * max(0, hosts - 1)
+    if copies > MANY_COPIES:
+        job.warn(
+            f"{len(shared)} routes without host are copied into {hosts} VirtualServices ({copies} copies): "
+            "give them hosts to keep the tables short"
+        )

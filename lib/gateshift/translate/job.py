@@ -1,0 +1,198 @@
+"""The state of one translation: what the rules of every plugin may read and what they may write."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateshift.apisix.model import Configuration, Resource, Router
+from gateshift.istio.versions import Feature, IstioVersion
+from gateshift.params.model import TranslateParams
+from gateshift.translate.conditions import Condition
+from gateshift.translate.ledger import Ledger, Path
+from gateshift.translate.model import Blocker, Fidelity, Target
+from gateshift.translate.paths import Pattern
+from gateshift.translate.sources import Inherited
+
+__all__ = ["Draft", "Guard", "HttpFilter", "Job", "Policy", "Split"]
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """A rule directly above a route's own: the route's match AND *conditions* gives *http*.
+
+    Guards stand in the order of APISIX's plugin *priority*, highest first. *terminal* is false for a
+    guard that still forwards (``http`` is then laid over the route's own action).
+    """
+
+    name: str
+    priority: int
+    conditions: Sequence[Condition]
+    http: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Destinations that replace the route's own when *conditions* hold."""
+
+    conditions: Sequence[Condition]
+    route: Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A DENY policy that must hold on the routes that carry it: equal *key* means the same policy."""
+
+    key: str
+    name: str
+    source: Mapping[str, Any] = field(default_factory=dict)
+    when: Sequence[Mapping[str, Any]] = ()
+    exempt_methods: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HttpFilter:
+    """An HTTP filter of the gateway that does nothing unless a route switches it on.
+
+    *after_router* order: filters are inserted before the router, highest *priority* first, as APISIX runs.
+    """
+
+    name: str
+    concern: str
+    priority: int
+    config: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class Draft:
+    """One route on its way: plugins fill in the action, guards, filters and policies."""
+
+    route: Resource
+    label: str
+    effective: Inherited
+    patterns: tuple[Pattern, ...]
+    conditions: list[Condition]
+    http: dict[str, Any] = field(default_factory=dict)
+    backends: list[Any] = field(default_factory=list)
+    default_backends: list[Any] = field(default_factory=list)
+    terminal: dict[str, Any] | None = None
+    guards: list[Guard] = field(default_factory=list)
+    splits: list[Split] = field(default_factory=list)
+    variants: list[tuple[list[Condition], dict[str, Any]]] = field(default_factory=list)
+    filters: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    policies: list[Policy] = field(default_factory=list)
+    blocked: bool = False
+
+    @property
+    def id(self) -> str:
+        """The APISIX route's id."""
+        return self.route.id
+
+    @property
+    def resource(self) -> str:
+        """The route as blockers and annotations name it."""
+        return f"{self.route.kind}/{self.route.id}"
+
+    def headers(self, side: str, operation: str) -> dict[str, str]:
+        """Return the mutable header table, for example ``("request", "set")``."""
+        table: dict[str, str] = (
+            self.http.setdefault("headers", {}).setdefault(side, {}).setdefault(operation, {})
+        )
+        return table
+
+    def remove_header(self, side: str, name: str) -> None:
+        """Remove a header of the request or the response."""
+        names = self.http.setdefault("headers", {}).setdefault(side, {}).setdefault("remove", [])
+        if name not in names:
+            names.append(name)
+
+
+@dataclass(slots=True)
+class _Pending:
+    reason: str
+    remedy: str
+    origin: str
+    routes: list[str] = field(default_factory=list)
+
+
+class Job:
+    """One translation in the making."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        params: TranslateParams,
+        target: Target,
+        version: IstioVersion,
+        router: Router,
+    ) -> None:
+        self.configuration = configuration
+        self.params = params
+        self.target = target
+        self.version = version
+        self.router = router
+        self.ledger = Ledger(configuration)
+        self.warnings: list[str] = []
+        self.filters: dict[str, HttpFilter] = {}
+        self.extra: dict[str, list[dict[str, Any]]] = {}
+        self.jwt_rules: dict[str, dict[str, Any]] = {}
+        self.sources: dict[str, set[str]] = {}
+        self._pending: dict[tuple[str, str], _Pending] = {}
+
+    def has(self, feature: Feature) -> bool:
+        """Tell whether the target version knows *feature*."""
+        return self.version.has(feature)
+
+    def warn(self, text: str) -> None:
+        """Note something that an operator should read once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+    def mark(
+        self, resource: Resource, path: Path, fidelity: Fidelity, target: str = "", note: str = ""
+    ) -> None:
+        """Shorthand for the ledger's mark."""
+        self.ledger.mark(resource, path, fidelity, target=target, note=note)
+
+    def use_filter(self, one: HttpFilter) -> None:
+        """Insert an HTTP filter into the gateway once."""
+        self.filters.setdefault(one.name, one)
+
+    def emit(self, file: str, one: dict[str, Any]) -> None:
+        """Add an object beside those that routes make."""
+        self.extra.setdefault(file, []).append(one)
+
+    def source(self, key: str, *resources: str) -> None:
+        """Remember which resources an object comes from."""
+        self.sources.setdefault(key, set()).update(resources)
+
+    def signature(self, resource: str, plugin: str, route: str) -> str:
+        """Return who accepted the loss of *plugin* on *resource* or *route*, and why; empty when nobody."""
+        for one in self.params.accept:
+            if one.plugin == plugin and one.resource in (resource, route):
+                return f"{one.who}: {one.why}"
+        return ""
+
+    def block(self, owner: Resource, plugin: str, route: str, reason: str, remedy: str) -> bool:
+        """Hold *route* back because of *plugin*; returns False when a person has signed for it."""
+        resource = f"{owner.kind}/{owner.id}"
+        pending = self._pending.setdefault((resource, plugin), _Pending(reason, remedy, str(owner.origin)))
+        if route not in pending.routes:
+            pending.routes.append(route)
+        return not self.signature(resource, plugin, route)
+
+    def blockers(self) -> tuple[tuple[Blocker, ...], tuple[Blocker, ...]]:
+        """Return (what still blocks, what a person has accepted)."""
+        standing: list[Blocker] = []
+        signed: list[Blocker] = []
+        for (resource, plugin), one in sorted(self._pending.items()):
+            groups: dict[str, list[str]] = {}
+            for route in one.routes:
+                groups.setdefault(self.signature(resource, plugin, route), []).append(route)
+            for signature, routes in sorted(groups.items()):
+                blocker = Blocker(
+                    resource, plugin, one.reason, one.remedy, tuple(sorted(routes)), one.origin, signature
+                )
+                (signed if signature else standing).append(blocker)
+        return tuple(standing), tuple(signed)

@@ -1,0 +1,198 @@
+"""What a translation is made for and what comes out of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gateshift.apisix.model import Router
+
+__all__ = ["FILES", "Blocker", "Fidelity", "LedgerEntry", "Target", "Translation", "dump_yaml"]
+
+FILES = (
+    "gateway.yaml",
+    "virtual-service.yaml",
+    "destination-rule.yaml",
+    "security.yaml",
+    "telemetry.yaml",
+    "envoy-filter.yaml",
+)
+"""The guide's six files, in the order in which they are applied."""
+
+
+class Fidelity(StrEnum):
+    """How much of a source value survives. Ordered from best to worst by :meth:`rank`."""
+
+    IGNORED_DEFAULT = "ignored-default"
+    EXACT = "exact"
+    APPROXIMATE = "approximate"
+    MANUAL = "manual"
+    NONE = "none"
+
+    @property
+    def rank(self) -> int:
+        """Zero is best; a leaf that is used twice takes the worse."""
+        return list(Fidelity).index(self)
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """The fate of one leaf of the source. Values are never part of it: a leaf may be a secret."""
+
+    resource: str
+    path: str
+    status: Fidelity
+    target: str
+    note: str
+    source: str
+
+    @property
+    def origin(self) -> str:
+        """Where the leaf was written: source, resource and path inside the resource."""
+        return f"{self.source} ({self.resource}: {self.path})"
+
+    def as_json(self) -> dict[str, str]:
+        """Return the entry as plain JSON."""
+        return {
+            "resource": self.resource,
+            "path": self.path,
+            "status": str(self.status),
+            "target": self.target,
+            "note": self.note,
+            "source": self.source,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """Why routes are refused instead of emitted, until a person signs for it.
+
+    *resource* is where the thing is written (``services/2``), *plugin* its plugin or, for what is no
+    plugin, the field (``vars``); *routes* are the route ids that it holds back.
+    """
+
+    resource: str
+    plugin: str
+    reason: str
+    remedy: str
+    routes: tuple[str, ...]
+    origin: str
+    accepted: str = ""
+
+    def __str__(self) -> str:
+        routes = ", ".join(self.routes) or "no route"
+        return f"{self.resource} {self.plugin}: {self.reason} (holds back {routes}); {self.remedy}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the blocker as plain JSON."""
+        return {
+            "resource": self.resource,
+            "plugin": self.plugin,
+            "reason": self.reason,
+            "remedy": self.remedy,
+            "routes": list(self.routes),
+            "origin": self.origin,
+            "accepted": self.accepted,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The Istio that the objects are for, and how APISIX routed. Ports are those of the gateway's Service.
+
+    ``router`` overrides what the configuration says; with neither, radixtree_host_uri (the default since
+    APISIX 3.3) is assumed and a warning says so.
+    """
+
+    version: str
+    namespace: str
+    gateway_namespace: str = "istio-system"
+    gateway_selector: Mapping[str, str] = field(default_factory=lambda: {"istio": "ingressgateway"})
+    http_port: int = 80
+    https_port: int = 443
+    router: Router | None = None
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def dump_yaml(documents: tuple[Mapping[str, Any], ...]) -> str:
+    """Return *documents* as YAML: same input, same bytes, no aliases."""
+    return yaml.dump_all(
+        [dict(one) for one in documents],
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        width=110,
+        explicit_start=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """The emitted objects by file, the ledger, and what still blocks.
+
+    ``entries`` maps the name of each VirtualService rule to the id of the APISIX route it stands for, and
+    ``refused`` names the routes that are held back by a blocker (or, once signed, by a person's decision).
+    """
+
+    files: Mapping[str, tuple[Mapping[str, Any], ...]]
+    ledger: tuple[LedgerEntry, ...]
+    blockers: tuple[Blocker, ...]
+    warnings: tuple[str, ...] = ()
+    accepted: tuple[Blocker, ...] = ()
+    entries: Mapping[str, str] = field(default_factory=dict)
+    refused: frozenset[str] = frozenset()
+    router: str = ""
+
+    @property
+    def objects(self) -> tuple[Mapping[str, Any], ...]:
+        """Every emitted object, in the order of the files."""
+        return tuple(one for name in FILES for one in self.files.get(name, ()))
+
+    def counts(self) -> dict[str, int]:
+        """Return how many ledger entries there are of each fidelity."""
+        found = {str(kind): 0 for kind in Fidelity}
+        for entry in self.ledger:
+            found[str(entry.status)] += 1
+        return found
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the ledger file's content."""
+        return {
+            "router": self.router,
+            "counts": self.counts(),
+            "blockers": [one.as_json() for one in self.blockers],
+            "accepted": [one.as_json() for one in self.accepted],
+            "warnings": list(self.warnings),
+            "entries": [one.as_json() for one in self.ledger],
+        }
+
+    def write(self, directory: str | Path) -> tuple[Path, ...]:
+        """Write the six files, ``ledger.json`` and ``ledger.html``; returns their paths."""
+        from gateshift.translate.report import html  # noqa: PLC0415 - the report reads this module
+
+        folder = Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        written = []
+        texts = {
+            name: dump_yaml(self.files[name])
+            if self.files.get(name)
+            else "# The APISIX configuration needs nothing of this kind.\n"
+            for name in FILES
+        }
+        texts["ledger.json"] = json.dumps(self.as_json(), indent=1, ensure_ascii=False) + "\n"
+        texts["ledger.html"] = html(self)
+        for name, text in texts.items():
+            path = folder / name
+            path.write_text(text, encoding="utf-8")
+            written.append(path)
+        return tuple(written)

@@ -1,0 +1,105 @@
+"""proxy-rewrite: path, host and header changes before the request goes upstream."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from gateshift.translate.conditions import Inexpressible, check_regex
+from gateshift.translate.plugins.registry import Use, handles
+from gateshift.translate.plugins.values import guard_credential, header_value, template
+
+__all__ = ["regex_rewrite"]
+
+
+def regex_rewrite(pattern: str, replacement: str) -> dict[str, str]:
+    """Return the uriRegexRewrite that replaces only the first match, as ``ngx.re.sub`` does.
+
+    Envoy replaces every match, so a pattern that is not bound to the start is wrapped in one that eats
+    the whole path.
+    """
+    check_regex(pattern)
+    bound = pattern.startswith("^") and "|" not in re.sub(r"\([^()]*\)", "", pattern)
+    if bound:
+        return {"match": pattern, "rewrite": template(replacement)}
+    groups = re.compile(pattern).groups
+    if groups + 2 > 9:
+        raise Inexpressible("the pattern has too many groups for Envoy's nine")
+    return {
+        "match": f"^(.*?)(?:{pattern})(.*)$",
+        "rewrite": rf"\1{template(replacement, shift=1)}\{groups + 2}",
+    }
+
+
+def _path_condition(pattern: str) -> dict[str, Any]:
+    body = check_regex(pattern)
+    start, end = "[^?]*?", "[^?]*"
+    if body.startswith("^"):
+        body, start = body[1:], ""
+    if body.endswith("$") and not body.endswith("\\$"):
+        body, end = body[:-1], ""
+    # `.` and negated classes could reach into the query string; `[^?]` keeps the search in the path.
+    body = re.sub(r"(?<!\\)\.([*+])", r"[^?]\1", body)
+    return {"headers": {":path": {"regex": rf"{start}(?:{body}){end}(?:\?.*)?"}}}
+
+
+def _headers(use: Use, raw: Mapping[str, Any]) -> None:
+    structured = any(isinstance(raw.get(key), Mapping | list) for key in ("set", "add", "remove"))
+    groups: Mapping[str, Any] = raw if structured else {"set": raw}
+    for operation in ("set", "add"):
+        values = groups.get(operation)
+        for name, value in (values if isinstance(values, Mapping) else {}).items():
+            if operation == "set" and value == "":
+                use.draft.remove_header("request", str(name).lower())
+            elif str(name).lower() == "host":
+                use.draft.http.setdefault("rewrite", {})["authority"] = str(value)
+            elif guard_credential(use, str(name), value):
+                use.draft.headers("request", operation)[str(name).lower()] = header_value(value)
+    for name in groups.get("remove") or ():
+        use.draft.remove_header("request", str(name).lower())
+    use.exact("headers", target="VirtualService http[].headers.request")
+
+
+@handles("proxy-rewrite")
+def proxy_rewrite(use: Use) -> None:  # noqa: PLR0912 - one branch an option
+    """Convert path, host and headers; changing the method has no equivalent."""
+    config, draft = use.config, use.draft
+    if isinstance(config.get("headers"), Mapping):
+        _headers(use, config["headers"])
+    rewrite = draft.http.setdefault("rewrite", {})
+    if config.get("host"):
+        if "$" in str(config["host"]):
+            raise Inexpressible("a host with variables cannot be set by a VirtualService")
+        rewrite["authority"] = str(config["host"])
+        use.exact("host", target="VirtualService http[].rewrite.authority")
+    target = "VirtualService http[].rewrite.uriRegexRewrite"
+    encoded = "Envoy rewrites the path as sent, APISIX the decoded one"
+    if config.get("uri"):
+        if "$" in str(config["uri"]):
+            raise Inexpressible("a path with variables cannot be set by a VirtualService")
+        path, _, query = str(config["uri"]).partition("?")
+        if query:
+            raise Inexpressible("a rewritten path with a query string cannot be set by a VirtualService")
+        rewrite["uriRegexRewrite"] = {"match": "^/.*$", "rewrite": path.replace("\\", "\\\\")}
+        use.exact("uri", target=target)
+        use.ignored("regex_uri", note="uri wins over regex_uri")
+    elif config.get("regex_uri"):
+        pairs = list(config["regex_uri"])
+        rules = [regex_rewrite(str(pairs[i]), str(pairs[i + 1])) for i in range(0, len(pairs) - 1, 2)]
+        if len(rules) == 1:
+            rewrite["uriRegexRewrite"] = rules[0]
+        else:
+            for position, rule in enumerate(rules):
+                condition = _path_condition(str(pairs[2 * position]))
+                draft.variants.append(([condition], {"rewrite": {"uriRegexRewrite": rule}}))
+        use.approximate("regex_uri", target=target, note=encoded)
+    if not rewrite:
+        del draft.http["rewrite"]
+    if config.get("method"):
+        use.manual("method", note="Envoy cannot change the method: let the backend accept the original one")
+        use.block("it changes the request method", "let the backend accept the original method")
+    if config.get("use_real_request_uri_unsafe"):
+        use.approximate("use_real_request_uri_unsafe", note="Envoy always forwards the normalised path")
+    use.ignored("use_real_request_uri_unsafe", note="off")
+    use.ignored("scheme", note="the upstream's scheme decides")

@@ -1,0 +1,76 @@
+"""Header values: nginx variables as Envoy command operators, and a guard against credentials in objects."""
+
+from __future__ import annotations
+
+import re
+
+from gateshift.translate.conditions import Inexpressible
+from gateshift.translate.plugins.registry import Use
+
+__all__ = ["guard_credential", "header_value", "template"]
+
+_VARIABLES = {
+    "remote_addr": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+    "remote_port": "%DOWNSTREAM_REMOTE_PORT%",
+    "host": "%REQ(:AUTHORITY)%",
+    "http_host": "%REQ(:AUTHORITY)%",
+    "uri": "%REQ_WITHOUT_QUERY(:PATH)%",
+    "request_uri": "%REQ(:PATH)%",
+    "request_method": "%REQ(:METHOD)%",
+    "scheme": "%REQ(:SCHEME)%",
+    "request_id": "%REQ(X-REQUEST-ID)%",
+    "upstream_addr": "%UPSTREAM_HOST%",
+    "status": "%RESPONSE_CODE%",
+    "server_protocol": "%PROTOCOL%",
+    "request_length": "%BYTES_RECEIVED%",
+}
+_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+_SECRETIVE = re.compile(
+    r"^(proxy-)?authorization$|^cookie$|api[-_]?key|token|secret|password|credential", re.IGNORECASE
+)
+
+
+def header_value(text: object) -> str:
+    """Write a value with ``$variables`` as Envoy's format; ``%`` is doubled. Raises Inexpressible."""
+
+    def operator(found: re.Match[str]) -> str:
+        name = found[1] or found[2]
+        if name in _VARIABLES:
+            return _VARIABLES[name]
+        if name.startswith("http_"):
+            return f"%REQ({name[5:].replace('_', '-').upper()})%"
+        raise Inexpressible(f"the variable ${name} is unknown to Envoy's header formats")
+
+    return _VARIABLE.sub(operator, str(text).replace("%", "%%"))
+
+
+def template(text: str, shift: int = 0) -> str:
+    """Write a replacement with ``$1`` as RE2's ``\\1``, groups moved up by *shift*."""
+    pieces: list[str] = []
+    last = 0
+    for found in _VARIABLE.finditer(text):
+        name = found[1] or found[2]
+        digits = re.match(r"\d", name)
+        if digits is None:
+            raise Inexpressible(f"the variable ${name} cannot stand in a rewritten path")
+        group = int(digits[0]) + shift
+        if group > 9:
+            raise Inexpressible("Envoy's rewrites know nine groups")
+        tail = name[1:] if found[2] else ""
+        pieces += [text[last : found.start()].replace("\\", "\\\\"), f"\\{group}", tail]
+        last = found.end()
+    return "".join(pieces) + text[last:].replace("\\", "\\\\")
+
+
+def guard_credential(use: Use, name: str, value: object) -> bool:
+    """Tell whether a literal header value may be emitted: what looks like a credential needs a decision."""
+    if not _SECRETIVE.search(name) or str(value).startswith("$") or not str(value):
+        return True
+    if use.job.params.inline_credentials:
+        use.job.warn(f"{use.owner.kind}/{use.owner.id}: header {name} puts a credential into an object")
+        return True
+    use.block(
+        f"header {name} carries a literal credential, which would be readable in the VirtualService",
+        "let the backend add it from a Secret, or set translate.inline_credentials: true",
+    )
+    return False

@@ -1,0 +1,237 @@
+"""The routing proof: APISIX's own rules against the emitted objects, on requests aimed at the boundaries.
+
+Two independent programs answer each request: the routing model (checked against the real radixtree), and
+an evaluator that reads nothing but the emitted objects. They must name the same route.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import quote
+
+from gateshift.apisix.model import Configuration, Kind, Router
+from gateshift.apisix.routing import Request, RouteTable
+from gateshift.istio.evaluator import Evaluator
+from gateshift.istio.evaluator import Request as Seen
+from gateshift.translate.model import Translation
+from gateshift.translate.sources import inherit
+
+__all__ = ["Disagreement", "Proof", "prove"]
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """The smallest request found on which the two answers differ (route ids; None: no route)."""
+
+    request: Request
+    apisix: str | None
+    istio: str | None
+
+    def __str__(self) -> str:
+        one = self.request
+        parts = [f"{one.method} {one.host}{one.path}"]
+        for label, values in (("headers", one.headers), ("args", one.args), ("cookies", one.cookies)):
+            if values:
+                parts.append(f"{label} {dict(values)}")
+        return f"{', '.join(parts)}: APISIX chooses {self.apisix}, Istio {self.istio}"
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """How many requests were checked, how many only a person can decide, and where the two differ."""
+
+    checked: int
+    disagreements: tuple[Disagreement, ...]
+    undecided: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Hints:
+    """Values that the routes' own conditions speak of."""
+
+    paths: tuple[str, ...]
+    hosts: tuple[str, ...]
+    methods: tuple[str, ...]
+    variables: Mapping[str, tuple[str, ...]]
+
+
+def _values(expression: Any, found: dict[str, set[str]]) -> None:
+    if not isinstance(expression, list):
+        return
+    if len(expression) >= 2 and isinstance(expression[0], str) and not isinstance(expression[1], list):
+        value = expression[-1]
+        texts = [str(one) for one in value] if isinstance(value, list) else [str(value)]
+        found.setdefault(expression[0], set()).update(texts)
+        return
+    for part in expression:
+        _values(part, found)
+
+
+def _hints(configuration: Configuration) -> _Hints:
+    paths: set[str] = {"/"}
+    hosts: set[str] = {"unknown.invalid"}
+    methods: set[str] = {"GET", "POST", "OPTIONS"}
+    variables: dict[str, set[str]] = {}
+    for route in configuration.of(Kind.ROUTE).values():
+        raw = route.spec.get("uris") or route.spec.get("uri") or ()
+        for uri in [raw] if isinstance(raw, str) else raw:
+            paths.update(_around(str(uri)))
+        for host in inherit(configuration, route).hosts:
+            bare = host.lstrip("*.")
+            hosts.update(
+                (f"a.{bare}", f"b.a.{bare}", bare or "other.test") if host.startswith("*") else (host,)
+            )
+            hosts.add(f"x{bare}" if bare else "other.test")
+        named = route.spec.get("methods") or ()
+        methods.update([named] if isinstance(named, str) else [str(one) for one in named])
+        _values(route.spec.get("vars"), variables)
+    return _Hints(
+        tuple(sorted(paths)),
+        tuple(sorted(hosts)),
+        tuple(sorted(methods)),
+        {name: tuple(sorted(values)) for name, values in sorted(variables.items())},
+    )
+
+
+def _around(uri: str) -> Iterator[str]:
+    """Yield paths on, just inside and just outside a pattern."""
+    filled = uri.replace("*", "tail")
+    literal = uri.split("*", 1)[0]
+    base = literal if literal.startswith("/") else f"/{literal}"
+    for path in (
+        filled,
+        base,
+        base.rstrip("/"),
+        f"{base}x",
+        f"{base}x/y",
+        base[:-1],
+        f"{base}/",
+        filled + "/",
+    ):
+        if path.startswith("/") and "//" not in path:
+            yield path
+    if ":" in uri:
+        named = "/".join("value" if one.startswith(":") else one for one in filled.split("/"))
+        yield named if named.startswith("/") else f"/{named}"
+
+
+def _requests(hints: _Hints, count: int, seed: int) -> Iterator[Request]:
+    """Yield every path on every host while that fits into half of *count*, then random combinations."""
+    chance = random.Random(seed)  # noqa: S311 - a test generator, repeatable by its seed
+    made = 0
+    grid = [(host, path) for path in hints.paths for host in hints.hosts]
+    chance.shuffle(grid)
+    for host, path in grid[: count // 2]:
+        made += 1
+        yield Request(method="GET", host=host, path=path)
+    while made < count:
+        made += 1
+        yield _random_request(hints, chance)
+
+
+def _random_request(hints: _Hints, chance: random.Random) -> Request:
+    headers: dict[str, str] = {}
+    args: dict[str, str] = {}
+    cookies: dict[str, str] = {}
+    request = Request(
+        method=chance.choice(hints.methods),
+        host=chance.choice(hints.hosts),
+        path=chance.choice(hints.paths),
+    )
+    for name, values in hints.variables.items():
+        roll = chance.random()
+        if roll < 0.3:
+            continue
+        value = chance.choice(values) if roll < 0.8 else chance.choice(("other", "1", "zz"))
+        value = "".join(c for c in value if c.isalnum() or c in "-_./") or "v"
+        if name.startswith("http_"):
+            headers[name[5:].replace("_", "-")] = value
+        elif name.startswith("arg_"):
+            args[name[4:]] = value
+        elif name.startswith("cookie_"):
+            cookies[name[7:]] = value
+        elif name == "server_port":
+            request = replace(request, server_port=chance.choice((9080, 9443)))
+        elif name == "request_method" and value.isalpha():
+            request = replace(request, method=value.upper())
+    return replace(request, headers=headers, args=args, cookies=cookies)
+
+
+def _as_seen(request: Request) -> Seen:
+    headers = {key.lower(): str(value) for key, value in request.headers.items()}
+    if request.cookies:
+        headers["cookie"] = "; ".join(f"{key}={value}" for key, value in request.cookies.items())
+    query = "&".join(f"{key}={value}" for key, value in request.args.items())
+    return Seen(
+        authority=request.host,
+        path=quote(request.path, safe="/:@!$&'()*+,;=-._~%"),
+        query=query,
+        method=request.method,
+        headers=headers,
+        port=443 if request.server_port in (443, 9443) else 80,
+    )
+
+
+def _with(request: Request, field: str, values: Mapping[str, Any]) -> Request:
+    if field == "headers":
+        return replace(request, headers=values)
+    return replace(request, args=values) if field == "args" else replace(request, cookies=values)
+
+
+class _Judge:
+    def __init__(self, configuration: Configuration, translation: Translation) -> None:
+        router = Router(translation.router) if translation.router else None
+        self._table = RouteTable(configuration, router)
+        self._evaluator = Evaluator(translation.objects)
+        self._entries = translation.entries
+        self._refused = translation.refused
+        self.undecided = 0
+
+    def compare(self, request: Request) -> Disagreement | None:
+        match = self._table.match(request)
+        if match.undecided:
+            self.undecided += 1
+            return None
+        decision = self._evaluator.decide(_as_seen(request))
+        chosen = self._entries.get(decision.entry) if decision.entry is not None else None
+        if decision.entry is not None and chosen is None:
+            chosen = f"unknown rule {decision.entry}"
+        if chosen == match.winner:
+            return None
+        if chosen is None and match.winner in self._refused:
+            return None  # held back where nothing else is served: 404 is as closed as the refusal
+        return Disagreement(request, match.winner, chosen)
+
+    def smallest(self, found: Disagreement) -> Disagreement:
+        """Drop parts of the request as long as the two still differ."""
+        request = found.request
+        for field in ("headers", "args", "cookies"):
+            for key in list(getattr(request, field)):
+                values = {k: v for k, v in getattr(request, field).items() if k != key}
+                smaller = self.compare(_with(request, field, values))
+                if smaller is not None:
+                    found, request = smaller, smaller.request
+        smaller = self.compare(replace(request, method="GET"))
+        return smaller or found
+
+
+def prove(configuration: Configuration, translation: Translation, *, requests: int, seed: int = 0) -> Proof:
+    """Compare *requests* generated requests; at most ten disagreements are reported, smallest first."""
+    judge = _Judge(configuration, translation)
+    checked = 0
+    found: dict[tuple[str | None, str | None], Disagreement] = {}
+    for request in _requests(_hints(configuration), requests, seed):
+        difference = judge.compare(request)
+        checked += 1
+        if difference is not None:
+            key = (difference.apisix, difference.istio)
+            if key not in found and len(found) < 10:
+                found[key] = judge.smallest(difference)
+    return Proof(checked, _by_size(tuple(found.values())), judge.undecided)
+
+
+def _by_size(found: Sequence[Disagreement]) -> tuple[Disagreement, ...]:
+    return tuple(sorted(found, key=lambda one: len(str(one))))

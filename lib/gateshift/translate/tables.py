@@ -1,0 +1,90 @@
+"""The flat, winner-ordered list of routes for each host.
+
+Envoy picks one virtual host and tries its rules top-down. APISIX goes on from the exact host to wildcard
+hosts and to routes without host. So every host's list holds its own routes and those of every bucket that
+APISIX would still ask, in APISIX's order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gateshift.apisix.model import Router
+from gateshift.translate.job import Draft
+from gateshift.translate.paths import Pattern
+
+__all__ = ["ANY_HOST", "HostList", "host_lists"]
+
+ANY_HOST = "*"
+
+HostList = tuple[tuple[Draft, Pattern], ...]
+
+
+def _priority(draft: Draft) -> float:
+    value = draft.route.spec.get("priority", 0)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
+
+
+def _ordered(drafts: Sequence[Draft]) -> list[tuple[Draft, Pattern]]:
+    pairs = [(draft, pattern) for draft in drafts for pattern in draft.patterns]
+    return sorted(
+        pairs,
+        key=lambda one: (
+            not one[1].is_exact,
+            -len(one[1].literal),
+            one[1].literal,
+            -_priority(one[0]),
+            -len(one[1].source.encode()),
+            one[0].route.order,
+        ),
+    )
+
+
+def _cover(wildcard: str, host: str) -> bool:
+    """Tell whether a wildcard host's bucket is still asked for requests to *host*."""
+    suffix = wildcard[1:]
+    return host.removeprefix("*").endswith(suffix) and host != wildcard
+
+
+def _until_catch_all(pairs: Sequence[tuple[Draft, Pattern]]) -> HostList:
+    """Cut the list after a rule that takes every request: nothing below it can ever be reached."""
+    for position, (draft, pattern) in enumerate(pairs):
+        if pattern.kind == "prefix" and pattern.text == "/" and {} in draft.conditions:
+            return tuple(pairs[: position + 1])
+    return tuple(pairs)
+
+
+def host_lists(drafts: Sequence[Draft], router: Router) -> dict[str, HostList]:
+    """Return each host's list; the key ``*`` is for requests whose host no route names."""
+    hosts: dict[str, None] = {}
+    for draft in drafts:
+        for host in draft.effective.hosts or (ANY_HOST,):
+            hosts.setdefault(host)
+            # `*b.com` also matches `b.com`, which Envoy's wildcard does not.
+            if host.startswith("*") and len(host) > 1 and not host.startswith("*."):
+                hosts.setdefault(host[1:])
+    wildcards = sorted((h for h in hosts if h.startswith("*")), key=lambda h: (-len(h), h))
+    if router is Router.HOST_URI:
+        return {host: _until_catch_all(_by_bucket(drafts, host, wildcards)) for host in hosts}
+    found = {}
+    for host in hosts:
+        accepting = [d for d in drafts if _accepts(d, host)]
+        found[host] = _until_catch_all(_ordered(accepting))
+    return found
+
+
+def _by_bucket(drafts: Sequence[Draft], host: str, wildcards: Sequence[str]) -> list[tuple[Draft, Pattern]]:
+    pairs: list[tuple[Draft, Pattern]] = []
+    buckets = [host, *(one for one in wildcards if _cover(one, host))]
+    for bucket in buckets:
+        if bucket == ANY_HOST and host != ANY_HOST and ANY_HOST not in wildcards:
+            continue
+        pairs += _ordered([d for d in drafts if bucket in d.effective.hosts])
+    return pairs + _ordered([d for d in drafts if not d.effective.hosts])
+
+
+def _accepts(draft: Draft, host: str) -> bool:
+    """Tell whether a route is asked for *host* where hosts are only a filter (radixtree_uri)."""
+    if not draft.effective.hosts:
+        return True
+    return any(one == host or (one.startswith("*") and _cover(one, host)) for one in draft.effective.hosts)

@@ -1,0 +1,281 @@
+"""Upstreams as destinations: FQDN hosts, ServiceEntries for what is no Service, and DestinationRules.
+
+A DestinationRule belongs to a host, an APISIX upstream to whoever refers to it. Where two upstreams want
+different policies for one host, each policy becomes a subset, so neither changes the other.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateshift.apisix.model import Resource
+from gateshift.istio.builders import build, dns_label
+from gateshift.translate.job import Draft, Job
+from gateshift.translate.ledger import Path
+from gateshift.translate.model import Fidelity
+from gateshift.translate.upstream_policy import traffic_policy
+
+__all__ = ["Backend", "Node", "UpstreamBook", "read_nodes"]
+
+_TLS_PORT = {"https": 443, "grpcs": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One APISIX node, as written."""
+
+    host: str
+    port: int
+    weight: int
+    path: Path
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One destination: the host Istio knows, and which policy of that host applies."""
+
+    host: str
+    port: int
+    weight: int
+    policy: str
+
+
+@dataclass(slots=True)
+class _Host:
+    policies: dict[str, str] = field(default_factory=dict)
+    sources: set[str] = field(default_factory=set)
+
+
+def _split(text: str, default: int) -> tuple[str, int]:
+    found = re.fullmatch(r"(\[.+\]|[^:]+)(?::(\d+))?", text.strip())
+    if found is None:
+        return text.strip(), default
+    return found[1].strip("[]"), int(found[2]) if found[2] else default
+
+
+def read_nodes(spec: Mapping[str, Any], path: Path) -> list[Node]:
+    """Read nodes in either form (map or list); a missing port is 443 for TLS schemes, else 80."""
+    default = _TLS_PORT.get(str(spec.get("scheme", "http")), 80)
+    raw = spec.get("nodes")
+    nodes = []
+    if isinstance(raw, Mapping):
+        for key, weight in raw.items():
+            host, port = _split(str(key), default)
+            nodes.append(Node(host, port, int(weight or 0), (*path, "nodes", str(key))))
+    elif isinstance(raw, list | tuple):
+        for position, one in enumerate(raw):
+            if isinstance(one, Mapping) and one.get("host"):
+                host, port = _split(str(one["host"]), int(one.get("port") or default))
+                nodes.append(
+                    Node(
+                        host,
+                        port,
+                        int(one.get("weight", 1)),
+                        (*path, "nodes", position),
+                        int(one.get("priority", 0) or 0),
+                    )
+                )
+    return nodes
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+class UpstreamBook:
+    """All destinations of one translation."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._hosts: dict[str, _Host] = {}
+        self._entries: dict[str, tuple[dict[str, Any], set[str]]] = {}
+
+    def fqdn(self, host: str, port: int) -> tuple[str, int, str]:
+        """Return (host, port, note) that Istio should use for an APISIX node name."""
+        mapped = self._job.params.services.get(f"{host}:{port}") or self._job.params.services.get(host)
+        if mapped:
+            name, mapped_port = _split(mapped, port)
+            return self.complete(name), mapped_port, "mapped by translate.services"
+        if host.endswith(".svc.cluster.local") or _is_address(host):
+            return host, port, ""
+        if host.endswith(".svc"):
+            return f"{host}.cluster.local", port, ""
+        if "." not in host:
+            full = f"{host}.{self._job.target.namespace}.svc.cluster.local"
+            return full, port, f"short name taken as Service {full}; set translate.services to say otherwise"
+        return host, port, ""
+
+    def complete(self, name: str) -> str:
+        """Write a Service name in full."""
+        if name.endswith(".svc"):
+            return f"{name}.cluster.local"
+        return name if "." in name else f"{name}.{self._job.target.namespace}.svc.cluster.local"
+
+    def resolve(
+        self, spec: Mapping[str, Any], owner: Resource, path: Path, draft: Draft
+    ) -> list[Backend] | None:
+        """Return the destinations of an upstream; None when there are none (the route is then blocked)."""
+        job = self._job
+        if spec.get("service_name") or spec.get("discovery_type"):
+            return self._discovered(spec, owner, path, draft)
+        nodes = read_nodes(spec, path)
+        if not nodes:
+            return None
+        policy = traffic_policy(job, spec, owner, path, nodes)
+        source = f"{owner.kind}/{owner.id}"
+        kind = str(spec.get("type", "roundrobin"))
+        resolved = [(node, *self.fqdn(node.host, node.port)) for node in nodes]
+        for node, host, _port, named in resolved:
+            fidelity = Fidelity.APPROXIMATE if named or node.priority else Fidelity.EXACT
+            note = "node priority has no equivalent: all nodes take traffic" if node.priority else named
+            job.mark(owner, node.path, fidelity, f"destination {host}", note)
+        addresses = [one for one in resolved if _is_address(one[1])]
+        together = len(resolved) > 1 and kind not in ("roundrobin", "")
+        if addresses or (together and len({one[1] for one in resolved}) > 1):
+            host = self._static(spec, owner, path, [(n, h, p) for n, h, p, _ in resolved])
+            return [self._use(host, resolved[0][2] if len(resolved) == 1 else 80, 1, policy, source)]
+        backends: dict[tuple[str, int], Backend] = {}
+        for node, host, port, _ in resolved:
+            if not host.endswith(".cluster.local"):
+                self._external(host, port, spec, source)
+            known = backends.get((host, port))
+            weight = node.weight + (known.weight if known else 0)
+            backends[host, port] = self._use(host, port, weight, policy, source)
+        return list(backends.values())
+
+    def _discovered(
+        self, spec: Mapping[str, Any], owner: Resource, path: Path, draft: Draft
+    ) -> list[Backend] | None:
+        job = self._job
+        kind, name = str(spec.get("discovery_type", "")), str(spec.get("service_name", ""))
+        source = f"{owner.kind}/{owner.id}"
+        found = re.fullmatch(r"([a-z0-9-]+)/([a-z0-9-]+):(\S+)", name)
+        if kind == "kubernetes" and found and found[3].isdigit():
+            host = f"{found[2]}.{found[1]}.svc.cluster.local"
+            port = int(found[3])
+        elif kind == "dns" and name:
+            host, port = _split(name, 80)
+            host, port, _ = self.fqdn(host, port)
+            if not host.endswith(".cluster.local"):
+                self._external(host, port, spec, source)
+        else:
+            for key in ("service_name", "discovery_type", "discovery_args"):
+                if key in spec:
+                    job.mark(
+                        owner, (*path, key), Fidelity.NONE, "", f"Istio has no {kind or 'such'} discovery"
+                    )
+            draft.blocked |= job.block(
+                owner,
+                "discovery_type",
+                draft.resource,
+                f"the endpoints come from {kind or 'an unknown'} discovery, which Istio does not read",
+                "make the backend a Kubernetes Service or name its addresses as nodes",
+            )
+            return []
+        for key in ("service_name", "discovery_type", "discovery_args"):
+            if key in spec:
+                job.mark(owner, (*path, key), Fidelity.EXACT, f"destination {host}")
+        policy = traffic_policy(job, spec, owner, path, [Node(host, port, 1, path)])
+        return [self._use(host, port, 1, policy, source)]
+
+    def _use(self, host: str, port: int, weight: int, policy: Mapping[str, Any], source: str) -> Backend:
+        known = self._hosts.setdefault(host, _Host())
+        text = json.dumps(policy, sort_keys=True)
+        known.policies.setdefault(text, dns_label(source.replace("/", "-")))
+        known.sources.add(source)
+        return Backend(host, port, weight, text)
+
+    def external(self, host: str, port: int, *, tls: bool, source: str) -> Backend:
+        """Return a destination outside any upstream (an external function, a mirror)."""
+        name, port, _ = self.fqdn(host, port)
+        if not name.endswith(".cluster.local"):
+            self._external(name, port, {"scheme": "https" if tls else "http"}, source)
+        policy: dict[str, Any] = {"tls": {"mode": "SIMPLE", "sni": host}} if tls else {}
+        return self._use(name, port, 1, policy, source)
+
+    def _external(self, host: str, port: int, spec: Mapping[str, Any], source: str) -> None:
+        protocol = "GRPC" if str(spec.get("scheme", "http")).startswith("grpc") else "HTTP"
+        name = f"{host}"
+        ports = [{"number": port, "name": f"{protocol.lower()}-{port}", "protocol": protocol}]
+        if name in self._entries:
+            entry, sources = self._entries[name]
+            sources.add(source)
+            if port not in [one["number"] for one in entry["ports"]]:
+                entry["ports"] = sorted([*entry["ports"], *ports], key=lambda one: int(one["number"]))
+            return
+        self._entries[name] = (
+            {"hosts": [host], "ports": ports, "location": "MESH_EXTERNAL", "resolution": "DNS"},
+            {source},
+        )
+
+    def _static(
+        self,
+        spec: Mapping[str, Any],
+        owner: Resource,
+        path: Path,
+        nodes: list[tuple[Node, str, int]],
+    ) -> str:
+        """Make one ServiceEntry for nodes that must share a load balancer, or are bare addresses."""
+        label = dns_label(owner.kind.rstrip("s"), owner.id, *[str(one) for one in path if one != "upstream"])
+        host = f"{label}.gateshift.internal"
+        protocol = "GRPC" if str(spec.get("scheme", "http")).startswith("grpc") else "HTTP"
+        port = nodes[0][2] if len(nodes) == 1 else 80
+        name = f"{protocol.lower()}-{port}"
+        endpoints = [
+            {"address": address, "ports": {name: number}, "weight": node.weight}
+            for node, address, number in nodes
+            if node.weight > 0
+        ]
+        static = all(_is_address(address) for _, address, _ in nodes)
+        entry = {
+            "hosts": [host],
+            "ports": [{"number": port, "name": name, "protocol": protocol}],
+            "location": "MESH_INTERNAL" if not static else "MESH_EXTERNAL",
+            "resolution": "STATIC" if static else "DNS",
+            "endpoints": endpoints,
+        }
+        self._entries[host] = (entry, {f"{owner.kind}/{owner.id}"})
+        return host
+
+    def destination(self, backend: Backend) -> dict[str, Any]:
+        """Render a destination; the subset is named only where one host has several policies."""
+        found: dict[str, Any] = {"host": backend.host}
+        policies = self._hosts[backend.host].policies
+        if len(policies) > 1:
+            found["subset"] = policies[backend.policy]
+        return found | {"port": {"number": backend.port}}
+
+    def objects(self) -> list[dict[str, Any]]:
+        """Return ServiceEntries and DestinationRules, sorted by name."""
+        job = self._job
+        found = []
+        for host, (entry, sources) in sorted(self._entries.items()):
+            found.append(build(job.version, "ServiceEntry", host, job.target.namespace, entry, sources))
+        for host, one in sorted(self._hosts.items()):
+            spec: dict[str, Any] = {"host": host}
+            if len(one.policies) == 1:
+                policy = json.loads(next(iter(one.policies)))
+                if not policy:
+                    continue
+                spec["trafficPolicy"] = policy
+            else:
+                job.warn(
+                    f"{host}: {len(one.policies)} upstreams want different policies; "
+                    "each is a subset of one DestinationRule"
+                )
+                spec["subsets"] = [
+                    {"name": name, "trafficPolicy": json.loads(text)}
+                    for text, name in sorted(one.policies.items(), key=lambda item: item[1])
+                ]
+            found.append(build(job.version, "DestinationRule", host, job.target.namespace, spec, one.sources))
+        return found
