@@ -70,7 +70,8 @@ class _Client(NotebookClient):  # type: ignore[misc]  # nbclient is not followed
     def __init__(self, manager: Manager, settings: Settings) -> None:
         super().__init__(
             manager.nb,
-            km=_OwnKernel(kernel_name=settings.kernel_name),
+            # A socket file of this user only: outputs do not cross a TCP port other users could read.
+            km=_OwnKernel(kernel_name=settings.kernel_name, transport="ipc"),
             startup_timeout=int(settings.start_timeout),
             timeout=None,
         )

@@ -19,7 +19,7 @@ from gateshift.archive.files import atomic_write, file_digest
 if TYPE_CHECKING:
     from gateshift.migration.journal import Journal
 
-__all__ = ["MANIFEST", "files_of", "read_manifest", "seal"]
+__all__ = ["MANIFEST", "files_of", "read_manifest", "seal", "shared_files"]
 
 MANIFEST = "manifest.json"
 
@@ -31,6 +31,11 @@ def files_of(folder: Path) -> list[Path]:
         for p in folder.rglob("*")
         if p.is_file() and p != folder / MANIFEST and not p.name.endswith((".part", ".tmp"))
     )
+
+
+def shared_files(migration: Path) -> list[Path]:
+    """Return the files of a migration that belong to no single run: approvals given from outside."""
+    return sorted(p for p in (migration / "approvals").glob("*.json") if p.is_file())
 
 
 def seal(folder: Path, *, journal: Journal | None = None) -> str:
@@ -52,6 +57,9 @@ def seal(folder: Path, *, journal: Journal | None = None) -> str:
         content["who"] = last.who
         content["params_digest"] = journal.state.params_digest
         content["journal"] = {"seq": last.seq, "hash": last.hash}
+        content["shared"] = {
+            str(p.relative_to(folder.parent)): file_digest(p) for p in shared_files(folder.parent)
+        }
     content["cluster_uid"] = _cluster_uid(journal)
     raw = (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
     atomic_write(folder / MANIFEST, raw)

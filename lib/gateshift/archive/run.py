@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +18,7 @@ from gateshift.archive.manifest import seal
 from gateshift.archive.outcome import CellStatus, NotebookStopped, Outcome, outcome_word
 from gateshift.errors import GateshiftError, InputError
 from gateshift.migration.identity import Process
-from gateshift.migration.journal import Journal
+from gateshift.migration.journal import Journal, read_records
 
 __all__ = ["execute", "settle"]
 
@@ -125,7 +124,29 @@ def settle(migration: Path) -> list[Path]:
             Outcome(5, path, "the engine was killed"),
         )
         corrected.append(path)
+    _seal_forgotten(migration)
     return corrected
+
+
+def _seal_forgotten(migration: Path) -> None:
+    """Seal runs that ended on record but died before their seal, or were run by hand without an engine."""
+    book = migration / "journal.jsonl"
+    if not book.exists():
+        return
+    try:
+        records = read_records(book)
+    except GateshiftError:
+        return  # the run itself will say so, with the place
+    sealed = {str(r.data["run"]) for r in records if r.kind == "archive.sealed"}
+    ended = {str(r.data.get("run", r.run)) for r in records if r.kind == "run.ended"}
+    for run in sorted(ended - sealed):
+        folder = migration / run
+        if folder.is_dir() and not _under_way(folder):
+            _conclude(book, folder, "", Outcome(0, folder))
+
+
+def _under_way(folder: Path) -> bool:
+    return any('"outcome": "running"' in p.read_text(encoding="utf-8") for p in folder.glob("*.ipynb"))
 
 
 def _free(path: Path) -> Path:
@@ -140,9 +161,7 @@ def _free(path: Path) -> Path:
 def _conclude(book: Path, folder: Path, notebook: str, outcome: Outcome) -> tuple[str, ...]:
     """Tell the journal how the run ended, if it does not know, and seal the run's folder."""
     warnings = []
-    run = os.environ.get("GATESHIFT_RUN") or folder.name
-    if folder.name != run and folder.parent == book.parent:
-        run = folder.name
+    run = folder.name
     try:
         if not book.exists():
             seal(folder)

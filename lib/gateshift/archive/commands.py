@@ -1,0 +1,104 @@
+"""``gateshift history`` and ``gateshift audit``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from gateshift.archive import audit
+from gateshift.archive.history import listing
+from gateshift.errors import GateshiftError, InputError
+
+__all__ = ["audit_group", "history_command"]
+
+_FOLDER = click.Path(path_type=Path)
+
+
+def _outputs() -> Path:
+    from gateshift.runbook.inputs import project_root  # noqa: PLC0415 - not needed when a path is given
+
+    return project_root() / "outputs"
+
+
+@click.command("history")
+@click.argument("outputs", type=_FOLDER, required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def history_command(outputs: Path | None, as_json: bool) -> None:
+    """List migrations under OUTPUTS (the project's outputs by default) and how they ended."""
+    entries = listing(outputs or _outputs())
+    if as_json:
+        click.echo(json.dumps([e.as_json() for e in entries]))
+        return
+    if not entries:
+        click.echo("no migrations yet")
+        return
+    rows = [("migration", "began (UTC)", "outcome", "Istio", "runs", "rollbacks")]
+    rows += [
+        (e.migration, e.began[:19], e.outcome, f"{e.weight_percent} %", str(e.runs), str(e.rollbacks))
+        for e in entries
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        click.echo("  ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)).rstrip())
+    for entry in entries:
+        if entry.problem:
+            click.echo(f"damaged: {entry.problem}", err=True)
+
+
+@click.group("audit")
+def audit_group() -> None:
+    """Verify an archive, or pack it for a ticket."""
+
+
+@audit_group.command("verify")
+@click.argument("path", type=_FOLDER, required=False)
+@click.option("--head", default="", help="Hash noted earlier elsewhere; it must still be in the journal.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def _verify(path: Path | None, head: str, as_json: bool) -> None:
+    """Check hash chain, manifests and reports at PATH (all of outputs by default).
+
+    Exit code 0: nothing was changed. 1: something was; each finding names its file. 2: no archive there.
+    """
+    where = path or _outputs()
+    try:
+        problems = audit.verify(where, head=head)
+        heads = {m.name: audit.head_of(m).hash for m in audit.migrations_in(where)} if not problems else {}
+        open_runs = [r for m in audit.migrations_in(where) for r in audit.unsealed(m)] if not problems else []
+    except InputError as error:
+        raise _as_click(error) from None
+    if as_json:
+        answer = {
+            "ok": not problems,
+            "problems": [{"path": str(p.path), "what": p.what} for p in problems],
+            "heads": heads,
+            "unsealed_runs": open_runs,
+        }
+        click.echo(json.dumps(answer))
+    else:
+        for problem in problems:
+            click.echo(f"CHANGED  {problem}")
+        for name, value in heads.items():
+            click.echo(f"ok       {name}  head {value}")
+        for run in open_runs:
+            click.echo(f"note     {run} has no seal: it is under way, or died; the next run settles it")
+    click.get_current_context().exit(1 if problems else 0)
+
+
+@audit_group.command("export")
+@click.argument("migration", type=_FOLDER)
+@click.argument("target", type=_FOLDER, required=False)
+def _export(migration: Path, target: Path | None) -> None:
+    """Verify MIGRATION (a folder) and pack it into TARGET (.tar.gz) for a ticket."""
+    try:
+        made = audit.export(migration, target or Path(f"{migration.name}.tar.gz"))
+    except GateshiftError as error:
+        raise _as_click(error) from None
+    click.echo(f"{made}  head {audit.head_of(migration).hash}")
+
+
+def _as_click(error: GateshiftError) -> click.ClickException:
+    shown = click.ClickException(f"{error}\n  next: {error.hint}")
+    shown.exit_code = error.exit_code  # type: ignore[misc]  # click declares it for the class
+    return shown

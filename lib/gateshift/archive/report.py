@@ -1,0 +1,376 @@
+"""``report.html``: a whole migration on one self-contained page, outcome first."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from gateshift.archive.files import atomic_write, file_digest
+from gateshift.archive.history import outcome_of
+from gateshift.archive.manifest import read_manifest
+from gateshift.archive.pages import Notebook, read_notebooks, write_pages
+from gateshift.archive.redact import Redactor
+from gateshift.archive.timeline import timeline_svg
+from gateshift.errors import InputError
+from gateshift.migration.journal import Journal, Record
+from gateshift.migration.state import State, VerdictMark
+
+__all__ = ["write_report"]
+
+_STYLE = """
+:root{color-scheme:light dark;--line:rgba(128,128,128,.4);--soft:rgba(128,128,128,.1)}
+body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:0 auto;padding:16px}
+h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em;border-bottom:1px solid var(--line)}
+table{border-collapse:collapse;width:100%}td,th{padding:3px 10px;text-align:left;vertical-align:top;
+border-bottom:1px solid var(--line)}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
+.outcome{border:2px solid;border-left-width:14px;padding:10px 16px;font-size:1.1em}
+.good{border-color:#0a7d33}.bad{border-color:#b3261e}.open{border-color:#a15c00}
+img,svg{max-width:100%;height:auto}figure{margin:1em 0}code,pre{font-size:.88em}
+pre{background:var(--soft);padding:8px;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere}
+summary{cursor:pointer}.wide{overflow-x:auto}nav a{margin-right:1em}
+@media print{details{display:block}nav{display:none}}
+"""
+
+_CHECKLIST = (
+    "DNS back at 100 % APISIX",
+    "traffic confirmed recovered",
+    "Istio error logs collected",
+    "root cause analysed",
+    "configuration fixed, then retry",
+)
+"""The guide's checklist after a rollback."""
+
+
+def write_report(migration_dir: str | Path) -> Path:
+    """Write ``report.html`` and a page for each executed notebook; return the report's path.
+
+    The page needs nothing but itself: plots are embedded, links go to pages beside it. Its hash is put into
+    the journal, so that a changed report shows in the audit.
+    """
+    folder = Path(migration_dir)
+    book = folder / "journal.jsonl"
+    if not book.exists():
+        raise InputError(f"{folder}: there is no journal here", hint="run a notebook of this migration first")
+    with Journal.open(book, who=f"{getpass.getuser()}@{socket.gethostname()}", run="report") as journal:
+        notebooks = read_notebooks(folder)
+        pages = write_pages(folder, notebooks)
+        text = Redactor().text(_page(folder.name, journal.state, journal.records, notebooks))
+        target = folder / "report.html"
+        atomic_write(target, text)
+        files = {str(p.relative_to(folder)): file_digest(p) for p in [*pages, target]}
+        journal.append("report.done", files=files, sha256=hashlib.sha256(text.encode()).hexdigest())
+    return target
+
+
+# -- the page --------------------------------------------------------------------------------------
+
+
+def _page(name: str, state: State, records: Sequence[Record], notebooks: Sequence[Notebook]) -> str:
+    sections = [
+        ("outcome", "Outcome", _outcome(state, records)),
+        ("timeline", "Timeline", timeline_svg(records) + _events(records)),
+        ("stages", "Stages and verdicts", _stages(records, state)),
+        ("plots", "Plots", _plots(notebooks)),
+        ("rollback", "Rollback checklist", _checklist(records)),
+        ("approvals", "Who approved what", _approvals(records)),
+        ("changes", "What was changed", _plans(records)),
+        ("ledger", "Translation ledger", _ledger(notebooks)),
+        ("attempts", "Attempts compared", _attempts(records)),
+        ("runs", "Runs", _runs(state, notebooks)),
+        ("trust", "How far this page can be trusted", _trust(records, notebooks)),
+    ]
+    shown = [(key, title, body) for key, title, body in sections if body]
+    links = "".join(f'<a href="#{key}">{escape(title)}</a>' for key, title, _ in shown)
+    body = "".join(f'<h2 id="{key}">{escape(title)}</h2>{text}' for key, title, text in shown)
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{escape(name)}: migration report</title><style>{_STYLE}</style></head><body>"
+        f"<h1>Migration {escape(name)}: APISIX to Istio</h1><nav>{links}</nav>{body}</body></html>\n"
+    )
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, numeric: Iterable[int] = ()) -> str:
+    """Return an HTML table; *numeric* columns are aligned right. Values are escaped."""
+    right = set(numeric)
+
+    def cell(tag: str, index: int, value: Any) -> str:
+        kind = ' class="n"' if index in right else ""
+        return f"<{tag}{kind}>{escape(str(value))}</{tag}>"
+
+    head = "".join(cell("th", i, c) for i, c in enumerate(columns))
+    body = "".join("<tr>" + "".join(cell("td", i, v) for i, v in enumerate(row)) + "</tr>" for row in rows)
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _clock(time: str) -> str:
+    return time[:19].replace("T", " ")
+
+
+def _outcome(state: State, records: Sequence[Record]) -> str:
+    word = outcome_of(state)
+    if state.rolling_back:
+        kind, what = "bad", f"A rollback has started and is not finished: {state.rollback_reason}."
+    elif state.phase.value == "rolled back":
+        kind, what = "bad", f"All traffic is back on APISIX. Reason: {state.rollback_reason}."
+    elif word == "all stages promoted" or state.phase.value in {"soak", "soaked", "cleaned"}:
+        kind, what = "good", "All traffic is on Istio; every stage was promoted on evidence."
+    else:
+        kind, what = "open", "The migration is under way."
+    facts = [
+        ("weight on Istio now", f"{state.weight_percent} %"),
+        ("stages promoted", sum(r.kind == "stage.promoted" for r in records)),
+        ("began (UTC)", _clock(records[0].time) if records else ""),
+        ("last record (UTC)", _clock(records[-1].time) if records else ""),
+    ]
+    done = next((r for r in reversed(records) if r.kind == "rollback.done"), None)
+    if done is not None:
+        for key, label in (
+            ("seconds_to_dns", "rollback: until DNS had it"),
+            ("seconds_to_users", "rollback: until users were back"),
+        ):
+            value = done.data.get(key)
+            facts.append((label, f"{float(value):.0f} s" if value is not None else "not proven"))
+    if state.shifting_to is not None:
+        facts.append(("shift not confirmed", f"to {state.shifting_to} %"))
+    return f'<div class="outcome {kind}"><b>{escape(word)}</b><br>{escape(what)}</div>' + table(
+        ("what", "value"), facts
+    )
+
+
+def _checked(what: str, data: Mapping[str, Any]) -> str:
+    return f"{what} passed" if data.get("ok") else f"{what} failed: {_words(data.get('failed'))}"
+
+
+_SPOKEN: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "migration.opened": lambda d: "migration opened",
+    "preflight.done": lambda d: (
+        "preflight " + ("passed" if d.get("ok") else f"failed: {_words(d.get('failed'))}")
+    ),
+    "install.done": lambda d: f"Istio {d.get('version', '')} installed",
+    "apply.done": lambda d: f"configuration applied ({d.get('objects', '?')} objects)",
+    "verify.done": lambda d: (
+        "verification " + ("passed" if d.get("ok") else f"failed: {_words(d.get('failed'))}")
+    ),
+    "stage.entered": lambda d: f"stage {d['stage'] + 1} entered, weight {d['weight']} %",
+    "shift.intent": lambda d: f"shift from {d['from']} % to {d['to']} % begins",
+    "shift.done": lambda d: (
+        f"weight {d['to']} % in force (accepted {_s(d.get('accepted_s'))}, in sync {_s(d.get('insync_s'))})"
+    ),
+    "stage.arrived": lambda d: f"stage {d['stage'] + 1}: traffic arrived, share {float(d['share']):.1f} %",
+    "verdict": lambda d: f"stage {d['stage'] + 1}: verdict {d['decision']}: {_words(d.get('reasons'))}",
+    "stage.promoted": lambda d: f"stage {d['stage'] + 1} promoted",
+    "rollback.started": lambda d: f"ROLLBACK from {d['from']} %: {d['reason']}",
+    "rollback.shifted": lambda d: "all weight on APISIX",
+    "rollback.done": lambda d: (
+        "rollback done" if d.get("seconds_to_users", 0) is not None else "weights back; users not proven back"
+    ),
+    "soak.sample": lambda d: f"stable run: {'stable' if d.get('stable', True) else 'NOT stable'}",
+    "soak.done": lambda d: "stable run complete",
+    "cleanup.intent": lambda d: f"clean-up begins, export {d.get('export')}",
+    "cleanup.done": lambda d: "APISIX removed",
+    "journal.repaired": lambda d: f"journal repaired: a torn line of {d['dropped_bytes']} bytes was removed",
+    "reconciled": lambda d: f"reconciled with DNS: weight {d['weight']} %",
+    "run.ended": lambda d: f"run of {d['notebook']} ended: {d['outcome']} {d.get('error', '')}",
+}
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "; ".join(str(v) for v in value)
+    return str(value or "")
+
+
+def _s(value: Any) -> str:
+    return "?" if value is None else f"{float(value):.1f} s"
+
+
+def _events(records: Sequence[Record]) -> str:
+    rows = [
+        (_clock(r.time), _SPOKEN[r.kind](r.data), r.who)
+        for r in records
+        if r.kind in _SPOKEN and not (r.kind == "run.ended" and r.data["outcome"] == "done")
+    ]
+    return table(("time (UTC)", "what happened", "who"), rows)
+
+
+def _stages(records: Sequence[Record], state: State) -> str:
+    del state
+    rows = []
+    entered: dict[str, Any] = {}
+    share = ""
+    for record in records:
+        data = record.data
+        if record.kind == "stage.entered":
+            entered, share = {**data, "time": record.unix}, ""
+        elif record.kind == "stage.arrived":
+            share = f"{float(data['share']):.1f} %"
+        elif record.kind == "verdict":
+            mark = VerdictMark(data["stage"], str(data["decision"]), (), record.time)
+            evidence = data.get("evidence") or {}
+            spent = record.unix - entered.get("time", record.unix)
+            rows.append(
+                (
+                    mark.stage + 1,
+                    f"{entered.get('weight', '?')} %",
+                    share,
+                    mark.decision,
+                    _words(data.get("reasons")),
+                    "; ".join(
+                        f"{k} {_figure(v)}" for k, v in evidence.items() if not isinstance(v, (dict, list))
+                    ),
+                    f"{spent:.0f} s",
+                )
+            )
+    columns = ("stage", "weight", "observed share", "verdict", "reasons", "evidence", "time")
+    return table(columns, rows, numeric=(0, 1, 2, 6)) if rows else ""
+
+
+def _evidence(evidence: Mapping[str, Any]) -> str:
+    plain = {k: v for k, v in evidence.items() if not isinstance(v, (dict, list))}
+    return "; ".join(f"{k} {_figure(v)}" for k, v in plain.items())
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _plots(notebooks: Sequence[Notebook]) -> str:
+    figures = []
+    for book in notebooks:
+        for plot in book.plots:
+            figures.append(
+                f'<figure><img alt="Plot of {escape(book.name)}, {escape(book.run)}" '
+                f'src="data:image/png;base64,{plot}"><figcaption>{escape(book.run)}</figcaption></figure>'
+            )
+    return "".join(figures)
+
+
+def _checklist(records: Sequence[Record]) -> str:
+    if not any(r.kind == "rollback.started" for r in records):
+        return ""
+    done = next((r for r in reversed(records) if r.kind == "rollback.done"), None)
+    if done is None:
+        return table(("item", "result", "detail"), [(item, "open", "") for item in _CHECKLIST])
+    rows = []
+    for item in done.data.get("checklist") or ():
+        parts = list(item) if isinstance(item, (list, tuple)) else [item]
+        rows.append((*parts, *[""] * (3 - len(parts)))[:3])
+    return table(("item", "result", "detail"), rows)
+
+
+def _approvals(records: Sequence[Record]) -> str:
+    plans = {str(r.data["plan"]["digest"]): r.data["plan"] for r in records if r.kind == "plan.shown"}
+    rows = [
+        (
+            _clock(r.time),
+            plans.get(str(r.data["digest"]), {}).get("title", ""),
+            r.data["digest"],
+            r.data["who"],
+            r.data["how"],
+        )
+        for r in records
+        if r.kind == "plan.approved"
+    ]
+    return table(("time (UTC)", "plan", "digest", "approved by", "how"), rows) if rows else ""
+
+
+def _plans(records: Sequence[Record]) -> str:
+    approved = {str(r.data["digest"]) for r in records if r.kind == "plan.approved"}
+    parts, seen = [], set()
+    for record in records:
+        if record.kind != "plan.shown" or record.data["plan"]["digest"] in seen:
+            continue
+        plan = record.data["plan"]
+        seen.add(plan["digest"])
+        if not plan.get("steps"):
+            continue
+        rows = [
+            (s["verb"], s["target"], _value(s["before"]), _value(s["after"]), s.get("note", ""))
+            for s in plan["steps"]
+        ]
+        standing = "approved" if plan["digest"] in approved else "shown only, not approved"
+        parts.append(
+            f"<details><summary>{escape(str(plan.get('title', plan['kind'])))} — {len(rows)} steps, digest "
+            f"<code>{escape(plan['digest'])}</code>, {standing}</summary>"
+            + table(("verb", "target", "before", "after", "note"), rows)
+            + f"<p>Way back: {escape(str(plan.get('way_back', '')))}</p></details>"
+        )
+    return "".join(parts)
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "—"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return text if len(text) <= 1200 else text[:1199] + "…"
+
+
+def _ledger(notebooks: Sequence[Notebook]) -> str:
+    """Repeat the newest translation's tables, as that notebook showed them."""
+    book = next((b for b in reversed(notebooks) if b.name == "20_translate" and b.tables), None)
+    return "".join(book.tables) if book else ""
+
+
+def _attempts(records: Sequence[Record]) -> str:
+    attempts: list[dict[str, Any]] = [{}]
+    for record in records:
+        now = attempts[-1]
+        if record.kind == "stage.entered":
+            now.setdefault("began", record.time)
+            now["top"] = max(now.get("top", 0), int(record.data["weight"]))
+        elif record.kind == "stage.promoted":
+            now["promoted"] = now.get("promoted", 0) + 1
+        elif record.kind == "rollback.started":
+            now["end"] = f"rolled back: {record.data['reason']}"
+        elif record.kind == "rollback.done" and record.data.get("seconds_to_users", 0) is not None:
+            attempts.append({})
+    known = [a for a in attempts if a.get("began")]
+    if len(known) < 2:
+        return ""
+    rows = [
+        (i, _clock(a["began"]), a.get("promoted", 0), f"{a.get('top', 0)} %", a.get("end", "not rolled back"))
+        for i, a in enumerate(known, 1)
+    ]
+    return table(("attempt", "began (UTC)", "stages promoted", "highest weight", "end"), rows)
+
+
+def _runs(state: State, notebooks: Sequence[Notebook]) -> str:
+    pages: dict[str, list[Notebook]] = {}
+    for book in notebooks:
+        pages.setdefault(book.run, []).append(book)
+    rows = []
+    for mark in state.runs:
+        links = " ".join(f'<a href="{escape(b.page)}">{escape(b.name)}</a>' for b in pages.get(mark.run, ()))
+        outcome = mark.outcome or "under way or died"
+        rows.append(
+            f"<tr><td>{_clock(mark.started)}</td><td>{escape(mark.notebook)}</td>"
+            f"<td>{escape(outcome)}</td><td>{links}</td></tr>"
+        )
+    head = "<tr><th>began (UTC)</th><th>notebook</th><th>outcome</th><th>executed copy</th></tr>"
+    return f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _trust(records: Sequence[Record], notebooks: Sequence[Notebook]) -> str:
+    newest = records[-1] if records else None
+    rows: list[tuple[str, Any]] = [("records in the journal", len(records))]
+    if newest is not None:
+        rows.append(("hash of the newest", newest.hash))
+    manifest = next((m for b in reversed(notebooks) if (m := read_manifest(b.path.parent))), None)
+    if manifest is not None:
+        rows.append(("revision of the runbooks", (manifest.get("git") or {}).get("revision", "unknown")))
+        rows.append(("gateshift", (manifest.get("versions") or {}).get("gateshift", "unknown")))
+        rows.append(("params digest", manifest.get("params_digest", "")))
+    repaired = sum(r.kind == "journal.repaired" for r in records)
+    if repaired:
+        rows.append(("torn lines repaired", repaired))
+    return (
+        table(("what", "value"), rows)
+        + "<p><code>gateshift audit verify</code> recomputes every hash and names any changed byte.</p>"
+    )
