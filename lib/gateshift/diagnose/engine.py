@@ -72,7 +72,7 @@ def run(
             f"symptom {symptom!r} is not known", hint=f"choose one of {', '.join(SYMPTOMS)}, or none for all"
         )
     chosen = [p for p in probes if not wanted or wanted in p.symptoms]
-    facts = Facts(context, host=host, path=path)
+    facts = Facts(context, host=host, path=path, symptom=wanted)
     found = _gather(chosen, facts, limit, progress or (lambda _: None))
     causes = [
         replace(

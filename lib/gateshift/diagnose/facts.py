@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from gateshift.cluster.client import Cluster
 from gateshift.cluster.gateways import gateway_pods, pod_ready, proxy_status
@@ -14,30 +14,21 @@ from gateshift.cluster.tools import run_json
 from gateshift.errors import GateshiftError
 from gateshift.params.model import Params
 
-__all__ = ["Facts", "Surroundings"]
+__all__ = ["Facts"]
 
 T = TypeVar("T")
 _LOG_LINES = 500
 
 
-class Surroundings(Protocol):
-    """What a diagnosis needs of a run: its params and its lazily connected systems."""
-
-    params: Params
-
-    @property
-    def cluster(self) -> Cluster:
-        """The cluster."""
-
-
 class Facts:
     """Lazily read, cached facts. A failed read fails alike for each probe that needs it."""
 
-    def __init__(self, context: Any, *, host: str, path: str) -> None:
+    def __init__(self, context: Any, *, host: str, path: str, symptom: str = "") -> None:
         self.context = context
         self.params: Params = context.params
         self.host = host
         self.path = path
+        self.symptom = symptom
         self._values: dict[object, object] = {}
         self._guards: dict[object, threading.Lock] = {}
         self._lock = threading.Lock()
@@ -60,7 +51,8 @@ class Facts:
     @property
     def cluster(self) -> Cluster:
         """The cluster."""
-        return self.once("cluster", lambda: self.context.cluster)
+        found: Cluster = self.once("cluster", lambda: self.context.cluster)
+        return found
 
     def objects(self, kind: str, namespace: str | None = None) -> list[Object]:
         """Return all objects of a kind; none when the cluster does not serve it."""
