@@ -21,6 +21,7 @@ __all__ = [
     "Accept",
     "ApisixParams",
     "Autoscaled",
+    "CloudflareParams",
     "ClusterParams",
     "Environment",
     "InstallParams",
@@ -34,6 +35,7 @@ __all__ = [
     "SoakParams",
     "StageParams",
     "TrafficParams",
+    "TrafficSplitParams",
     "TranslateParams",
     "VerifyParams",
 ]
@@ -242,11 +244,32 @@ class Route53Params(Model):
     insync_timeout: Seconds = 120.0
 
 
+class TrafficSplitParams(Model):
+    """APISIX's own traffic-split towards the Istio gateway; no ``routes`` means every enabled route."""
+
+    routes: Annotated[tuple[str, ...], BeforeValidator(_tuple)] = ()
+    istio_target: DnsName | None = None
+    port: int = Field(default=80, ge=1, le=65535)
+
+
+class CloudflareParams(Model):
+    """Cloudflare load balancers (one for each of ``hosts``) with one pool of each gateway."""
+
+    api_token: SecretStr
+    zone: DnsName
+    hosts: Annotated[tuple[DnsName, ...], BeforeValidator(_tuple)] = Field(min_length=1)
+    apisix_pool: str = Field(min_length=1)
+    istio_pool: str = Field(min_length=1)
+    base_url: Url | None = None
+
+
 class TrafficParams(Model):
     """How traffic is moved, and when it counts as arrived."""
 
     mechanism: MechanismField = Mechanism.ROUTE53
     route53: Route53Params | None = None
+    traffic_split: TrafficSplitParams = TrafficSplitParams()
+    cloudflare: CloudflareParams | None = None
     arrival_tolerance_percent: float = Field(default=2.0, gt=0, le=20)
     arrival_timeout: Seconds = 900.0
     rollback_target: Seconds = 300.0
@@ -255,6 +278,8 @@ class TrafficParams(Model):
     def _mechanism_configured(self) -> TrafficParams:
         if self.mechanism is Mechanism.ROUTE53 and self.route53 is None:
             raise ValueError("mechanism route53 needs the section traffic.route53")
+        if self.mechanism is Mechanism.CLOUDFLARE and self.cloudflare is None:
+            raise ValueError("mechanism cloudflare needs the section traffic.cloudflare")
         return self
 
 

@@ -7,6 +7,7 @@ from gateshift.params.model import Mechanism, Params
 from gateshift.traffic.protocol import HostWeights, Receipt, Shifter, Weights
 from gateshift.traffic.route53 import Route53Shifter
 from gateshift.traffic.share import Share, observed_share
+from gateshift.traffic.split import SplitShifter
 
 __all__ = [
     "HostWeights",
@@ -33,4 +34,11 @@ def make_shifter(params: Params, *, apisix_target: str, istio_target: str) -> Sh
             istio_target=istio_target,
             migration=params.migration,
         )
+    if traffic.mechanism is Mechanism.TRAFFIC_SPLIT:
+        return SplitShifter(traffic.traffic_split, params.apisix, istio_target=istio_target)
+    if traffic.mechanism is Mechanism.CLOUDFLARE and traffic.cloudflare is not None:
+        # Only here: the client library takes half a second to import.
+        from gateshift.traffic.cloudflare import CloudflareShifter  # noqa: PLC0415 - see above
+
+        return CloudflareShifter(traffic.cloudflare)
     raise ParamsError(f"traffic.mechanism {traffic.mechanism} has no section in the params file")
