@@ -175,7 +175,8 @@ def _entries(answer: Any) -> tuple[list[Mapping[str, Any]], int | None]:
     if not isinstance(answer, Mapping):
         return [], None
     if isinstance(answer.get("list"), list):
-        total = answer.get("total")
+        found = answer.get("total")
+        total = found if isinstance(found, int) else None
         return [e for e in answer["list"] if isinstance(e, Mapping)], total if isinstance(
             total, int
         ) else None

@@ -84,7 +84,7 @@ def _compile(rules: list[Any]) -> Node:
     if not rules:
         raise InvalidExpression("rule too short")
     if isinstance(rules[0], list | tuple | Mapping):
-        # Lua's compile(rules[i]) takes the length of each item: a string there is compiled as a rule too short
+        # Every further item is compiled as a rule too; text in its place is an error in Lua as well
         return Logic("AND", tuple(_compile(_items(item)) for item in rules))
     logic = _upper(rules[0])
     if logic in _LOGIC:

@@ -34,7 +34,7 @@ def from_byte_string(text: str) -> str:
     return text if text.isascii() else text.encode("latin-1").decode("utf-8", "replace")
 
 
-def to_number(value: object) -> float | int | None:
+def to_number(value: object) -> float | int | None:  # noqa: PLR0911 - one return a notation
     """Read *value* as LuaJIT's ``tonumber`` does, or return None when it would return nil."""
     if isinstance(value, bool) or value is None:
         return None
@@ -54,7 +54,7 @@ def to_number(value: object) -> float | int | None:
     return float(text) if _WORD.fullmatch(text) else None
 
 
-def to_text(value: object) -> str:
+def to_text(value: object) -> str:  # noqa: PLR0911 - one return a type
     """Write *value* as Lua's ``tostring`` does for what JSON and YAML can hold."""
     if isinstance(value, str):
         return byte_string(value)

@@ -242,5 +242,5 @@ class _Translator:
 
     def _brace(self) -> None:
         found = _QUANTIFIER.match(self.text, self.at)
-        # PCRE (before 10.43) reads {,n} and any other brace as literal text; Python reads {,n} as a quantifier.
+        # PCRE (before 10.43) reads {,n} and any other brace as text; Python reads {,n} as a quantifier.
         self._emit(found[0] if found else "\\{", len(found[0]) if found else 1)

@@ -195,7 +195,7 @@ _NAMED: Mapping[str, Callable[[Variables], Value]] = {
     "uri": lambda v: v.uri,
     "document_uri": lambda v: v.uri,
     "request_uri": lambda v: v._request_uri(),
-    "host": lambda v: v.host or None,
+    "host": lambda v: v.host,
     "request_method": lambda v: v.request.method,
     "method": lambda v: v.request.method,
     "scheme": lambda v: v.request.scheme,

@@ -7,7 +7,7 @@ matches silently: the match carries the route among ``undecided``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from gateshift.apisix.expr import InvalidExpression, Node, compile_vars, evaluat
 from gateshift.apisix.ipmatch import IpMatcher
 from gateshift.apisix.lua import byte_string, from_byte_string
 from gateshift.apisix.model import Configuration, Finding, Kind, Resource, Router, Severity
-from gateshift.apisix.radix import Entry, PathTree
+from gateshift.apisix.radix import PathTree
 from gateshift.apisix.request import Request, Variables, normalize_uri
 
 __all__ = ["Match", "Request", "RouteTable", "Tried", "default_router", "normalize_uri"]
@@ -85,12 +85,13 @@ class RouteTable:
     """All active routes of a configuration, compiled once.
 
     ``findings`` names routes that APISIX itself drops (invalid vars, address or method) and routes that
-    need a person (filter_func).
+    need a person (filter_func); ``ids`` are the routes that take part.
     """
 
     def __init__(self, configuration: Configuration, router: Router | None = None) -> None:
         self.router = router or default_router(configuration)
         self.findings: list[Finding] = []
+        self.ids: list[str] = []
         self._configuration = configuration
         by_host = self.router is Router.HOST_URI
         parameters = self.router is Router.URI_WITH_PARAMETER
@@ -134,6 +135,7 @@ class RouteTable:
             trees = [self._uri]
         else:
             trees = [buckets.setdefault(host, PathTree()) for host in hosts]
+        self.ids.append(route.id)
         route.simple = not (
             route.methods or route.remote or route.hosts is not None or route.vars or route.filter_func
         )
@@ -235,7 +237,7 @@ def _compile_hosts(hosts: Sequence[str] | None) -> tuple[tuple[bool, str], ...] 
     return tuple((h.startswith("*"), h[1:] if h.startswith("*") else h) for h in hosts)
 
 
-def _search(
+def _search(  # noqa: PLR0917 - the inner loop of a million requests; keyword calls cost a tenth of it
     tree: PathTree[_Route],
     uri: str,
     variables: Variables,
@@ -299,12 +301,6 @@ def _host_accepted(hosts: Sequence[tuple[bool, str]], variables: Variables) -> b
         if given.endswith(host) if wildcard else given == host:
             return True
     return False
-
-
-def ordered_entries(tree: PathTree[Any], paths: Sequence[str]) -> Iterator[Entry[Any]]:
-    """Entries for several paths, in the order tried (for translating, where no request exists yet)."""
-    for path in paths:
-        yield from tree.search(byte_string(path))
 
 
 def as_written(configuration: Configuration, id_: str | None) -> Any:

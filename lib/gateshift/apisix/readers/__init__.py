@@ -51,6 +51,8 @@ def read_documents(documents: Sequence[Document], builder: Builder) -> Configura
                 adc.read_adc(document, builder)
             else:
                 native.read_standalone(document, builder)
+        elif isinstance(data, list) and data and all(isinstance(x, Mapping) for x in data):
+            native.read_standalone(Document(document.source, document.index, {"routes": data}), builder)
         else:
             builder.error(
                 Origin(document.source, ""),

@@ -44,9 +44,7 @@ def read_adc(document: Document, builder: Builder) -> None:
     reader = _Reader(document, builder)
     for key in document.data:
         if key not in _KEYS:
-            builder.warn(
-                Origin(document.source, str(key)), f"{key} is no part of an ADC file; it was not read"
-            )
+            builder.warn(Origin(document.source, str(key)), f"{key} is no part of an ADC file; not read")
     reader.services()
     reader.routes(document.data.get("routes"), "routes", None)
     reader.simple("upstreams", Kind.UPSTREAM)
@@ -81,9 +79,7 @@ class _Reader:
                     spec.setdefault("desc", spec.pop("description"))
                 found.append((spec, where))
             else:
-                self.builder.error(
-                    self.origin(where), f"an object is expected, this is {type(item).__name__}"
-                )
+                self.builder.error(self.origin(where), f"an object is expected, not {type(item).__name__}")
         return found
 
     def services(self) -> None:

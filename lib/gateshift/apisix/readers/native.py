@@ -29,7 +29,7 @@ ALIASES: Mapping[str, Kind] = {
 }
 # Parts of config.yaml and of APISIX's bookkeeping that may stand beside the resources.
 _IGNORED = frozenset(
-    {"plugins", "deployment", "nginx_config", "plugin_attr", "ext-plugin", "wasm", "discovery"}
+    {"plugins", "deployment", "nginx_config", "plugin_attr", "ext-plugin", "wasm", "discovery", "apisix"}
 )
 
 
@@ -83,7 +83,7 @@ def read_standalone(document: Document, builder: Builder) -> None:
         name = str(key)
         kind = kind_of(name)
         if kind is None:
-            if name in _IGNORED or name == "apisix" or name.endswith("_conf_version"):
+            if name in _IGNORED or name.endswith("_conf_version"):
                 continue
             builder.warn(
                 Origin(document.source, name),
@@ -213,11 +213,12 @@ def read_etcd(document: Document, builder: Builder) -> None:
                 pairs.append((text, entry.get("value")))
     else:
         pairs = list(data.items())
-    for key, value in pairs:
+    for key, stored in pairs:
         origin = Origin(document.source, key)
         kind, id_ = _from_key(key)
-        if isinstance(value, str):
-            text = value if value.lstrip().startswith(("{", '"')) else _decoded(value)
+        value = stored
+        if isinstance(stored, str):
+            text = stored if stored.lstrip().startswith(("{", '"')) else _decoded(stored)
             try:
                 value = json.loads(text)
             except ValueError:

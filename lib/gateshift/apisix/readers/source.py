@@ -36,7 +36,7 @@ class Document:
 _Base: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class _Loader(_Base):  # type: ignore[misc, valid-type]  # the C loader when PyYAML has it
+class _Loader(_Base):  # type: ignore[misc]  # the C loader when PyYAML has it
     """YAML as APISIX's lyaml reads it: no dates and no base-60 numbers."""
 
 
