@@ -18,7 +18,7 @@ import yaml
 
 from gateshift import lab
 from gateshift.errors import LabError
-from gateshift.lab import lifecycle, topology
+from gateshift.lab import topology
 from gateshift.lab.state import LabState, alive, load, resolver
 
 pytestmark = pytest.mark.lab
@@ -280,7 +280,7 @@ def test_kill_9_of_the_supervisor_leaves_no_process(state_home: Path) -> None:
         assert not load("orphan").running
     finally:
         assert lab.down("orphan")
-    assert not (lifecycle.state_home() / "orphan").exists()
+    assert not (state_home / "gateshift" / "lab" / "orphan").exists()
     assert not lab.down("orphan")
 
 

@@ -250,7 +250,8 @@ class TestControlPlane:
         ports: list[str] = []
         for name, command in controlplane.commands(layout).items():
             text = " ".join(command)
-            assert "0.0.0.0" not in text
+            assert "=0.0.0.0" not in text
+            assert "//0.0.0.0" not in text
             if name.startswith("kube-"):
                 assert "--bind-address=127.0.0.1" in command
                 ports += [a for a in command if a.startswith("--secure-port=")]
@@ -273,13 +274,9 @@ class TestControlPlane:
 
 class TestMesh:
     def test_the_mesh_keeps_everything_but_the_providers(self) -> None:
-        text = yaml.safe_dump(
-            {"trustDomain": "cluster.local", "defaultProviders": {"metrics": ["prometheus"]}}
-        )
-        assert yaml.safe_load(mesh.mesh_for_lab(text)) == {
-            "trustDomain": "cluster.local",
-            "defaultProviders": {},
-        }
+        kept = {"trustDomain": "cluster.local"}
+        text = yaml.safe_dump({**kept, "defaultProviders": {"metrics": ["prometheus"]}})
+        assert yaml.safe_load(mesh.mesh_for_lab(text)) == {**kept, "defaultProviders": {}}
 
     def test_istiod_keeps_the_pods_settings(self) -> None:
         environment = [{"name": "PILOT_X", "value": "1"}, {"name": "REF", "valueFrom": {}}]
@@ -350,8 +347,11 @@ class TestEgress:
     def test_strangers_are_refused(self, proxy: tuple[int, ssl.SSLContext, int], tmp_path: Path) -> None:
         port, _, _ = proxy
         stranger = ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
-        with pytest.raises((ssl.SSLError, ConnectionError)):
-            self.ask(port, stranger, "10.96.0.7:443")
+        try:
+            answer = self.ask(port, stranger, "10.96.0.7:443")
+        except (ssl.SSLError, ConnectionError):
+            answer = b""
+        assert answer == b""  # with TLS 1.3 the refusal may show only as an end of the stream
 
 
 class TestCommand:
@@ -367,7 +367,7 @@ class TestCommand:
         answer = CliRunner().invoke(cli.lab, ["down", "--name", "none"])
         assert answer.exit_code == 0
         assert "there was none" in answer.output
-        assert list(lifecycle.state_home().iterdir()) == []
+        assert list(state.state_home().iterdir()) == []
 
     def test_build_lines_name_group_and_progress(self) -> None:
         said: list[str] = []
