@@ -218,18 +218,57 @@ def _destination(raw: Mapping[str, Any]) -> str:
     return f"{raw['host']}:{port}" if port else str(raw["host"])
 
 
+@dataclass(slots=True)
+class _Server:
+    """One server of a Gateway: its port, its hosts, and the virtual hosts it ends up with."""
+
+    gateway: str
+    port: int
+    hosts: tuple[str, ...]
+    exact: dict[str, list[_Rule]] = field(default_factory=dict)
+    wildcards: dict[str, list[_Rule]] = field(default_factory=dict)
+    suffixes: list[str] = field(default_factory=list)
+
+    def bind(self, names: Sequence[str], rules: Sequence[_Rule]) -> None:
+        """Join *rules* to every host in the intersection, as Istio does: the narrower of each pair."""
+        for name in names:
+            for bound in self.hosts:
+                host = name if _covers(bound, name) else bound if _covers(name, bound) else None
+                if host is not None:
+                    table = self.wildcards if host.startswith("*") else self.exact
+                    table.setdefault(host, []).extend(rules)
+
+    def close(self) -> None:
+        for table in (self.exact, self.wildcards):
+            for name, rules in table.items():
+                table[name] = _after_istio(rules)
+        self.suffixes = sorted((name[1:] for name in self.wildcards), key=lambda s: (-len(s), s))
+
+    def rules(self, name: str) -> Sequence[_Rule]:
+        if name in self.exact:
+            return self.exact[name]
+        for suffix in self.suffixes:
+            # Envoy's wildcard stands for at least one character.
+            if name.endswith(suffix) and (len(name) > len(suffix) or not suffix):
+                return self.wildcards["*" + suffix]
+        return ()
+
+
 class Evaluator:
-    """Answers for a set of objects which rule a request reaches."""
+    """Answers for a set of objects which rule a request reaches.
+
+    VirtualServices are joined in the order given when several serve one host; emitted objects avoid that.
+    """
 
     def __init__(self, objects: Iterable[Mapping[str, Any]]) -> None:
-        self._exact: dict[str, list[_Rule]] = {}
-        self._wildcards: dict[str, list[_Rule]] = {}
-        gateway_hosts: list[str] = []
+        self._servers: list[_Server] = []
         services: list[Mapping[str, Any]] = []
         for one in objects:
             if one["kind"] == "Gateway":
+                name = f"{one['metadata']['namespace']}/{one['metadata']['name']}"
                 for server in one["spec"].get("servers", ()):
-                    gateway_hosts += [host.rsplit("/", 1)[-1].lower() for host in server["hosts"]]
+                    hosts = tuple(host.rsplit("/", 1)[-1].lower() for host in server["hosts"])
+                    self._servers.append(_Server(name, server["port"]["number"], hosts))
             elif one["kind"] == "VirtualService":
                 services.append(one)
         for service in services:
@@ -242,35 +281,37 @@ class Evaluator:
                 )
                 for raw in service["spec"].get("http", ())
             ]
-            for host in service["spec"]["hosts"]:
-                name = host.lower()
-                if not any(_covers(bound, name) for bound in gateway_hosts):
-                    continue
-                table = self._wildcards if name.startswith("*") else self._exact
-                # Istio concatenates VirtualServices of one host; emitted objects have one each.
-                table.setdefault(name, []).extend(rules)
-        for table in (self._exact, self._wildcards):
-            for name, rules in table.items():
-                table[name] = _after_istio(rules)
-        self._suffixes = sorted((name[1:] for name in self._wildcards), key=lambda s: (-len(s), s))
+            names = [host.lower() for host in service["spec"]["hosts"]]
+            for server in self._servers:
+                if server.gateway in service["spec"]["gateways"]:
+                    server.bind(names, rules)
+        for server in self._servers:
+            server.close()
 
-    def rules(self, host: str) -> Sequence[_Rule]:
+    def _server(self, name: str, port: int) -> _Server | None:
+        """Return the server for a request; on a TLS port the certificate's name is taken to be the host."""
+        on_port = [one for one in self._servers if one.port == port]
+        for server in on_port:
+            if name in server.hosts:
+                return server
+        wide = [(len(h), s) for s in on_port for h in s.hosts if h.startswith("*") and _covers(h, name)]
+        if wide:
+            return max(wide, key=lambda pair: pair[0])[1]
+        # A plain HTTP port has one route table for all hosts; a TLS port has no chain for this name.
+        return on_port[0] if on_port and port == 80 else None
+
+    def rules(self, host: str, port: int = 80) -> Sequence[_Rule]:
         """Return the rules of the virtual host that a request for *host* is given, in order."""
         name = host.lower()
         if name.rsplit(":", 1)[-1].isdigit():
             name = name.rsplit(":", 1)[0]  # Istio gateways set ignore_port_in_host_matching
-        if name in self._exact:
-            return self._exact[name]
-        for suffix in self._suffixes:
-            # Envoy's wildcard stands for at least one character.
-            if name.endswith(suffix) and (len(name) > len(suffix) or not suffix):
-                return self._wildcards["*" + suffix]
-        return ()
+        server = self._server(name, port)
+        return server.rules(name) if server else ()
 
     def decide(self, request: Request) -> Decision:
         """Return the decision for *request*; no rule gives the 404 decision."""
         seen = _Seen(request)
-        for rule in self.rules(request.authority):
+        for rule in self.rules(request.authority, request.port):
             if not rule.matches or any(match.accepts(seen) for match in rule.matches):
                 return rule.decide(request)
         return Decision()

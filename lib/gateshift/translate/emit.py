@@ -16,6 +16,7 @@ from gateshift.translate.upstreams import UpstreamBook
 __all__ = ["GATEWAY_NAME", "Emission", "virtual_services"]
 
 GATEWAY_NAME = "gateshift"
+"""The Gateway of the HTTP port; each certificate has a Gateway ``gateshift-<name>`` of its own."""
 
 _REFUSAL = {
     "status": 503,
@@ -165,13 +166,26 @@ def _service_name(host: str) -> str:
     return dns_label(host)
 
 
-def virtual_services(job: Job, book: UpstreamBook, lists: Mapping[str, HostList]) -> Emission:
-    """Return one VirtualService a host; hosts with identical lists and no overlap share one."""
+def _within(host: str, bound: str) -> bool:
+    if bound in (ANY_HOST, host):
+        return True
+    return bound.startswith("*") and host.removeprefix("*").endswith(bound[1:])
+
+
+def virtual_services(
+    job: Job, book: UpstreamBook, lists: Mapping[str, HostList], tls: Mapping[str, Sequence[str]]
+) -> Emission:
+    """Return one VirtualService a host; hosts with identical lists and no overlap share one.
+
+    *tls* names the Gateways of certificates with their hosts. A VirtualService is bound to those that
+    cover its host, never to a narrower one: Istio would put its rules into the narrower host's table.
+    """
     emission = Emission()
     rules = _Rules(job, book, emission)
     groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for host, pairs in lists.items():
-        signature = tuple((draft.id, pattern.source) for draft, pattern in pairs)
+        covering = tuple(("", gate) for gate, served in tls.items() if any(_within(host, s) for s in served))
+        signature = (*covering, *((draft.id, pattern.source) for draft, pattern in pairs))
         if host.startswith("*"):
             groups[(("", host), *signature)] = [host]
         else:
@@ -183,6 +197,8 @@ def virtual_services(job: Job, book: UpstreamBook, lists: Mapping[str, HostList]
             # Nothing to serve: without the VirtualService the gateway answers 404, which is as closed.
             continue
         http = [rule for draft, pattern in pairs for rule in rules.of(draft, pattern)]
+        bound = [GATEWAY_NAME]
+        bound += [g for g, served in tls.items() if any(_within(n, s) for n in names for s in served)]
         open_: set[str] = set()
         refused: set[str] = set()
         for draft, _ in pairs:
@@ -195,7 +211,7 @@ def virtual_services(job: Job, book: UpstreamBook, lists: Mapping[str, HostList]
                 job.target.namespace,
                 {
                     "hosts": names,
-                    "gateways": [f"{job.target.gateway_namespace}/{GATEWAY_NAME}"],
+                    "gateways": [f"{job.target.gateway_namespace}/{one}" for one in bound],
                     "http": http,
                 },
                 open_,

@@ -11,7 +11,7 @@ from gateshift.istio.versions import parse_version
 from gateshift.params.model import TranslateParams
 from gateshift.translate.drafts import draft_routes
 from gateshift.translate.emit import hold_back_unemittable, virtual_services
-from gateshift.translate.gateway import check_scopes, envoy_filters, gateway, security
+from gateshift.translate.gateway import check_scopes, envoy_filters, gateways, security, tls_names
 from gateshift.translate.job import Draft, Job
 from gateshift.translate.leftovers import account_leftovers
 from gateshift.translate.model import Target, Translation
@@ -39,13 +39,14 @@ def translate(configuration: Configuration, params: TranslateParams, target: Tar
     book = UpstreamBook(job)
     drafts = [draft for draft in draft_routes(job, book) if draft.patterns]
     hold_back_unemittable(job, drafts)
-    lists = host_lists(drafts, router)
+    tls = tls_names(job)
+    lists = host_lists(drafts, router, [name for names in tls.values() for name in names])
     check_scopes(job, lists)
     _warn_copies(job, drafts, len(lists))
-    emission = virtual_services(job, book, lists)
+    emission = virtual_services(job, book, lists, tls)
     used = _used(drafts)
     files: dict[str, tuple[dict[str, Any], ...]] = {
-        "gateway.yaml": tuple(gateway(job, emission)),
+        "gateway.yaml": tuple(gateways(job, emission, tls)),
         "virtual-service.yaml": tuple(emission.objects),
         "destination-rule.yaml": tuple(one for one in book.objects() if _belongs(one, used)),
         "security.yaml": tuple(security(job, emission.lists)),

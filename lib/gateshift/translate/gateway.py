@@ -14,7 +14,7 @@ from gateshift.translate.model import Fidelity
 from gateshift.translate.scope import Unscopable, operations
 from gateshift.translate.tables import ANY_HOST, HostList
 
-__all__ = ["check_scopes", "envoy_filters", "gateway", "security"]
+__all__ = ["check_scopes", "envoy_filters", "gateways", "maximal", "security", "tls_names"]
 
 _VERSIONS = {"TLSv1.1": "TLSV1_1", "TLSv1.2": "TLSV1_2", "TLSv1.3": "TLSV1_3"}
 
@@ -68,62 +68,73 @@ def _server(job: Job, ssl: Resource, snis: list[str]) -> dict[str, Any]:
     }
 
 
-def _ssl_servers(job: Job) -> list[dict[str, Any]]:
-    servers, taken = [], set()
+def maximal(hosts: Sequence[str]) -> list[str]:
+    """Drop hosts that a wildcard of the same list covers: Istio would join their tables."""
+    return [
+        one
+        for one in sorted(set(hosts))
+        if not any(
+            other != one and other.startswith("*") and one.removeprefix("*").endswith(other[1:])
+            for other in hosts
+        )
+    ]
+
+
+def tls_names(job: Job) -> dict[str, list[str]]:
+    """Return the names that each certificate's Gateway serves; every name belongs to the first that has it."""
+    found: dict[str, list[str]] = {}
+    taken: set[str] = set()
     for ssl in job.configuration.of(Kind.SSL).values():
         spec = ssl.spec
-        for key in spec:
-            if key in (
-                "id",
-                "create_time",
-                "update_time",
-                "labels",
-                "desc",
-                "validity_start",
-                "validity_end",
-            ):
-                job.mark(ssl, (key,), Fidelity.IGNORED_DEFAULT, "", "documentation only")
-            elif key in ("sni", "snis"):
-                job.mark(ssl, (key,), Fidelity.EXACT, "Gateway servers[].hosts")
-            elif key in ("status", "type"):
-                job.mark(ssl, (key,), Fidelity.EXACT)
-        if spec.get("type") == "client":
-            for key in ("cert", "key"):
-                note = "the Secret that upstreams name as credentialName"
-                job.mark(ssl, (key,), Fidelity.MANUAL, "DestinationRule tls.credentialName", note)
-        elif spec.get("status", 1) in (0, "0"):
-            job.mark(ssl, (), Fidelity.EXACT, "", "disabled: nothing is emitted")
-        else:
-            snis = [one for one in dict.fromkeys(_snis(spec)) if one not in taken]
-            if len(snis) < len(set(_snis(spec))):
-                job.warn(f"ssls/{ssl.id}: another certificate already serves some of its names")
-            taken.update(snis)
-            if snis:
-                servers.append(_server(job, ssl, snis))
+        if spec.get("type") == "client" or spec.get("status", 1) in (0, "0"):
+            continue
+        snis = [one for one in dict.fromkeys(_snis(spec)) if one not in taken]
+        if len(snis) < len(set(_snis(spec))):
+            job.warn(f"ssls/{ssl.id}: another certificate already serves some of its names")
+        taken.update(snis)
+        if snis:
+            found[dns_label(GATEWAY_NAME, ssl.id)] = snis
+    return found
+
+
+def _account_ssl(job: Job, ssl: Resource) -> None:
+    spec = ssl.spec
+    for key in spec:
+        if key in ("id", "create_time", "update_time", "labels", "desc", "validity_start", "validity_end"):
+            job.mark(ssl, (key,), Fidelity.IGNORED_DEFAULT, "", "documentation only")
+        elif key in ("sni", "snis"):
+            job.mark(ssl, (key,), Fidelity.EXACT, "Gateway servers[].hosts")
+        elif key in ("status", "type"):
+            job.mark(ssl, (key,), Fidelity.EXACT)
+    if spec.get("type") == "client":
+        for key in ("cert", "key"):
+            note = "the Secret that upstreams name as credentialName"
+            job.mark(ssl, (key,), Fidelity.MANUAL, "DestinationRule tls.credentialName", note)
+    elif spec.get("status", 1) in (0, "0"):
+        job.mark(ssl, (), Fidelity.EXACT, "", "disabled: nothing is emitted")
+
+
+def gateways(job: Job, emission: Emission, tls: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    """Return the HTTP Gateway for all hosts and one Gateway for each certificate."""
+    found = []
+
+    def add(name: str, server: Mapping[str, Any], sources: Sequence[str]) -> None:
+        spec = {"selector": dict(job.target.gateway_selector), "servers": [dict(server)]}
+        found.append(build(job.version, "Gateway", name, job.target.gateway_namespace, spec, sources))
+
+    if emission.hosts:
+        port = {"number": job.target.http_port, "name": "http", "protocol": "HTTP"}
+        routes = {d.resource for pairs in emission.lists.values() for d, _ in pairs if not d.blocked}
+        add(GATEWAY_NAME, {"port": port, "hosts": maximal(emission.hosts)}, sorted(routes))
+    for ssl in job.configuration.of(Kind.SSL).values():
+        _account_ssl(job, ssl)
+        name = dns_label(GATEWAY_NAME, ssl.id)
+        active = ssl.spec.get("type") != "client" and ssl.spec.get("status", 1) not in (0, "0")
+        if name in tls and active:
+            add(name, _server(job, ssl, maximal(tls[name])), [f"ssls/{ssl.id}"])
         for leaf in job.ledger.open_leaves(ssl):
             job.mark(ssl, leaf, Fidelity.MANUAL, "", "a TLS setting that gateshift does not know")
-    return servers
-
-
-def gateway(job: Job, emission: Emission) -> list[dict[str, Any]]:
-    """Return the Gateway: one HTTP server for all hosts, one HTTPS server for each certificate."""
-    servers: list[dict[str, Any]] = []
-    hosts = sorted(set(emission.hosts))
-    if ANY_HOST in hosts:
-        hosts = [ANY_HOST]
-    tls = _ssl_servers(job)
-    if hosts:
-        port = {"number": job.target.http_port, "name": "http", "protocol": "HTTP"}
-        servers.append({"port": port, "hosts": hosts})
-    servers += tls
-    if not servers:
-        return []
-    sources = [f"ssls/{one}" for one in job.configuration.of(Kind.SSL)]
-    spec = {"selector": dict(job.target.gateway_selector), "servers": servers}
-    routes = {d.resource for pairs in emission.lists.values() for d, _ in pairs if not d.blocked}
-    return [
-        build(job.version, "Gateway", GATEWAY_NAME, job.target.gateway_namespace, spec, [*sources, *routes])
-    ]
+    return found
 
 
 def check_scopes(job: Job, lists: Mapping[str, HostList]) -> None:
@@ -268,6 +279,8 @@ def envoy_filters(job: Job, drafts: Sequence[Draft], emission: Emission) -> list
                     patches.append({"applyTo": "HTTP_ROUTE", "match": match, "patch": patch})
         if patches:
             spec = {
+                # Lower numbers are applied first, so filters stand in APISIX's order before the router.
+                "priority": -max(one.priority for one in filters),
                 "workloadSelector": {"labels": dict(job.target.gateway_selector)},
                 "configPatches": patches,
             }

@@ -54,8 +54,12 @@ def _until_catch_all(pairs: Sequence[tuple[Draft, Pattern]]) -> HostList:
     return tuple(pairs)
 
 
-def host_lists(drafts: Sequence[Draft], router: Router) -> dict[str, HostList]:
-    """Return each host's list; the key ``*`` is for requests whose host no route names."""
+def host_lists(drafts: Sequence[Draft], router: Router, names: Sequence[str] = ()) -> dict[str, HostList]:
+    """Return each host's list; the key ``*`` is for requests whose host no route names.
+
+    *names* are the certificates' names: each that some list covers gets a list of its own, because Istio
+    would otherwise join the rules of every wider VirtualService on that server, in the order of creation.
+    """
     hosts: dict[str, None] = {}
     for draft in drafts:
         for host in draft.effective.hosts or (ANY_HOST,):
@@ -63,6 +67,9 @@ def host_lists(drafts: Sequence[Draft], router: Router) -> dict[str, HostList]:
             # `*b.com` also matches `b.com`, which Envoy's wildcard does not.
             if host.startswith("*") and len(host) > 1 and not host.startswith("*."):
                 hosts.setdefault(host[1:])
+    for name in names:
+        if any(_cover(one, name) for one in hosts if one.startswith("*")):
+            hosts.setdefault(name)
     wildcards = sorted((h for h in hosts if h.startswith("*")), key=lambda h: (-len(h), h))
     if router is Router.HOST_URI:
         return {host: _until_catch_all(_by_bucket(drafts, host, wildcards)) for host in hosts}
