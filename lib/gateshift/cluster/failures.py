@@ -99,7 +99,8 @@ def _conflict(message: str, causes: list[dict[str, Any]], subject: str) -> Confl
 
 def explain_transport(error: BaseException, subject: str, server: str, timeout: float) -> ClusterError:
     """Turn a failed connection into our error."""
-    if isinstance(error, urllib3.exceptions.TimeoutError):
+    refused = isinstance(error, urllib3.exceptions.NewConnectionError)  # a TimeoutError to urllib3
+    if isinstance(error, urllib3.exceptions.TimeoutError) and not refused:
         reason = f"no answer within {timeout:g} s"
     elif isinstance(error, urllib3.exceptions.SSLError):
         reason = f"TLS failed: {error}"

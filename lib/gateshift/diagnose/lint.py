@@ -114,7 +114,11 @@ def _rule(title: str, rule: Mapping[str, Any]) -> Iterator[Cause]:
     timeout = str(rule.get("timeout", ""))
     if timeout and timeout not in {"0s", "0"} and "ws" in str(rule.get("name", "")):
         yield _trap(
-            27, Level.WARNING, f"timeout {timeout} also cuts WebSocket connections", name, "timeout: 0s"
+            27,
+            Level.WARNING,
+            f"timeout {timeout} also cuts WebSocket connections",
+            name,
+            "remove timeout from this rule",
         )
 
 

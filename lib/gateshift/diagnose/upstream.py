@@ -173,7 +173,7 @@ def _mtls(facts: Facts) -> Iterator[Cause]:
             yield Cause(
                 Level.ERROR,
                 f"the backend demands mTLS, {title_of(off[host])} turns it off",
-                f"{host}: tls {off[host]['spec']['trafficPolicy']['tls']['mode']}; {title_of(strict[0])} STRICT",
+                f"{title_of(off[host])} for {host}; {title_of(strict[0])} is STRICT",
                 "remove tls from the DestinationRule (automatic mTLS), or set PERMISSIVE",
                 confidence=0.93,
                 reference="istio-traps.md 32",

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from gateshift.cluster import apply
+from gateshift.cluster.client import Cluster
+from gateshift.cluster.objects import MANAGED_BY
+from gateshift.cluster.permissions import covered
+from gateshift.errors import Blocked, ClusterError
+from tests.cluster.conftest import FakeApi
+
+
+def service(name: str, host: str, **more: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "VirtualService",
+        "metadata": {"name": name, "namespace": "shop"},
+        "spec": {"hosts": [host], **more},
+    }
+
+
+def policy(name: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "security.istio.io/v1",
+        "kind": "AuthorizationPolicy",
+        "metadata": {"name": name, "namespace": "shop"},
+        "spec": {"action": "DENY"},
+    }
+
+
+@pytest.fixture(autouse=True)
+def _namespace(api: FakeApi) -> None:
+    api.add("Namespace", "shop")
+
+
+def state(api: FakeApi) -> dict[tuple[str, ...], Any]:
+    return {k: copy.deepcopy(o.get("spec")) for k, o in api.objects.items()}
+
+
+def test_policies_come_before_routes_and_all_are_labelled(api: FakeApi, cluster: Cluster) -> None:
+    wanted = [service("a", "a.com"), policy("p")]
+    plan = apply.plan(cluster, wanted)
+    assert [s.target for s in plan.steps] == ["AuthorizationPolicy shop/p", "VirtualService shop/a"]
+    assert apply.plan(cluster, list(reversed(wanted))).digest == plan.digest
+    apply.execute(cluster, wanted, plan)
+    assert api.find("VirtualService", "a", "shop")["metadata"]["labels"] == {MANAGED_BY: "gateshift"}  # type: ignore[index]
+    assert apply.plan(cluster, wanted).empty
+    assert not covered(cluster.calls)
+
+
+def test_planning_writes_nothing(api: FakeApi, cluster: Cluster) -> None:
+    before = state(api)
+    apply.plan(cluster, [service("a", "a.com")])
+    assert state(api) == before
+
+
+def test_diff_shows_what_changes(cluster: Cluster) -> None:
+    apply.execute(cluster, [service("a", "a.com")], apply.plan(cluster, [service("a", "a.com")]))
+    step = apply.plan(cluster, [service("a", "b.com")]).steps[0]
+    assert step.verb == "change"
+    assert "-  - a.com" in step.note
+    assert "+  - b.com" in step.note
+
+
+def test_only_what_we_made_is_pruned(api: FakeApi, cluster: Cluster) -> None:
+    both = [service("a", "a.com"), service("b", "b.com")]
+    apply.execute(cluster, both, apply.plan(cluster, both))
+    api.add("VirtualService", "theirs", "shop", spec={"hosts": ["t.com"]})
+    api.add("VirtualService", "copied", "shop", spec={}, metadata={"labels": {MANAGED_BY: "gateshift"}})
+    plan = apply.plan(cluster, both[:1])
+    assert [(s.verb, s.target) for s in plan.steps] == [("delete", "VirtualService shop/b")]
+    apply.execute(cluster, both[:1], plan)
+    assert api.find("VirtualService", "b", "shop") is None
+    assert api.find("VirtualService", "theirs", "shop")
+    assert api.find("VirtualService", "copied", "shop")  # the label alone proves nothing
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_failure_at_each_step_restores_everything(api: FakeApi, cluster: Cluster, at: int) -> None:
+    first = [service("a", "a.com"), service("gone", "g.com")]
+    apply.execute(cluster, first, apply.plan(cluster, first))
+    wanted = [service("a", "new.com"), service("b", "b.com")]
+    plan = apply.plan(cluster, wanted)
+    assert [s.verb for s in plan.steps] == ["change", "create", "delete"]
+    before = state(api)
+    writes: list[str] = []
+
+    def refuse(method: str, path: str, _: Any) -> Any:
+        if method in {"PATCH", "DELETE"} and "dryRun" not in api.requests[-1][1] and not writes[at:]:
+            writes.append(path)
+            if len(writes) == at + 1:
+                return 500, {"message": "etcd is full"}
+        return None
+
+    api.refuse = refuse
+    with pytest.raises(ClusterError, match=r"etcd is full.*everything was restored"):
+        apply.execute(cluster, wanted, plan)
+    assert state(api) == before
+
+
+def test_acceptance_that_fails_restores(api: FakeApi, cluster: Cluster) -> None:
+    before = state(api)
+    wanted = [service("a", "a.com")]
+
+    def refuse_it() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        apply.execute(cluster, wanted, apply.plan(cluster, wanted), accept=refuse_it)
+    assert state(api) == before
+
+
+def test_restore_does_not_overwrite_somebody_elses_change(api: FakeApi, cluster: Cluster) -> None:
+    first = [service("a", "a.com")]
+    apply.execute(cluster, first, apply.plan(cluster, first))
+    second = [service("a", "b.com")]
+    snapshot = apply.execute(cluster, second, apply.plan(cluster, second))
+    live = copy.deepcopy(api.find("VirtualService", "a", "shop"))
+    assert live
+    live["spec"]["hosts"] = ["theirs.com"]
+    live["metadata"]["managedFields"].append({"manager": "kubectl", "operation": "Update", "time": "later"})
+    api.store(live)
+    left = apply.undo(cluster, snapshot)
+    assert len(left) == 1
+    assert "somebody changed it since" in left[0]
+    assert api.find("VirtualService", "a", "shop")["spec"]["hosts"] == ["theirs.com"]  # type: ignore[index]
+
+
+def test_changed_cluster_voids_the_plan(api: FakeApi, cluster: Cluster) -> None:
+    wanted = [service("a", "a.com")]
+    plan = apply.plan(cluster, wanted)
+    api.add("VirtualService", "a", "shop", spec={"hosts": ["quick.com"]})
+    with pytest.raises(Blocked, match="changed since this plan"):
+        apply.execute(cluster, wanted, plan)
+
+
+def test_all_refusals_are_told_at_once(api: FakeApi, cluster: Cluster) -> None:
+    words = 'admission webhook "validation.istio.io" denied the request: bad'
+    api.refuse = lambda method, *_: (400, {"message": words}) if method == "PATCH" else None
+    with pytest.raises(
+        ClusterError, match=r"2 of 2 objects are refused, nothing was applied.*shop/a.*shop/b"
+    ):
+        apply.plan(cluster, [service("a", "a.com"), service("b", "b.com")])
+
+
+def test_same_object_twice_is_refused(cluster: Cluster) -> None:
+    with pytest.raises(ClusterError, match="given twice"):
+        apply.plan(cluster, [service("a", "a.com"), service("a", "b.com")])
+
+
+def test_existing_secret_is_kept_and_never_shown(api: FakeApi, cluster: Cluster) -> None:
+    def secret(value: str) -> dict[str, Any]:
+        metadata = {"name": "s", "namespace": "shop"}
+        return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": {"tls.key": value}}
+
+    plan = apply.plan(cluster, [secret("cHJpdmF0ZQ==")])
+    assert "cHJpdmF0ZQ" not in str(plan.as_json())
+    apply.execute(cluster, [secret("cHJpdmF0ZQ==")], plan)
+    assert api.find("Secret", "s", "shop")["data"] == {"tls.key": "cHJpdmF0ZQ=="}  # type: ignore[index]
+    assert apply.plan(cluster, [secret("b3RoZXI=")]).empty
+
+
+def test_new_namespace_comes_first(cluster: Cluster) -> None:
+    home = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "fresh"}}
+    obj = service("a", "a.com")
+    obj["metadata"]["namespace"] = "fresh"
+    plan = apply.plan(cluster, [obj, home])
+    assert [s.target for s in plan.steps] == ["Namespace fresh", "VirtualService fresh/a"]
+    apply.execute(cluster, [obj, home], plan)
+    assert apply.plan(cluster, [obj, home]).empty
+
+
+def test_snapshot_of_another_cluster_is_refused(cluster: Cluster) -> None:
+    with pytest.raises(Blocked, match="another cluster"):
+        apply.undo(cluster, {"cluster": "x", "objects": []})
