@@ -262,7 +262,8 @@ def _message(error: ClientError) -> str:
 
 
 def _explained(what: str, code: str, error: ClientError) -> TrafficError:
-    if code in _DENIED:
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    if code in _DENIED or (not code and status == 403):
         return TrafficError(
             f"{what}: AWS denies access ({_message(error)})",
             hint="attach the least-privilege policy of docs/dns.md to the role or user that runs this",
