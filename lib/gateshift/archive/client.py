@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -68,13 +69,12 @@ class _Client(NotebookClient):  # type: ignore[misc]  # nbclient is not followed
     """Passes every output on as it comes, and notes a kernel that was asked to exit."""
 
     def __init__(self, manager: Manager, settings: Settings) -> None:
-        super().__init__(
-            manager.nb,
-            # A socket file of this user only: outputs do not cross a TCP port other users could read.
-            km=_OwnKernel(kernel_name=settings.kernel_name, transport="ipc"),
-            startup_timeout=int(settings.start_timeout),
-            timeout=None,
+        # Sockets in a folder of this user only: outputs do not cross a TCP port others could read.
+        self.sockets = tempfile.TemporaryDirectory(prefix="gateshift-kernel-")
+        kernel = _OwnKernel(
+            kernel_name=settings.kernel_name, transport="ipc", ip=f"{self.sockets.name}/socket"
         )
+        super().__init__(manager.nb, km=kernel, startup_timeout=int(settings.start_timeout), timeout=None)
         self.manager = manager
         self.settings = settings
         self.asked_exit = False
@@ -142,6 +142,7 @@ class Runner:
             return ending
         finally:
             await self._end_kernel()
+            self.client.sockets.cleanup()
             for number in watched:
                 loop.remove_signal_handler(number)
 

@@ -11,23 +11,35 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from papermill.engines import Engine
-from papermill.log import logger
-
-from gateshift.archive.client import CellEvent, Runner, Settings
-from gateshift.archive.outcome import Ending, NotebookStopped
 from gateshift.archive.redact import Redactor, secret_values, telling
-from gateshift.archive.saving import Manager, register_atomic_output
+
+if TYPE_CHECKING:
+    from gateshift.archive.client import CellEvent
 
 __all__ = ["GateshiftEngine", "secrets_in"]
 
 _REFERENCE = re.compile(r"\$\{env:([^}]*)\}")
 
 
-class GateshiftEngine(Engine):  # type: ignore[misc]  # papermill is untyped
-    """Runs a notebook for an archive that can be relied on."""
+class GateshiftEngine:
+    """Runs a notebook for an archive that can be relied on.
+
+    Has the three methods papermill calls of an engine; papermill's base class is not imported, because
+    papermill loads this module while it is itself being imported.
+    """
+
+    @classmethod
+    def nb_kernel_name(cls, nb: Any, name: str | None = None) -> str:
+        """Return the kernel to use: *name*, else the notebook's."""
+        return name or nb.metadata.get("kernelspec", {}).get("name") or "python3"
+
+    @classmethod
+    def nb_language(cls, nb: Any, language: str | None = None) -> str:
+        """Return the notebook's language."""
+        found = nb.metadata.get("language_info", {}).get("name")
+        return language or found or nb.metadata.get("kernelspec", {}).get("language") or "python"
 
     @classmethod
     def execute_notebook(  # noqa: PLR0917 - papermill calls it so
@@ -52,7 +64,14 @@ class GateshiftEngine(Engine):  # type: ignore[misc]  # papermill is untyped
         on_output: Callable[[str], None] | None = None,
         **details: Any,
     ) -> Any:
-        """Run *nb* and return the cleaned copy; raises :class:`NotebookStopped` unless it ran to its end."""
+        """Run *nb* and return the cleaned copy; raises ``NotebookStopped`` unless it ran to its end."""
+        # Imported when used: see the class.
+        from papermill.log import logger  # noqa: PLC0415 - see above
+
+        from gateshift.archive.client import Runner, Settings  # noqa: PLC0415 - see above
+        from gateshift.archive.outcome import Ending, NotebookStopped  # noqa: PLC0415 - see above
+        from gateshift.archive.saving import Manager, register_atomic_output  # noqa: PLC0415 - see above
+
         parameters = nb.metadata.get("papermill", {}).get("parameters", {})
         redactor = Redactor([*secrets, *secrets_in(parameters)])
 

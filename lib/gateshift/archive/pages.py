@@ -46,6 +46,8 @@ def read_notebooks(migration: Path) -> list[Notebook]:
         except (OSError, ValueError, AttributeError):
             continue
         mark = node.metadata.get("gateshift", {})
+        if mark.get("outcome") == "running":
+            continue  # most often the notebook that writes this report
         plots, tables = _outputs(node)
         entry = Notebook(
             path=path,

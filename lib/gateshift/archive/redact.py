@@ -99,7 +99,7 @@ def _encodings(value: str) -> set[str]:
     """Return the ways *value* may be written: plain, escaped, percent- and base64-encoded, per line."""
     raw = value.encode()
     forms = {value, repr(value)[1:-1], json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
-    forms |= {quote(value, safe=""), quote(value)}
+    forms |= {quote(value, safe=""), quote(value), value.encode("unicode_escape").decode()}
     forms |= {base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode(), raw.hex()}
     # Inside a longer encoded text the value starts at one of three bit positions; its middle is always
     # the same characters. Only long middles are searched for: short ones would hit by chance.

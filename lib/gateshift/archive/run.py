@@ -20,7 +20,7 @@ from gateshift.errors import GateshiftError, InputError
 from gateshift.migration.identity import Process
 from gateshift.migration.journal import Journal, read_records
 
-__all__ = ["execute", "settle"]
+__all__ = ["Outcome", "execute", "settle"]
 
 
 def execute(
