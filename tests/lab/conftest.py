@@ -28,7 +28,7 @@ def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def running(state_home: Path) -> Iterator[LabState]:
     """A lab that is up, without Istio."""
-    state = lab.up("test")
+    state = lab.up("test", rate=0)
     try:
         yield state
     finally:

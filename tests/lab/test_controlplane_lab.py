@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import boto3
 import httpx
 import psutil
 import pytest
@@ -240,6 +241,7 @@ def test_everything_listens_on_loopback_except_the_agents_status_port(tools: Too
     outside = set()
     for connection in psutil.net_connections("tcp"):
         if connection.status == "LISTEN" and connection.pid in pids:
+            assert connection.laddr
             address = connection.laddr.ip.removeprefix("::ffff:")
             if not address.startswith("127.") and address != "::1":
                 outside.add((psutil.Process(connection.pid).name(), address))
@@ -294,3 +296,41 @@ def test_a_part_that_cannot_start_is_reported_with_its_log(state_home: Path, tmp
     assert left.phase == "failed"
     assert not any(alive(p.pid, p.created) for p in left.parts)
     lab.down("broken")
+
+
+def test_reset_puts_the_old_gateway_and_its_records_back(running: LabState, tmp_path: Path) -> None:
+    kubectl = Tools(running, tmp_path)
+    kubectl.run("kubectl", "delete", "namespace", topology.APISIX_NAMESPACE, "--wait=false")
+    client = boto3.client(
+        "route53",
+        endpoint_url=running["route53_url"],
+        region_name="us-east-1",
+        aws_access_key_id="x",
+        aws_secret_access_key="x",
+    )
+    zone = client.list_hosted_zones_by_name(DNSName=topology.ZONE)["HostedZones"][0]["Id"]
+
+    def records() -> list[dict[str, Any]]:
+        answer = client.list_resource_record_sets(HostedZoneId=zone)["ResourceRecordSets"]
+        return [dict(r) for r in answer if r["Type"] == "A"]
+
+    (simple,) = [r for r in records() if r["Name"] == f"{topology.HOST_API}."]
+    weighted: Any = {**simple, "SetIdentifier": "istio", "Weight": 100}
+    changes: Any = [
+        {"Action": "DELETE", "ResourceRecordSet": simple},
+        {"Action": "CREATE", "ResourceRecordSet": weighted},
+    ]
+    client.change_resource_record_sets(HostedZoneId=zone, ChangeBatch={"Changes": changes})
+    lab.reset("test")
+    found = records()
+    assert {r["Name"] for r in found} == {f"{h}." for h in topology.HOSTS}
+    assert all("SetIdentifier" not in r for r in found)
+    assert {r["AliasTarget"]["DNSName"] for r in found} == {f"{topology.APISIX_LB_NAME}."}
+
+    def back() -> bool:
+        answer = kubectl.run(
+            "kubectl", "get", "deployment", "-n", topology.APISIX_NAMESPACE, "apisix", "-o", "json"
+        )
+        return answer.returncode == 0 and json.loads(answer.stdout)["status"].get("readyReplicas") == 2
+
+    assert eventually(back)

@@ -44,8 +44,10 @@ def lab() -> None:
 @lab.command()
 @_NAME
 @click.option("--config", type=click.Path(exists=True, dir_okay=False), help="The old gateway's apisix.yaml.")
+@click.option("--rate", type=float, default=150.0, show_default=True, help="Client requests a second.")
+@click.option("--ttl", type=float, default=2.0, show_default=True, help="Seconds clients keep a DNS answer.")
 @_JSON
-def up(name: str, config: str | None, as_json: bool) -> None:
+def up(name: str, config: str | None, rate: float, ttl: float, as_json: bool) -> None:
     """Start a lab and return when it is ready; it keeps running in the background."""
     screen = Console(stderr=True)
 
@@ -54,9 +56,9 @@ def up(name: str, config: str | None, as_json: bool) -> None:
 
     if _interactive() and build.missing():
         with _BuildBars(screen) as bars:
-            state = lifecycle.up(name, config=config, progress=say, building=bars.report)
+            state = lifecycle.up(name, config=config, rate=rate, ttl=ttl, progress=say, building=bars.report)
     else:
-        state = lifecycle.up(name, config=config, progress=say)
+        state = lifecycle.up(name, config=config, rate=rate, ttl=ttl, progress=say)
     _show(state, as_json)
 
 

@@ -100,6 +100,21 @@ def parts(layout: Layout, backends: Mapping[str, int], options: Mapping[str, Any
         "apisix_https": f"127.0.0.1:{p['apisix_https']}",
         "probe_token": material.token(keys, life=_PROBE_TOKEN_LIFE),
     }
+    old_addresses = old_values["apisix_http"], old_values["apisix_https"]
+    istio = f"127.0.0.1:{p['gateway_http']}", f"127.0.0.1:{p['gateway_https']}"
+    clients = [
+        f"--route53={route53_url}",
+        f"--port={p['traffic']}",
+        f"--keys={keys}",
+        f"--ca={layout.certificates.ca}",
+        # Both gateways take gRPC on their HTTP port.
+        f"--lb={topology.APISIX_LB_NAME}={','.join((*old_addresses, old_addresses[0]))}",
+        f"--lb={topology.ISTIO_LB_NAME}={','.join((*istio, istio[0]))}",
+        f"--rate={options['rate']}",
+        f"--ttl={options['ttl']}",
+        "--paused",  # until everything they call is ready: their errors are part of the verdict
+    ]
+    traffic_url = f"http://127.0.0.1:{p['traffic']}"
     faults_url = f"http://127.0.0.1:{p['faults']}"
     return [
         DataPart(
@@ -113,4 +128,5 @@ def parts(layout: Layout, backends: Mapping[str, int], options: Mapping[str, Any
             (f"--port={p['route53']}",),
             lambda line: {"route53_url": route53_url, "zone_id": line.get("zone_id", "")},
         ),
+        DataPart("clients", tuple(clients), lambda _line: {"traffic_url": traffic_url}),
     ]

@@ -41,16 +41,20 @@ def up(
     name: str = "default",
     *,
     config: str | None = None,
+    rate: float = 150.0,
+    ttl: float = 2.0,
     progress: Say = lambda _text: None,
     building: build.Report | None = None,
 ) -> LabState:
     """Start lab *name* and return when it is ready; a lab that runs already is returned as it is.
 
-    *config* is the old gateway's APISIX configuration (default: the project's sample). *progress* is told
-    each step, *building* how far a Go build is (default: lines through *progress*). On any failure or
-    interruption nothing is left running; logs stay in the lab's folder until the next ``up`` or ``down``.
+    *config* is the old gateway's APISIX configuration (default: the project's sample); *rate* is the client
+    traffic in requests a second, *ttl* how many seconds its resolvers keep an answer (a real alias record
+    has 60; compressed as everything in params/lab.yaml). *progress* is told each step, *building* how far a
+    Go build is (default: lines through *progress*). On any failure or interruption nothing is left running;
+    logs stay in the lab's folder until the next ``up`` or ``down``.
     """
-    options = {"config": str(sample_configuration(config))}
+    options = {"config": str(sample_configuration(config)), "rate": rate, "ttl": ttl}
     with _locked(name):
         with suppress(LabError):
             state = load(name)
@@ -107,8 +111,10 @@ def reset(name: str = "default") -> None:
         raise LabError(f"the lab {name} does not run", hint=f"`gateshift lab up --name {name}`")
     pki = state.directory / "pki"
     with Api(state["api_url"], pki / "ca.crt", pki / "admin.crt", pki / "admin.key") as api:
-        seed(api)
-    httpx.delete(f"{state['faults_url']}/faults", timeout=10, trust_env=False).raise_for_status()
+        seed(api, limit=60.0)
+    with httpx.Client(timeout=10, trust_env=False) as client:
+        client.delete(f"{state['faults_url']}/faults").raise_for_status()
+        client.put(f"{state['traffic_url']}/rate", json={"rate": state["rate"]}).raise_for_status()
     simple_records(state["route53_url"])
 
 

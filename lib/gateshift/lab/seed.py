@@ -18,15 +18,16 @@ def seed(api: Api, *, limit: float = 20.0) -> None:
     Retries for *limit* seconds: RBAC's first roles and a namespace being deleted take a moment.
     """
     deadline = time.monotonic() + limit
-    for path, item in first_objects():
-        while True:
-            try:
+    while True:
+        try:
+            for path, item in first_objects():
                 api.create(path, item)
-                break
-            except LabError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.2)
+            return
+        except LabError:
+            # Again from the first: a namespace that "exists" may be on its way out.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 def simple_records(url: str) -> None:

@@ -21,6 +21,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import httpx
+
 from gateshift.errors import LabError
 from gateshift.lab import controlplane, dataparts, prometheus, topology
 from gateshift.lab.build import Binaries
@@ -121,6 +123,15 @@ class Supervisor:
             node = f"/api/v1/nodes/{topology.NODE_NAME}/status"
             api.merge(node, node_address(ports["kwok"]))
             self._await("node-agent", lambda: _has_address(api.get(_APISIX_SERVICE)))
+        if self.options["rate"] > 0:
+            self._let_clients_run()
+
+    def _let_clients_run(self) -> None:
+        url = f"{self._values['traffic_url']}/pause"
+        try:
+            httpx.put(url, json={"paused": False}, timeout=10, trust_env=False).raise_for_status()
+        except httpx.HTTPError as error:
+            raise LabError(f"the client traffic does not answer at {url}: {error!r}") from None
 
     def _first_values(
         self, layout: controlplane.Layout, kubeconfig: Path, backends: Mapping[str, int]
@@ -150,6 +161,7 @@ class Supervisor:
             "tls_certificate": str(c.hosts.certificate),
             "tls_key": str(c.hosts.key),
             "logs": str(layout.logs),
+            "rate": self.options["rate"],
             "backends": {b.name: backends[b.name] for b in topology.BACKENDS},
         }
 
