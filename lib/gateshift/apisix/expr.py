@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateshift.apisix.ipmatch import IpMatcher
-from gateshift.apisix.lua import byte_string, to_number, to_text
+from gateshift.apisix.lua import byte_string, lower, to_number, to_text
 from gateshift.apisix.pcre import InvalidPattern, Untranslatable, compile_pattern
 
 __all__ = ["Condition", "InvalidExpression", "Logic", "Node", "Value", "compile_vars", "evaluate"]
@@ -106,7 +106,7 @@ def _comparison(rules: list[Any]) -> Condition:
     if operator is not _NIL:
         if isinstance(operator, bool) or not isinstance(operator, str | int | float):
             raise InvalidExpression(f"invalid operator {operator!r}")
-        operator = to_text(operator).lower()
+        operator = lower(operator) if isinstance(operator, str) else to_text(operator)
     if operand is _NIL and operator not in OPERATORS:
         # The two-element form means "==", and its value has gone through string.lower with the operator.
         operand, operator = operator, "=="
@@ -115,11 +115,8 @@ def _comparison(rules: list[Any]) -> Condition:
     if operator not in OPERATORS:
         raise InvalidExpression(f"invalid operator '{operator}'")
     value = None if operand is _NIL else operand
-    if isinstance(value, str):
-        value = byte_string(value)
-    name = to_text(left)
     test, manual = _test(operator, value)
-    return Condition(name, operator, None if operand is _NIL else operand, reverse, test, manual)
+    return Condition(to_text(left), operator, value, reverse, test, manual)
 
 
 class _Nil:
@@ -165,7 +162,8 @@ def _equal(operand: Any) -> Callable[[Value], bool]:
     if _is_number(operand):
         return lambda value: (number := to_number(value)) is not None and number == operand
     if isinstance(operand, str):
-        return lambda value: value == operand
+        text = byte_string(operand)
+        return lambda value: value == text
     return lambda value: _same(value, operand)
 
 
@@ -173,7 +171,8 @@ def _unequal(operand: Any) -> Callable[[Value], bool]:
     if _is_number(operand):
         return lambda value: (number := to_number(value)) is None or number != operand
     if isinstance(operand, str):
-        return lambda value: value != operand
+        text = byte_string(operand)
+        return lambda value: value != text
     return lambda value: not _same(value, operand)
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 import re
 
-__all__ = ["byte_string", "from_byte_string", "to_number", "to_text"]
+__all__ = ["byte_string", "from_byte_string", "lower", "to_number", "to_text"]
 
+_LOWER = {code: code + 32 for code in range(65, 91)}
 _SPACE = " \t\n\v\f\r"
 _DECIMAL = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _HEX = re.compile(
@@ -32,6 +33,11 @@ def byte_string(text: str) -> str:
 def from_byte_string(text: str) -> str:
     """Undo :func:`byte_string`, for messages."""
     return text if text.isascii() else text.encode("latin-1").decode("utf-8", "replace")
+
+
+def lower(text: str) -> str:
+    """Lower ASCII letters only, as ``string.lower`` does in nginx's C locale."""
+    return text.lower() if text.isascii() else text.translate(_LOWER)
 
 
 def to_number(value: object) -> float | int | None:  # noqa: PLR0911 - one return a notation

@@ -47,7 +47,7 @@ def compile_pattern(pattern: str, *, ignore_case: bool = False) -> re.Pattern[st
             warnings.simplefilter("ignore")  # Python warns of "[[" and "--" in classes; the meaning is kept
             return re.compile(text, flags)
     except re.error as error:
-        if "look-behind" in str(error):
+        if "look-behind" in str(error) or "group" in str(error):
             raise Untranslatable(f"{pattern}: {error}") from None
         raise InvalidPattern(f"{pattern}: {error}") from None
     except (OverflowError, RecursionError) as error:
@@ -77,7 +77,9 @@ class _Translator:
             elif char == "{":
                 self._brace()
             elif char == "$":
-                self._emit("(?=\\n?\\Z)" if not self._multiline() else "$", 1)
+                self._assertion("$" if self._multiline() else "(?=\\n?\\Z)", 1)
+            elif char == "^":
+                self._assertion("^", 1)
             else:
                 self._emit(char, 1)
         if self.open:
@@ -86,6 +88,12 @@ class _Translator:
 
     def _multiline(self) -> bool:
         return "(?m" in self.text
+
+    def _assertion(self, text: str, consumed: int) -> None:
+        self._emit(text, consumed)
+        rest = self.text[self.at : self.at + 1]
+        if rest and (rest in "*+?" or _QUANTIFIER.match(self.text, self.at)):
+            raise InvalidPattern(f"{self.text}: quantifier does not follow a repeatable item")
 
     def _emit(self, text: str, consumed: int) -> None:
         self.out.append(text)
@@ -104,6 +112,8 @@ class _Translator:
             self.at += 2
         elif char == "x":
             self._hex()
+        elif char in "zZ":
+            self._assertion(_ESCAPES[char], 2)
         elif char in _ESCAPES:
             self._emit(_ESCAPES[char], 2)
         elif char in _IMPOSSIBLE:
@@ -114,6 +124,11 @@ class _Translator:
             self._emit(f"\\x{int(digits, 8) & 0xFF:02x}", 1 + len(digits))
         elif char.isalpha() and char.isascii() and char not in "AbBdDsSwWnrtfa":
             raise InvalidPattern(f"{self.text}: unrecognized character follows \\")
+        elif char in "AbB":
+            # Python's \B fails on empty text, PCRE's does not
+            self._assertion("(?!\\b)" if char == "B" else "\\" + char, 2)
+        elif char.isdigit() and self.text[self.at + 2 : self.at + 3].isdigit():
+            raise Untranslatable(f"{self.text}: a back reference or octal of several digits")
         elif char.isalnum() and char.isascii():
             self._emit("\\" + char, 2)
         else:
@@ -206,12 +221,6 @@ class _Translator:
                 self.open.append(")")
                 self._emit(prefix, len(prefix))
                 return
-        if self.text.startswith("(?#", self.at):
-            end = self.text.find(")", self.at)
-            if end < 0:
-                raise InvalidPattern(f"{self.text}: missing ) after comment")
-            self.at = end + 1
-            return
         raise Untranslatable(f"{self.text}: {rest}")
 
     def _inline(self, inline: re.Match[str]) -> None:

@@ -46,8 +46,11 @@ class Entry(Generic[T]):
         return found is not None and found[0] == path
 
 
-def _pattern_of(path: str) -> str | None:
-    """The library's regular expression of a path, or None when every path with the prefix is accepted."""
+def _pattern_of(path: str, compared: int) -> str | None:
+    """The library's regular expression of a path, or None when every path with the prefix is accepted.
+
+    The first *compared* characters are the literal text that the tree has compared already.
+    """
     items = path.split("/")
     while items and not items[-1]:
         items.pop()
@@ -64,7 +67,7 @@ def _pattern_of(path: str) -> str | None:
             out.append(item)
     if not names:
         return None
-    last_only = names == 1 and items[-1].startswith("*") and not path.endswith("/")
+    last_only = names == 1 and items[-1].startswith("*") and compared == len(path) - len(items[-1])
     if last_only and _PLAIN.fullmatch("/".join(items[:-1])):
         return None  # the common "/prefix/*": whatever follows the literal text matches
     return "\\/".join(out) + ("\\/" if path.endswith("/") else "")
@@ -77,7 +80,7 @@ def make_entry(path: str, payload: T, priority: float, *, parameters: bool) -> E
         at = path.find("*")
     if at < 0:
         return Entry(path, payload, priority, True, path)
-    text = _pattern_of(path)
+    text = _pattern_of(path, at)
     pattern, never, manual = None, False, ""
     if text is not None:
         try:

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 from gateshift.apisix.expr import Value
-from gateshift.apisix.lua import byte_string
+from gateshift.apisix.lua import byte_string, lower
 
 __all__ = ["Request", "Variables", "normalize_uri", "server_host"]
 
@@ -35,7 +35,7 @@ class Request:
 
 def server_host(raw: str) -> str:
     """Return nginx's ``$host`` of a Host header: lower case, without port and trailing dot."""
-    host = raw.lower()
+    host = lower(byte_string(raw))
     if ":" in host:
         if host.startswith("["):
             end = host.find("]")

@@ -13,7 +13,7 @@ from typing import Any
 
 from gateshift.apisix.expr import InvalidExpression, Node, compile_vars, evaluate
 from gateshift.apisix.ipmatch import IpMatcher
-from gateshift.apisix.lua import byte_string, from_byte_string
+from gateshift.apisix.lua import byte_string, from_byte_string, lower
 from gateshift.apisix.model import Configuration, Finding, Kind, Resource, Router, Severity
 from gateshift.apisix.radix import PathTree
 from gateshift.apisix.request import Request, Variables, normalize_uri
@@ -180,7 +180,7 @@ class RouteTable:
         if own is None and spec.get("host") is not None:
             own = [spec["host"]]
         if own is not None:
-            return [byte_string(str(h)).lower() for h in ([own] if isinstance(own, str) else own)]
+            return [lower(byte_string(str(h))) for h in ([own] if isinstance(own, str) else own)]
         service_id = spec.get("service_id")
         if service_id is None:
             return None
@@ -200,7 +200,7 @@ class RouteTable:
             return None
         # APISIX lowers the hosts of routes only; under radixtree_host_uri a service's stay as written
         texts = [byte_string(str(h)) for h in ([hosts] if isinstance(hosts, str) else hosts)]
-        return texts if by_host else [h.lower() for h in texts]
+        return texts if by_host else [lower(h) for h in texts]
 
     def match(self, request: Request, *, why: bool = False) -> Match:
         """Choose the route for *request*; with *why*, record every candidate in the order tried."""
