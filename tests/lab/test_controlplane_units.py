@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ import yaml
 from click.testing import CliRunner
 
 from gateshift.errors import LabError
-from gateshift.lab import build, cli, controlplane, dataparts, lifecycle, mesh, seed, state, topology
+from gateshift.lab import build, cli, controlplane, crilog, dataparts, lifecycle, mesh, seed, state, topology
 from gateshift.lab.certs import Authority
 from gateshift.lab.egress import EgressProxy
 from gateshift.lab.process import Ports, kill_parts, spawn, stop, tail
@@ -147,6 +148,16 @@ class TestProcesses:
         assert set(streams) == {"stdout"}
         assert set(flags) == {"F"}
         assert sorted(texts) == ["one", "two"]
+
+    def test_a_full_log_is_kept_once(self, tmp_path: Path) -> None:
+        log = tmp_path / "x.cri"
+        lines = io.BytesIO(b"".join(b"line %d\n" % n for n in range(100)))
+        crilog._copy(lines, log, limit=1000)
+        older = tmp_path / "x.cri.1"
+        assert log.stat().st_size <= 1000
+        assert 900 < older.stat().st_size <= 1000
+        assert tail(log)[-1].endswith("line 99")
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["x.cri", "x.cri.1"]
 
 
 class TestBuild:

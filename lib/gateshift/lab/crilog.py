@@ -19,11 +19,23 @@ from gateshift.lab.process import die_with_parent
 __all__ = ["main"]
 
 
-def _copy(source: IO[bytes], log: Path) -> None:
-    with log.open("ab", buffering=0) as out:
-        for line in source:
-            stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
-            out.write(f"{stamp} stdout F ".encode() + line.rstrip(b"\r\n") + b"\n")
+# An access log line a request fills a disk in a day; as a kubelet does, one older file is kept.
+_LIMIT = 64 * 1024 * 1024
+
+
+def _copy(source: IO[bytes], log: Path, limit: int = _LIMIT) -> None:
+    out = log.open("ab", buffering=0)
+    size = out.tell()
+    for line in source:
+        stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
+        data = f"{stamp} stdout F ".encode() + line.rstrip(b"\r\n") + b"\n"
+        if size and size + len(data) > limit:
+            out.close()
+            log.replace(log.with_name(f"{log.name}.1"))
+            out, size = log.open("ab", buffering=0), 0
+        out.write(data)
+        size += len(data)
+    out.close()
 
 
 def main() -> int:

@@ -135,6 +135,7 @@ def gateway_environment(
         "CA_ADDR": f"localhost:{ports['istiod_xds']}",
         "ENVOY_PROMETHEUS_PORT": str(ports["envoy_metrics"]),
         "ENVOY_STATUS_PORT": str(ports["envoy_status"]),
+        "TERMINATION_DRAIN_DURATION_SECONDS": "1",  # a pod's own setting would go before PROXY_CONFIG
         "PROXY_CONFIG": json.dumps(proxy),
     }
 
