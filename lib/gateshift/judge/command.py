@@ -40,5 +40,5 @@ def replay_command(archive: Path) -> None:
     if any(not result.same for result in results):
         raise GateshiftError(
             "recorded and recomputed verdicts differ",
-            hint="the samples or the journal were changed, or another version judged: `gateshift audit verify`",
+            hint="samples or journal were changed, or another version judged: `gateshift audit verify`",
         )

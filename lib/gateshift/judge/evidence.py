@@ -26,6 +26,7 @@ __all__ = [
     "below_limit",
     "dispersion_grid",
     "dispersion_prior",
+    "windows",
     "worse_than_baseline",
 ]
 
@@ -51,6 +52,36 @@ def dispersion_prior(size: int) -> Array:
     weights[-1] = 0.5
     result: Array = np.log(weights)
     return result
+
+
+_RESTART_EVERY = 4
+"""Intervals between the moments from which evidence is also gathered anew."""
+
+_FROM_START = 0.7
+"""Weight of the evidence gathered from the stage's first interval; the restarts share the rest."""
+
+_EARLY_RESTARTS = 30
+"""Restarts that have about equal weight; later ones fall off with the square, so that the sum stays 1."""
+
+
+def windows(intervals: int) -> list[tuple[int, float]]:
+    """Return (first interval, log weight) of the evidence to look at after *intervals* intervals.
+
+    A canary may turn bad after a long healthy time, which evidence from the first interval alone would
+    average away. Evidence is therefore also gathered from every fourth interval on; weighted so that the
+    weights of all restarts ever sum to 1, the mixture keeps the guarantee. Only restarts about 4, 8, 16, ...
+    intervals ago are looked at: leaving terms of a sum away errs on the safe side.
+    """
+    found = [(0, float(np.log(_FROM_START)))]
+    length = _RESTART_EVERY
+    while length < intervals:
+        index = (intervals - length) // _RESTART_EVERY
+        if index > 0 and index * _RESTART_EVERY != found[-1][0]:
+            c = _EARLY_RESTARTS
+            weight = (1 - _FROM_START) * (c + 1) / ((index + c) * (index + c + 1))
+            found.append((index * _RESTART_EVERY, float(np.log(weight))))
+        length *= 2
+    return found
 
 
 @dataclass(frozen=True, slots=True)

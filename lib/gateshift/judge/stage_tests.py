@@ -9,10 +9,18 @@ from typing import Any
 
 from gateshift.judge import evidence
 from gateshift.judge.measure import Quantile, edge_above, edge_below, quantile, slow_counts, sum_buckets
-from gateshift.judge.model import Sample
+from gateshift.judge.model import Sample, Side
 from gateshift.params.model import JudgeParams, StageParams
 
-__all__ = ["ERROR_SHARE", "LIMIT_EVIDENCE", "Finding", "LatencyFinding", "errors_test", "latency_test"]
+__all__ = [
+    "ERROR_SHARE",
+    "LIMIT_EVIDENCE",
+    "Finding",
+    "LatencyFinding",
+    "Window",
+    "errors_test",
+    "latency_test",
+]
 
 ERROR_SHARE = 0.8
 """Share of a stage's false-rollback budget that errors get; latency gets the rest."""
@@ -26,25 +34,64 @@ above it. More would delay every rollback near the limit (2 % errors at a limit 
 
 _NO_LATENCY = "no latency figures of the new gateway: empty answer"
 
+_RECENT = 8
+"""Intervals that "recent" means at least; otherwise the last quarter of the stage."""
+
 _SLOW_SHARE = 0.05
 """A P95 limit says that at most 5 % of the requests may be slower."""
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """Evidence (natural logarithms) with its thresholds, and the plain sums behind it."""
+class Window:
+    """Evidence gathered from interval *start* on, and the sums it rests on."""
 
+    start: int
     requests: float
     events: float
     baseline_requests: float
     baseline_events: float
     relative: float
-    relative_threshold: float
     absolute: float
+
+    @property
+    def rate(self) -> float:
+        """Events per request of the canary."""
+        return self.events / self.requests if self.requests > 0 else 0.0
+
+    @property
+    def baseline_rate(self) -> float:
+        """Events per request of the baseline."""
+        return self.baseline_events / self.baseline_requests if self.baseline_requests > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Evidence (natural logarithms, weights of the windows included) with its thresholds.
+
+    ``window`` is the one that speaks loudest for rolling back; the other sums are over the whole history.
+    """
+
+    requests: float
+    events: float
+    baseline_requests: float
+    baseline_events: float
+    recent_rate: float
+    window: Window
+    relative_threshold: float
     absolute_threshold: float
     promotion: float
     promotion_threshold: float
     rollback_reason: str = ""
+
+    @property
+    def relative(self) -> float:
+        """Evidence against "no worse than the baseline"."""
+        return self.window.relative
+
+    @property
+    def absolute(self) -> float:
+        """Evidence against "within the limit"."""
+        return self.window.absolute
 
     @property
     def rate(self) -> float:
@@ -64,10 +111,7 @@ class Finding:
     @property
     def rollback_ratio(self) -> float:
         """Evidence over threshold, of the test that lags behind."""
-        absolute = self.absolute / self.absolute_threshold
-        if math.isinf(self.relative_threshold):
-            return absolute
-        return min(absolute, self.relative / self.relative_threshold)
+        return _ratio(self.window, self.relative_threshold, self.absolute_threshold)
 
     @property
     def promotion_ratio(self) -> float:
@@ -87,6 +131,10 @@ class Finding:
             "events": self.events,
             "baseline_requests": self.baseline_requests,
             "baseline_events": self.baseline_events,
+            "recent_rate": self.recent_rate,
+            "window_start": self.window.start,
+            "window_requests": self.window.requests,
+            "window_events": self.window.events,
             "worse_than_baseline": self.relative if compared else None,
             "worse_than_baseline_threshold": self.relative_threshold if compared else None,
             "above_limit": self.absolute,
@@ -120,6 +168,13 @@ class LatencyFinding:
 Pairs = list[tuple[float, float]]
 
 
+def _ratio(window: Window, relative_threshold: float, absolute_threshold: float) -> float:
+    absolute = window.absolute / absolute_threshold
+    if math.isinf(relative_threshold):
+        return absolute
+    return min(absolute, window.relative / relative_threshold)
+
+
 def _test(
     canary: Pairs,
     baseline: Pairs,
@@ -131,40 +186,71 @@ def _test(
     compare: bool,
     cautious: Pairs | None = None,
 ) -> Finding:
+    """Test aligned lists of (requests, events); an interval without figures is (0, 0)."""
     grid = evidence.dispersion_grid(params.dispersion_floor)
-    new = evidence.Tilted.of(evidence.Counts.of(canary), grid)
+    strength = math.log(1 / alpha)
+    relative_threshold = strength if compare else math.inf
+    absolute_threshold = LIMIT_EVIDENCE if compare else strength
+    looked_at = [
+        _window(canary, baseline, start, weight, limit=limit, grid=grid, compare=compare)
+        for start, weight in evidence.windows(len(canary))
+    ]
+    loudest = max(looked_at, key=lambda window: _ratio(window, relative_threshold, absolute_threshold))
+    careful = canary if cautious is None else cautious
+    new = evidence.Tilted.of(evidence.Counts.of(careful), grid)
     old = evidence.Tilted.of(evidence.Counts.of(baseline), grid)
-    careful = new if cautious is None else evidence.Tilted.of(evidence.Counts.of(cautious), grid)
+    recent = canary[-max(_RECENT, len(canary) // 4) :]
+    recent_requests = math.fsum(n for n, _ in recent)
+    whole = looked_at[0]
+    return Finding(
+        requests=whole.requests,
+        events=whole.events,
+        baseline_requests=whole.baseline_requests,
+        baseline_events=whole.baseline_events,
+        recent_rate=math.fsum(x for _, x in recent) / recent_requests if recent_requests > 0 else 0.0,
+        window=loudest,
+        relative_threshold=relative_threshold,
+        absolute_threshold=absolute_threshold,
+        promotion=float(evidence.below_limit(new, old, min(worst, 0.99))[0]) if whole.requests else 0.0,
+        promotion_threshold=math.log(1 / params.wrong_promotion),
+    )
+
+
+def _window(
+    canary: Pairs,
+    baseline: Pairs,
+    start: int,
+    weight: float,
+    *,
+    limit: float,
+    grid: evidence.Array,
+    compare: bool,
+) -> Window:
+    new = evidence.Tilted.of(evidence.Counts.of(canary[start:]), grid)
+    old = evidence.Tilted.of(evidence.Counts.of(baseline[start:]), grid)
     n_new, x_new = (float(total[0]) for total in new.counts.totals)
     n_old, x_old = (float(total[0]) for total in old.counts.totals)
-    relative = float(evidence.worse_than_baseline(new, old)[0]) if compare and n_new and n_old else 0.0
-    strength = math.log(1 / alpha)
-    return Finding(
-        requests=n_new,
-        events=x_new,
-        baseline_requests=n_old,
-        baseline_events=x_old,
-        relative=relative,
-        relative_threshold=strength if compare else math.inf,
-        absolute=float(evidence.above_limit(new, old, limit)[0]) if n_new else 0.0,
-        absolute_threshold=LIMIT_EVIDENCE if compare else strength,
-        promotion=float(evidence.below_limit(careful, old, min(worst, 0.99))[0]) if n_new else 0.0,
-        promotion_threshold=math.log(1 / params.wrong_promotion),
+    # Evidence of being worse needs a worse rate; skipping the rest saves nearly all work of healthy stages.
+    above = n_new > 0 and x_new > limit * n_new
+    worse = above and n_old > 0 and x_new * n_old > x_old * n_new
+    relative = float(evidence.worse_than_baseline(new, old)[0]) if compare and worse else 0.0
+    absolute = float(evidence.above_limit(new, old, limit)[0]) if above else 0.0
+    return Window(
+        start,
+        n_new,
+        x_new,
+        n_old,
+        x_old,
+        relative + weight if worse else 0.0,
+        # Beside the comparison the limit is asked at a fixed strength; alone it carries the budget.
+        absolute if compare or not above else absolute + weight,
     )
 
 
 def errors_test(history: Sequence[Sample], stage: StageParams, params: JudgeParams, alpha: float) -> Finding:
     """Test the error rate: against the baseline, against the limit, and for promotion."""
-    canary = [
-        (s.canary.requests, s.canary.errors or 0.0)
-        for s in history
-        if s.canary.missing is None and s.canary.requests
-    ]
-    baseline = [
-        (s.baseline.requests, s.baseline.errors or 0.0)
-        for s in history
-        if s.baseline.missing is None and s.baseline.requests
-    ]
+    canary = [_pair(s.canary) for s in history]
+    baseline = [_pair(s.baseline) for s in history]
     limit = stage.error_rate_limit_percent / 100
     compare = stage.weight_percent < 100
     found = _test(
@@ -176,16 +262,27 @@ def errors_test(history: Sequence[Sample], stage: StageParams, params: JudgePara
         alpha=alpha,
         compare=compare,
     )
+    loud = found.window
     told = (
-        f"the old gateway shows {100 * found.baseline_rate:.3g} % over {found.baseline_requests:.0f}"
+        f"the old gateway shows {100 * loud.baseline_rate:.3g} % over {loud.baseline_requests:.0f}"
         if compare
         else "all traffic is here, so the limit alone is tested"
     )
     return _with_reason(
         found,
-        f"error rate {100 * found.rate:.3g} % ({found.events:.0f} of {found.requests:.0f} requests) is above "
-        f"the limit of {stage.error_rate_limit_percent:g} %; {told}",
+        f"error rate {100 * loud.rate:.3g} % ({loud.events:.0f} of {loud.requests:.0f} requests"
+        f"{_since(history, loud.start)}) is above the limit of {stage.error_rate_limit_percent:g} %; {told}",
     )
+
+
+def _pair(side: Side) -> tuple[float, float]:
+    if side.missing is not None or not side.requests:
+        return 0.0, 0.0
+    return side.requests, side.errors or 0.0
+
+
+def _since(history: Sequence[Sample], start: int) -> str:
+    return f" in the last {history[-1].time - history[start - 1].time:.0f} s" if start > 0 else ""
 
 
 def _with_reason(found: Finding, reason: str) -> Finding:
@@ -215,9 +312,14 @@ def latency_test(
         )
     upper = edge_above(canary[-1].buckets, limit)
     lower = edge_below(canary[-1].buckets, limit)
-    sure = [pair for s in canary if (pair := slow_counts(s, upper))]
-    maybe = [pair for s in canary if (pair := slow_counts(s, lower))]
-    base = [pair for s in baseline if s.buckets and (pair := slow_counts(s, edge_below(s.buckets, upper)))]
+    nothing = (0.0, 0.0)
+    sure = [slow_counts(s.canary, upper) or nothing for s in history]
+    maybe = [slow_counts(s.canary, lower) or nothing for s in history]
+    base = [
+        (slow_counts(s.baseline, edge_below(s.baseline.buckets, upper)) if s.baseline.buckets else None)
+        or nothing
+        for s in history
+    ]
     found = _test(
         sure,
         base,
@@ -232,7 +334,8 @@ def latency_test(
     baseline_p95 = quantile(sum_buckets(baseline), 0.95)
     told = f"; the old gateway's P95 is {baseline_p95}" if compare else ""
     reason = (
-        f"{100 * found.rate:.3g} % of {found.requests:.0f} requests took longer than {upper:g} ms: P95 is "
+        f"{100 * found.window.rate:.3g} % of {found.window.requests:.0f} requests"
+        f"{_since(history, found.window.start)} took longer than {upper:g} ms: P95 is "
         f"{p95}, limit {limit:.0f} ms{told}"
     )
     hold = f"P95 {p95}: not yet certain that it stays within {limit:.0f} ms"

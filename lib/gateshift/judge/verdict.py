@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from gateshift.judge.measure import quantile, sum_buckets, totals, trailing_gap
@@ -208,6 +209,11 @@ def _not_promotable(case: _Case, errors: Finding, latency: LatencyFinding) -> li
     rate = 100 * errors.rate
     if rate > limit:
         held.append(f"error rate {rate:.3g} % is above the limit of {limit:g} %{_comparison(errors)}")
+    elif 100 * errors.recent_rate > limit:
+        held.append(
+            f"error rate {100 * errors.recent_rate:.3g} % lately is above the limit of {limit:g} %, "
+            f"though {rate:.3g} % over the whole stage"
+        )
     elif not errors.guaranteed:
         held.append(f"{_too_few(case, errors, 'errors', limit)}")
     if latency.unknown:
@@ -284,13 +290,20 @@ def evidence_curve(
     1 is where the decision falls. At most *points* moments are computed: a picture needs no more.
     """
     alpha = params.false_rollback_budget / stages * ERROR_SHARE
-    step = max(1, math.ceil(len(history) / points))
+    # Powers of two, so that a redraw finds nearly all of its points computed before.
+    step = 1 << max(0, math.ceil(math.log2(max(len(history), 1) / points)))
     ends = sorted({*range(step, len(history) + 1, step), len(history)} - {0})
-    curve = []
-    for end in ends:
-        finding = errors_test(history[:end], stage, params, alpha)
-        curve.append((history[end - 1].time, finding.rollback_ratio, finding.promotion_ratio))
-    return curve
+    return [
+        (history[end - 1].time, *_curve_point(tuple(history[:end]), stage, params, alpha)) for end in ends
+    ]
+
+
+@lru_cache(maxsize=512)
+def _curve_point(
+    history: tuple[Sample, ...], stage: StageParams, params: JudgeParams, alpha: float
+) -> tuple[float, float]:
+    finding = errors_test(history, stage, params, alpha)
+    return finding.rollback_ratio, finding.promotion_ratio
 
 
 def p_quantiles(history: Sequence[Sample], side_name: str) -> dict[str, float | None]:
