@@ -1,0 +1,489 @@
+from __future__ import annotations
+
+import base64
+import stat
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from gateshift.cluster import preflight
+from gateshift.cluster.checks import Check, Item, passed, run_items
+from gateshift.cluster.client import Cluster
+from gateshift.cluster.permissions import cluster_role, covered
+from gateshift.errors import MetricsError
+from tests.cluster.conftest import FakeApi, make_params
+
+READY = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+
+
+@dataclass
+class Weights:
+    istio_percent: int | None = 0
+    hosts: dict[str, int] = field(default_factory=lambda: {"api.shop.com": 1})
+    prepared: bool = True
+    problems: tuple[str, ...] = ()
+
+
+@dataclass
+class World:
+    """A healthy world; each test breaks one thing of it."""
+
+    api: FakeApi
+    folder: Path
+    kubeconfig: str
+    sections: dict[str, Any] = field(default_factory=dict)
+    traffic: Callable[[], Any] = Weights
+    metrics: Callable[[], float | None] = lambda: 120.0
+
+    def tool(self, name: str, printed: str) -> str:
+        path = self.folder / name
+        path.write_text(f"#!/bin/sh\ncat <<'END'\n{printed}\nEND\n")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        return str(path)
+
+
+def tls_secret(name: str = "api.shop.com", days: float = 90.0, other_key: bool = False) -> dict[str, str]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=365))
+        .not_valid_after(now + timedelta(days=days))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    kept = ec.generate_private_key(ec.SECP256R1()) if other_key else key
+    pem = kept.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    crt = certificate.public_bytes(serialization.Encoding.PEM)
+    return {"tls.crt": base64.b64encode(crt).decode(), "tls.key": base64.b64encode(pem).decode()}
+
+
+def node(api: FakeApi, name: str, cpu: str = "32") -> dict[str, Any]:
+    resources = {"cpu": cpu, "memory": "64Gi", "pods": "110"}
+    return api.add(
+        "Node", name, status={"allocatable": resources, "conditions": READY["conditions"]}, spec={}
+    )
+
+
+@pytest.fixture
+def world(api: FakeApi, kubeconfig: str, tmp_path: Path) -> World:
+    for name in ("shop", "apisix", "istio-system"):
+        api.add("Namespace", name, status={"phase": "Active"})
+    node(api, "n1")
+    node(api, "n2")
+    api.add("Lease", "n1", "kube-node-lease", spec={"renewTime": datetime.now(UTC).isoformat()})
+    labels = {"app": "apisix"}
+    balancer = {"loadBalancer": {"ingress": [{"hostname": "old.elb.example.com"}]}}
+    spec = {"type": "LoadBalancer", "selector": labels}
+    api.add("Service", "apisix-gateway", "apisix", spec=spec, status=balancer)
+    for n in "12":
+        api.add("Pod", f"a{n}", "apisix", metadata={"labels": labels}, status=dict(READY), spec={})
+    api.add("PodDisruptionBudget", "apisix", "apisix", spec={})
+    api.add("Secret", "tls", "istio-system", type="kubernetes.io/tls", data=tls_secret())
+    made = World(api, tmp_path, kubeconfig)
+    made.sections["istio"] = {
+        "kubectl": made.tool("kubectl", '{"clientVersion": {"gitVersion": "v1.34.1"}}'),
+        "istioctl": made.tool("istioctl", '{"clientVersion": {"version": "1.31.0"}}'),
+    }
+    return made
+
+
+def run(world: World, cluster: Cluster, *, permissions: bool = False) -> dict[str, Check]:
+    params = make_params(world.kubeconfig, **world.sections)
+    names = [
+        i.name
+        for i in preflight.items(params, cluster, read_traffic=world.traffic, read_metrics=world.metrics)
+    ]
+    found = preflight.run(
+        params,
+        cluster,
+        read_traffic=world.traffic,
+        read_metrics=world.metrics,
+        only=[n for n in names if permissions or n != "permissions"],  # 130 reviews: only where it matters
+    )
+    return {c.name: c for c in found}
+
+
+def test_healthy_world_passes_and_asks_only_listed_permissions(world: World, cluster: Cluster) -> None:
+    begun = time.monotonic()
+    checks = run(world, cluster, permissions=True)
+    assert {n: c.measured for n, c in checks.items() if c.status != "pass"} == {}
+    assert time.monotonic() - begun < 20
+    assert not covered(cluster.calls)
+
+
+def _pod(w: World, **status: Any) -> None:
+    w.api.add("Pod", "a1", "apisix", metadata={"labels": {"app": "apisix"}}, status=status, spec={})
+
+
+def _istio(w: World, **values: Any) -> None:
+    w.sections["istio"] = {**w.sections["istio"], **values}
+
+
+def _drop(w: World, kind: str, name: str, namespace: str = "") -> None:
+    found = w.api.find(kind, name, namespace)
+    assert found
+    del w.api.objects[w.api.key(found)]
+
+
+def _istiod(w: World, namespace: str, manager: str) -> None:
+    metadata = {"labels": {"app": "istiod"}, "managedFields": [{"manager": manager}]}
+    w.api.add("Deployment", "istiod", namespace, metadata=metadata, spec={})
+
+
+def _policy(w: World, peers: list[Any]) -> None:
+    spec = {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{"from": peers}] if peers else []}
+    w.api.add("NetworkPolicy", "deny", "shop", spec=spec)
+
+
+def _webhook(w: World) -> None:
+    service = {"name": "gone", "namespace": "kyverno"}
+    hook = {"name": "kyverno.io", "failurePolicy": "Fail", "clientConfig": {"service": service}}
+    w.api.add("ValidatingWebhookConfiguration", "kyverno", webhooks=[hook])
+
+
+def _raise(error: Exception) -> Any:
+    raise error
+
+
+def _quota(w: World, hard: dict[str, str], used: dict[str, str] | None = None) -> None:
+    w.api.add("ResourceQuota", "q", "istio-system", spec={"hard": hard}, status={"used": used or {}})
+
+
+def _limit(w: World, most: dict[str, str]) -> None:
+    w.api.add("LimitRange", "l", "istio-system", spec={"limits": [{"type": "Container", "max": most}]})
+
+
+def _label(w: World, namespace: str, **labels: str) -> None:
+    w.api.add("Namespace", namespace, metadata={"labels": labels}, status={"phase": "Active"})
+
+
+def _tls(w: World, **values: Any) -> None:
+    w.api.add("Secret", "tls", "istio-system", type="kubernetes.io/tls", data=tls_secret(**values))
+
+
+def _lease(w: World, seconds: float) -> None:
+    when = (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
+    w.api.add("Lease", "n1", "kube-node-lease", spec={"renewTime": when})
+
+
+def _route53(w: World, **values: Any) -> None:
+    w.sections["traffic"] = {"route53": {"zone": "shop.com", "hosts": ["api.shop.com"], **values}}
+
+
+CASES: dict[str, tuple[Callable[[World], Any], str, str, str]] = {
+    # condition: (inject, check, status, part of what is said or of the remedy)
+    "old cluster": (lambda w: setattr(w.api, "version", "v1.25.9"), "cluster version", "fail", "1.26"),
+    "not pinned": (
+        lambda w: w.sections.update(cluster={"uid": None}),
+        "cluster identity",
+        "warn",
+        "set cluster.uid: cluster-uid",
+    ),
+    "verb denied": (
+        lambda w: w.api.denied.add(("patch", "gateways")),
+        "permissions",
+        "fail",
+        "kind: ClusterRole",
+    ),
+    "log denied": (lambda w: w.api.denied.add(("get", "pods")), "permissions", "fail", "get pods"),
+    "nodes cordoned": (
+        lambda w: [w.api.find("Node", n)["spec"].update(unschedulable=True) for n in ("n1", "n2")],  # type: ignore[index]
+        "nodes",
+        "fail",
+        "schedulable",
+    ),
+    "no room": (
+        lambda w: [node(w.api, n, "1") for n in ("n1", "n2")],
+        "room at minimum",
+        "fail",
+        "add nodes",
+    ),
+    "no room at ceiling": (
+        lambda w: [node(w.api, n, "4") for n in ("n1", "n2")],
+        "room at HPA ceiling",
+        "warn",
+        "add nodes",
+    ),
+    "one node": (lambda w: _drop(w, "Node", "n2"), "spread", "warn", "two nodes"),
+    "cpu quota": (lambda w: _quota(w, {"requests.cpu": "4"}), "quota", "fail", "has room for 4"),
+    "memory quota": (lambda w: _quota(w, {"limits.memory": "8Gi"}), "quota", "fail", "limits.memory"),
+    "pods quota": (lambda w: _quota(w, {"pods": "10"}, {"pods": "8"}), "quota", "fail", "has room for 2"),
+    "balancer quota": (
+        lambda w: _quota(w, {"services.loadbalancers": "1"}, {"services.loadbalancers": "1"}),
+        "quota",
+        "fail",
+        "services.loadbalancers",
+    ),
+    "limit range": (lambda w: _limit(w, {"memory": "1Gi"}), "quota", "fail", "LimitRange l"),
+    "namespace misspelt": (
+        lambda w: w.sections.update(cluster={"application_namespace": "shoop"}),
+        "namespace of application",
+        "fail",
+        "shoop does not exist",
+    ),
+    "namespace terminating": (
+        lambda w: w.api.add("Namespace", "apisix", status={"phase": "Terminating"}),
+        "namespace of APISIX",
+        "fail",
+        "being deleted",
+    ),
+    "istio-system terminating": (
+        lambda w: w.api.add("Namespace", "istio-system", status={"phase": "Terminating"}),
+        "namespace of Istio",
+        "fail",
+        "finalizer",
+    ),
+    "helm owns istiod": (
+        lambda w: _istiod(w, "istio-system", "helm"),
+        "istio already there",
+        "fail",
+        "istio.revision",
+    ),
+    "another istio": (lambda w: _istiod(w, "mesh", "helm"), "istio already there", "warn", "mesh/istiod"),
+    "ambient": (
+        lambda w: w.api.add("DaemonSet", "ztunnel", "mesh", metadata={"labels": {"app": "ztunnel"}}),
+        "ambient mesh",
+        "warn",
+        "dataplane-mode=none",
+    ),
+    "apisix labelled": (
+        lambda w: _label(w, "apisix", **{"istio-injection": "enabled"}),
+        "injection",
+        "warn",
+        "istio-injection-",
+    ),
+    "both labels": (
+        lambda w: _label(w, "shop", **{"istio-injection": "enabled", "istio.io/rev": "x"}),
+        "injection labels",
+        "warn",
+        "wins over",
+    ),
+    "strict": (
+        lambda w: w.api.add("PeerAuthentication", "p", "shop", spec={"mtls": {"mode": "STRICT"}}),
+        "mTLS mode",
+        "fail",
+        "PERMISSIVE",
+    ),
+    "mesh-wide strict": (
+        lambda w: w.api.add("PeerAuthentication", "p", "istio-system", spec={"mtls": {"mode": "STRICT"}}),
+        "mTLS mode",
+        "fail",
+        "istio-system/p",
+    ),
+    "policy for apisix only": (
+        lambda w: _policy(
+            w, [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "apisix"}}}]
+        ),
+        "network policies",
+        "fail",
+        "allow ingress from namespace istio-system",
+    ),
+    "policy denies all": (lambda w: _policy(w, []), "network policies", "fail", "shop/deny"),
+    "policy at the gateway": (
+        lambda w: w.api.add("NetworkPolicy", "n", "istio-system", spec={}),
+        "policies of the gateway",
+        "warn",
+        "15012",
+    ),
+    "no budget": (
+        lambda w: _drop(w, "PodDisruptionBudget", "apisix", "apisix"),
+        "disruption budgets",
+        "warn",
+        "create pdb",
+    ),
+    "dead webhook": (_webhook, "webhooks", "fail", "kyverno/gone"),
+    "clock ahead": (lambda w: _lease(w, 40), "clocks", "warn", "NTP"),
+    "node silent": (lambda w: _lease(w, -600), "clocks", "warn", "silent"),
+    "no leases": (lambda w: _drop(w, "Lease", "n1", "kube-node-lease"), "clocks", "warn", "by hand"),
+    "kubectl missing": (lambda w: _istio(w, kubectl="/none/kubectl"), "kubectl", "fail", "istio.kubectl"),
+    "kubectl skew": (
+        lambda w: _istio(w, kubectl=w.tool("k", '{"clientVersion": {"gitVersion": "v1.30.0"}}')),
+        "kubectl",
+        "warn",
+        "install kubectl 1.34",
+    ),
+    "kubectl old": (
+        lambda w: _istio(w, kubectl=w.tool("k", '{"clientVersion": {"gitVersion": "v1.24.0"}}')),
+        "kubectl",
+        "fail",
+        "1.26 or newer",
+    ),
+    "istioctl missing": (lambda w: _istio(w, istioctl="/none/istioctl"), "istioctl", "fail", "not found"),
+    "istioctl other": (
+        lambda w: _istio(w, istioctl=w.tool("i", '{"clientVersion": {"version": "1.29.2"}}')),
+        "istioctl",
+        "fail",
+        "istio.version is 1.31.0",
+    ),
+    "istioctl patch": (
+        lambda w: _istio(w, istioctl=w.tool("i", '{"clientVersion": {"version": "1.31.2"}}')),
+        "istioctl",
+        "warn",
+        "same patch",
+    ),
+    "istioctl ancient": (
+        lambda w: _istio(w, istioctl=w.tool("i", '{"clientVersion": {"version": "1.18.0"}}')),
+        "istioctl",
+        "fail",
+        "1.20.1",
+    ),
+    "apisix service missing": (
+        lambda w: _drop(w, "Service", "apisix-gateway", "apisix"),
+        "APISIX pods",
+        "fail",
+        "apisix.service",
+    ),
+    "apisix pod down": (lambda w: _pod(w, phase="Pending"), "APISIX pods", "warn", "not ready: a1"),
+    "apisix alone": (lambda w: _drop(w, "Pod", "a1", "apisix"), "APISIX pods", "warn", "at least two"),
+    "apisix down": (
+        lambda w: [_drop(w, "Pod", p, "apisix") for p in ("a1", "a2")],
+        "APISIX pods",
+        "fail",
+        "0 of 0",
+    ),
+    "apisix without balancer": (
+        lambda w: w.api.find("Service", "apisix-gateway", "apisix").update(status={}),  # type: ignore[union-attr]
+        "APISIX address",
+        "fail",
+        "no load-balancer address yet",
+    ),
+    "apisix by ip": (
+        lambda w: w.api.find("Service", "apisix-gateway", "apisix").update(  # type: ignore[union-attr]
+            status={"loadBalancer": {"ingress": [{"ip": "192.0.2.7"}]}}
+        ),
+        "APISIX address",
+        "fail",
+        "alias record needs",
+    ),
+    "admin api down": (
+        lambda w: w.sections.update(
+            apisix={"files": [], "admin_url": "http://127.0.0.1:1", "admin_key": "k3y"}
+        ),
+        "APISIX configuration",
+        "fail",
+        "",
+    ),
+    "certificate expired": (lambda w: _tls(w, days=-3), "certificate tls", "fail", "expired 3 days ago"),
+    "certificate soon": (lambda w: _tls(w, days=5), "certificate tls", "fail", "expires in"),
+    "certificate of another host": (
+        lambda w: _tls(w, name="other.com"),
+        "certificate tls",
+        "fail",
+        "covers none",
+    ),
+    "key of another certificate": (
+        lambda w: _tls(w, other_key=True),
+        "certificate tls",
+        "fail",
+        "key does not",
+    ),
+    "certificate garbage": (
+        lambda w: w.api.add(
+            "Secret",
+            "tls",
+            "istio-system",
+            type="kubernetes.io/tls",
+            data={"tls.crt": "eA==", "tls.key": "eA=="},
+        ),
+        "certificate tls",
+        "fail",
+        "cannot be read",
+    ),
+    "no certificate": (
+        lambda w: _drop(w, "Secret", "tls", "istio-system"),
+        "certificates",
+        "warn",
+        "credentialName",
+    ),
+    "dns in the way": (
+        lambda w: setattr(w, "traffic", lambda: Weights(problems=("api.shop.com: a CNAME is in the way",))),
+        "DNS",
+        "fail",
+        "CNAME",
+    ),
+    "dns without hosts": (lambda w: setattr(w, "traffic", lambda: Weights(hosts={})), "DNS", "fail", "hosts"),
+    "dns already moved": (
+        lambda w: setattr(w, "traffic", lambda: Weights(istio_percent=25)),
+        "DNS",
+        "warn",
+        "already has 25 %",
+    ),
+    "ttl too long": (lambda w: _route53(w, record="cname", ttl="3600s"), "DNS TTL", "fail", "at most 150s"),
+    "metrics missing": (lambda w: setattr(w, "metrics", lambda: None), "metrics", "fail", "scrape"),
+    "metrics down": (
+        lambda w: setattr(w, "metrics", lambda: _raise(MetricsError("Prometheus is down"))),
+        "metrics",
+        "fail",
+        "Prometheus is down",
+    ),
+    "no traffic": (lambda w: setattr(w, "metrics", lambda: 0.0), "metrics", "warn", "needs traffic"),
+    "defect in a check": (
+        lambda w: setattr(w, "metrics", lambda: _raise(ZeroDivisionError())),
+        "metrics",
+        "fail",
+        "itself broke",
+    ),
+}
+
+
+@pytest.mark.parametrize("condition", CASES)
+def test_each_condition_is_reported_with_its_remedy(world: World, cluster: Cluster, condition: str) -> None:
+    inject, name, status, said = CASES[condition]
+    inject(world)
+    checks = run(world, cluster, permissions=name == "permissions")
+    assert name in checks
+    check = checks[name]
+    assert check.status == status, check
+    assert said in f"{check.measured} {check.why} {check.remedy}"
+    assert check.remedy
+    assert "k3y" not in str(check)
+    assert len(checks) > 15  # the others ran as well
+
+
+def test_unreachable_cluster_fails_every_check_in_time(world: World, cluster: Cluster) -> None:
+    world.api.refuse = lambda *_: (503, {"message": "etcd has no leader"})
+    checks = run(world, cluster)
+    assert checks["cluster"].status == "fail"
+    assert "etcd has no leader" in checks["cluster"].measured
+    assert sum(c.status == "fail" for c in checks.values()) >= 10
+
+
+def test_hanging_check_is_a_failure_not_a_wait() -> None:
+    items = [
+        Item("slow", "w", lambda: time.sleep(30) or []),
+        Item("fast", "w", lambda: [passed("fast", "m", "w")]),
+    ]  # type: ignore[func-returns-value]
+    begun = time.monotonic()
+    slow, fast = run_items(items, limit=0.3)
+    assert time.monotonic() - begun < 2
+    assert (slow.status, fast.status) == ("fail", "pass")
+    assert "no answer within 0.3 s" in slow.measured
+
+
+def test_silence_is_not_a_pass() -> None:
+    (check,) = run_items([Item("mute", "w", list)], limit=1)
+    assert check.status == "fail"
+
+
+def test_cluster_role_is_ready_to_bind() -> None:
+    text = cluster_role()
+    assert "kind: ClusterRole" in text
+    assert "pods/portforward" in text
+    assert "'*'" not in text
