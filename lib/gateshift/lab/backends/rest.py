@@ -14,7 +14,6 @@ from gateshift.lab.dataplane import Handler
 __all__ = ["handler"]
 
 _SECRET_HEADERS = frozenset({"authorization", "cookie", "apikey", "proxy-authorization"})
-_HANG = 3600.0
 
 
 def _debug(request: web.BaseRequest) -> dict[str, str]:
@@ -37,18 +36,21 @@ def _content(service: str, request: web.BaseRequest, body: bytes) -> dict[str, A
     return {"received": len(body)}
 
 
-async def strike(request: web.BaseRequest, fault: Fault, account: Account) -> None:
-    """Let the fault act before the answer: delay, cut or hang."""
+async def strike(request: web.BaseRequest, fault: Fault, account: Account) -> bool:
+    """Let the fault act before the answer: delay, cut or hang. Tell whether the request is over."""
     if fault.latency_ms:
         await asyncio.sleep(fault.latency_ms / 1000)
     if fault.refuse:
         account.cut += 1
         if request.transport is not None:
             request.transport.abort()
-        raise ConnectionResetError("cut by the fault API")
+        return True
     if fault.hang:
         account.hung += 1
-        await asyncio.sleep(_HANG)
+        while request.transport is not None and not request.transport.is_closing():
+            await asyncio.sleep(0.25)
+        return True
+    return False
 
 
 def handler(service: str, faults: Faults) -> Handler:
@@ -62,7 +64,8 @@ def handler(service: str, faults: Faults) -> Handler:
             account.requests += 1
         fault = faults.find(service, gateway)
         if fault is not None:
-            await strike(request, fault, account)
+            if await strike(request, fault, account):
+                return web.Response(status=500)  # goes nowhere: the connection is closed
             if not probe and faults.strikes(fault):
                 account.errors += fault.status >= 500
                 return web.Response(

@@ -81,7 +81,7 @@ class HttpProxy:
             return response
         except ConnectionResetError:
             code = 499  # nginx's number for a client that went away
-            raise
+            return web.Response(status=code)
         finally:
             gateway.metrics.connections.writing -= 1
             gateway.log(exchange, code, started, request.content_length or 0, sent)
