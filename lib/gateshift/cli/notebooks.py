@@ -11,12 +11,10 @@ from typing import Any
 import click
 import yaml
 
-from gateshift.archive.outcome import Outcome
-from gateshift.archive.run import execute
+from gateshift.archive.run import Outcome, execute
 from gateshift.errors import InputError
-from gateshift.params import Params, load
+from gateshift.params import Params, load, secrets_of
 from gateshift.params.load import parse_override
-from gateshift.runbook.context import secrets_of
 from gateshift.runbook.inputs import project_root, resolvers
 from gateshift.runbook.order import NOTEBOOKS
 

@@ -20,6 +20,7 @@ from gateshift.params.model import (
     TrafficParams,
     TranslateParams,
     VerifyParams,
+    secrets_of,
 )
 
 __all__ = [
@@ -42,5 +43,6 @@ __all__ = [
     "TranslateParams",
     "VerifyParams",
     "load",
+    "secrets_of",
     "validate",
 ]

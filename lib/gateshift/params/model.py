@@ -38,6 +38,7 @@ __all__ = [
     "TrafficSplitParams",
     "TranslateParams",
     "VerifyParams",
+    "secrets_of",
 ]
 
 
@@ -391,3 +392,14 @@ class Params(Model):
                 f"error_rate_limit_percent must not rise with the weight, got {limits} (inverted thresholds)"
             )
         return stages
+
+
+def secrets_of(value: object) -> tuple[str, ...]:
+    """Collect the plain text of each SecretStr in a params model, for the redactor."""
+    if isinstance(value, SecretStr):
+        return (value.get_secret_value(),)
+    if isinstance(value, BaseModel):
+        return tuple(s for name in type(value).model_fields for s in secrets_of(getattr(value, name)))
+    if isinstance(value, tuple):
+        return tuple(s for item in value for s in secrets_of(item))
+    return ()

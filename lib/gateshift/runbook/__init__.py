@@ -9,10 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gateshift.archive import display
 from gateshift.errors import InputError
-from gateshift.runbook.base import Runbook
-from gateshift.runbook.inputs import collect
 
 __all__ = ["open_run"]
 
@@ -23,8 +20,11 @@ def open_run(name: str, variables: Mapping[str, Any]) -> Any:
     Returns the notebook's :class:`~gateshift.runbook.base.Runbook`. Raises
     :class:`~gateshift.errors.ParamsError` before anything is touched when a parameter is wrong.
     """
+    from gateshift.archive import display  # noqa: PLC0415 - slow imports
     from gateshift.runbook.after import Cleanup, Report, Rollback, Soak, Troubleshoot  # noqa: PLC0415 - slow imports
+    from gateshift.runbook.base import Runbook  # noqa: PLC0415 - slow imports
     from gateshift.runbook.canary import Canary  # noqa: PLC0415 - slow imports
+    from gateshift.runbook.inputs import collect  # noqa: PLC0415 - slow imports
     from gateshift.runbook.setup import Apply, Install, Preflight, Translate, Verify  # noqa: PLC0415 - slow imports
 
     display.install()

@@ -185,14 +185,14 @@ class Rollback(Runbook):
     def read(self) -> object:
         """Show the weights and whether a rollback is already under way."""
         self.already = self.context.state.rolling_back
-        weights = self.context.shifter().read()
+        weights = self.context.shifter(back_only=True).read()
         under_way = "yes: this run finishes it" if self.already else "no"
         rows = (("weight on Istio", weights.istio_percent), ("rollback under way", under_way))
         return Table("Now", ("what", "value"), rows)
 
     def make_plan(self) -> Plan:
         """Weights to APISIX, then proof and evidence."""
-        shift = self.context.shifter().plan(0)
+        shift = self.context.shifter(back_only=True).plan(0)
         follow = Step("verify", "observed share", None, ">= 99 % on APISIX", "then evidence and checklist")
         return Plan(
             kind=self.name,

@@ -9,8 +9,6 @@ import time
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import BaseModel, SecretStr
-
 from gateshift.cluster.client import Cluster
 from gateshift.cluster.gateways import load_balancer_name
 from gateshift.errors import ClusterError, InputError, TrafficError
@@ -23,7 +21,7 @@ from gateshift.runbook.inputs import project_root
 from gateshift.traffic import make_shifter
 from gateshift.traffic.protocol import Shifter
 
-__all__ = ["Context", "identity", "secrets_of"]
+__all__ = ["Context", "identity"]
 
 
 def identity() -> str:
@@ -32,17 +30,6 @@ def identity() -> str:
         if os.environ.get(variable):
             return f"ci:{variable}={os.environ[variable]}"
     return f"{getpass.getuser()}@{socket.gethostname()}"
-
-
-def secrets_of(value: object) -> tuple[str, ...]:
-    """Collect the plain text of each SecretStr in a params model, for the redactor."""
-    if isinstance(value, SecretStr):
-        return (value.get_secret_value(),)
-    if isinstance(value, BaseModel):
-        return tuple(s for name in type(value).model_fields for s in secrets_of(getattr(value, name)))
-    if isinstance(value, tuple):
-        return tuple(s for item in value for s in secrets_of(item))
-    return ()
 
 
 class Context:
@@ -103,6 +90,12 @@ class Context:
         except ClusterError:
             return self._recorded_target("istio_target")
 
+    def _apisix_or_empty(self) -> str:
+        try:
+            return self.apisix_target
+        except ClusterError:
+            return ""
+
     def _recorded_target(self, key: str) -> str:
         """Load balancer named by the last shift: a rollback must work with the cluster out of reach."""
         for record in reversed(self.journal.records):
@@ -110,8 +103,15 @@ class Context:
                 return str(record.data.get(key, ""))
         return ""
 
-    def shifter(self) -> Shifter:
-        """Return the configured traffic shifter; needs both load balancers."""
+    def shifter(self, *, back_only: bool = False) -> Shifter:
+        """Return the configured traffic shifter.
+
+        Moving towards Istio needs both load balancers; going back (*back_only*) needs neither.
+        """
+        if back_only:
+            return make_shifter(
+                self.params, apisix_target=self._apisix_or_empty(), istio_target=self.istio_target
+            )
         if not self.istio_target:
             raise TrafficError(
                 "the Istio gateway has no load-balancer address yet", hint="run 10_install first"

@@ -22,7 +22,7 @@ def bring_back(context: Context, reason: str) -> float:
     if not state.rolling_back:
         context.record_rollback(reason, state.weight_percent)
     begun = time.monotonic()
-    shifter = context.shifter()
+    shifter = context.shifter(back_only=True)
     plan = shifter.plan(0)
     if plan.empty:
         seconds = 0.0
