@@ -13,7 +13,13 @@ WEIGHTS = (10, 25, 50, 75, 100)
 
 def plan(kind: str, digest: str) -> dict[str, Any]:
     step = {"verb": "update", "target": f"dns {digest}", "before": {"w": 0}, "after": {"w": 1}, "note": ""}
-    return {"kind": kind, "title": f"plan of {kind}", "digest": digest, "steps": [step], "way_back": "rollback"}
+    return {
+        "kind": kind,
+        "title": f"plan of {kind}",
+        "digest": digest,
+        "steps": [step],
+        "way_back": "rollback",
+    }
 
 
 def setup() -> Iterator[tuple[str, dict[str, Any]]]:

@@ -85,14 +85,14 @@ def _page(name: str, state: State, records: Sequence[Record], notebooks: Sequenc
         ("runs", "Runs", _runs(state, notebooks)),
         ("trust", "How far this page can be trusted", _trust(records, notebooks)),
     ]
-    shown = [(key, title, body) for key, title, body in sections if body]
+    outcome, *shown = [(key, title, body) for key, title, body in sections if body]
     links = "".join(f'<a href="#{key}">{escape(title)}</a>' for key, title, _ in shown)
     body = "".join(f'<h2 id="{key}">{escape(title)}</h2>{text}' for key, title, text in shown)
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{escape(name)}: migration report</title><style>{_STYLE}</style></head><body>"
-        f"<h1>Migration {escape(name)}: APISIX to Istio</h1><nav>{links}</nav>{body}</body></html>\n"
+        f"<h1>Migration {escape(name)}: APISIX to Istio</h1>{outcome[2]}<nav>{links}</nav>{body}</body></html>\n"
     )
 
 

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import json
+import random
+import re
+import tarfile
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from gateshift.archive import audit
+from gateshift.archive.commands import audit_group, history_command
+from gateshift.archive.manifest import seal
+from gateshift.archive.report import write_report
+from gateshift.errors import InputError
+from gateshift.migration.journal import Journal
+from tests.archive import story
+from tests.archive.books import read, write_notebook
+
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+
+
+def make(folder: Path, *, bad: bool = True) -> Path:
+    """Lay down a migration's archive as runs leave it: journal, executed copy, samples, seal, report."""
+    run = folder / "50_canary-r1"
+    book = write_notebook(run / "50_canary.ipynb", "figure")
+    node = read(book)
+    node.cells[-1].outputs = [
+        {"output_type": "display_data", "data": {"image/png": PNG, "text/plain": "fig"}, "metadata": {}}
+    ]
+    node.metadata["gateshift"] = {"outcome": "rolled back", "started": "2026-01-01"}
+    book.write_text(json.dumps(node))
+    (run / "samples.jsonl").write_text('{"time": 1}\n')
+    (run / "plan.json").write_text("{}\n")
+    (folder / "approvals").mkdir()
+    (folder / "approvals" / f"{1:016x}.json").write_text('{"who": "ann"}')
+    story.write(folder / "journal.jsonl", story.rolled_back() if bad else story.promoted(), run=run.name)
+    with Journal.open(folder / "journal.jsonl", who="ann", run=run.name) as journal:
+        digest = seal(run, journal=journal)
+        journal.append("archive.sealed", run=run.name, manifest=digest)
+    write_report(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("outputs") / "demo")
+
+
+def test_untouched_archive_passes(archive: Path) -> None:
+    assert audit.verify(archive) == []
+    assert audit.verify(archive.parent) == []
+
+
+def test_any_byte_of_any_file_is_found_and_its_file_named(archive: Path) -> None:
+    chance = random.Random(3)  # noqa: S311 - a seed, not a secret
+    files = [p for p in archive.rglob("*") if p.is_file()]
+    assert {"report.html", "manifest.json", "journal.head", "samples.jsonl"} <= {p.name for p in files}
+    for path in files:
+        raw = path.read_bytes()
+        for _ in range(12):
+            place = chance.randrange(len(raw))
+            changed = bytearray(raw)
+            changed[place] ^= 1 << chance.randrange(8)
+            path.write_bytes(bytes(changed))
+            problems = audit.verify(archive)
+            assert any(p.path == path for p in problems), f"{path.name} byte {place}: {problems}"
+        path.write_bytes(raw)
+    assert audit.verify(archive) == []
+
+
+def test_deletion_addition_and_truncation_are_found(archive: Path) -> None:
+    for path in [p for p in archive.rglob("*") if p.is_file()]:
+        raw = path.read_bytes()
+        path.unlink()
+        assert any(p.path == path for p in audit.verify(archive)), f"{path.name} deleted"
+        path.write_bytes(raw[:-1])
+        assert audit.verify(archive), f"{path.name} shortened"
+        path.write_bytes(raw)
+    for extra in (archive / "extra.txt", archive / "50_canary-r1" / "extra.txt"):
+        extra.write_text("x")
+        assert any(p.path == extra for p in audit.verify(archive))
+        extra.unlink()
+    assert audit.verify(archive) == []
+
+
+def test_whole_replacement_shows_by_a_head_noted_elsewhere(archive: Path, tmp_path: Path) -> None:
+    noted = audit.head_of(archive).hash
+    assert audit.verify(archive, head=noted) == []
+    other = make(tmp_path / "demo", bad=False)
+    assert audit.verify(other) == []
+    assert "was replaced" in str(audit.verify(other, head=noted)[0])
+
+
+def test_nothing_to_audit_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no archive here"):
+        audit.verify(tmp_path)
+    assert CliRunner().invoke(audit_group, ["verify", str(tmp_path)]).exit_code == 2
+
+
+def test_commands(archive: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(audit_group, ["verify", str(archive)])
+    assert (done.exit_code, done.output.split()[:2]) == (0, ["ok", "demo"])
+    listed = CliRunner().invoke(history_command, [str(archive.parent), "--json"])
+    assert json.loads(listed.output)[0]["outcome"] == "rolled back"
+    assert "rolled back" in CliRunner().invoke(history_command, [str(archive.parent)]).output
+    packed = tmp_path / "ticket.tar.gz"
+    assert CliRunner().invoke(audit_group, ["export", str(archive), str(packed)]).exit_code == 0
+    with tarfile.open(packed) as pack:
+        pack.extractall(tmp_path / "unpacked", filter="data")
+    (tmp_path / "unpacked" / "demo" / "HEAD.json").unlink()
+    assert audit.verify(tmp_path / "unpacked") == []
+    samples = archive / "50_canary-r1" / "samples.jsonl"
+    raw = samples.read_bytes()
+    samples.write_bytes(raw.replace(b"1", b"2"))
+    failed = CliRunner().invoke(audit_group, ["verify", str(archive)])
+    samples.write_bytes(raw)
+    assert failed.exit_code == 1
+    assert "samples.jsonl: was changed" in failed.output
+
+
+def test_report_stands_alone_with_the_outcome_first(archive: Path) -> None:
+    page = (archive / "report.html").read_text()
+    assert not re.search(r'(src|href)="(https?:)?//', page)
+    assert "<script" not in page
+    assert page.index("rolled back") < page.index("Timeline") < page.index("Who approved what<")
+    assert "error rate 5.1 % is above 1 %" in page
+    assert f"data:image/png;base64,{PNG}" in page
+    assert "DNS back at 100 % APISIX" in page
+    assert "ann@ops" in page
+    assert "until users were back" in page
+    assert "41 s" in page
+    assert page.count("▲") == 1
+    assert page.count("▼") == 1
+    link = re.search(r'href="(html/[^"]+)"', page)
+    assert link is not None
+    assert "figure" in (archive / link[1]).read_text()
+
+
+def test_report_of_a_finished_migration(tmp_path: Path) -> None:
+    page = (make(tmp_path / "m", bad=False) / "report.html").read_text()
+    assert "all stages promoted" in page
+    assert "Rollback checklist" not in page
+    assert page.count("▲") == 5
