@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -334,3 +335,23 @@ def test_reset_puts_the_old_gateway_and_its_records_back(running: LabState, tmp_
         return answer.returncode == 0 and json.loads(answer.stdout)["status"].get("readyReplicas") == 2
 
     assert eventually(back)
+
+
+def test_an_interrupted_start_leaves_nothing(state_home: Path) -> None:
+    started = subprocess.Popen(
+        [str(Path(sys.executable).parent / "gateshift"), "lab", "up", "--name", "cut"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    assert started.stderr is not None
+    for line in started.stderr:
+        if "scheduler" in line:
+            break
+    parts = load("cut").parts
+    assert parts
+    started.send_signal(signal.SIGINT)
+    started.stderr.close()
+    assert started.wait(30) != 0
+    assert not any(alive(p.pid, p.created) for p in parts)
+    assert not (state_home / "gateshift" / "lab" / "cut").exists()

@@ -114,9 +114,9 @@ class NodeAgent:
         while not self._stopping.wait(_POLL):
             try:
                 self.step()
-            except LabError as error:
-                # The API server may be starting or gone; the supervisor watches it, we try again.
-                sys.stderr.write(f"{error}\n")
+            except (LabError, KeyError, OSError) as error:
+                # The API server may be starting or gone, an object half-made; the next look sees more.
+                sys.stderr.write(f"{type(error).__name__}: {error}\n")
                 self._stopping.wait(1.0)
             self._save()
         stop([w.child for w in (self.gateway, self.istiod) if w.child], grace=4.0)

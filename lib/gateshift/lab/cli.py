@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 
 import click
 from rich.console import Console
@@ -100,8 +101,9 @@ def _show(state: LabState, as_json: bool) -> None:
         screen.print(state.error, highlight=False, markup=False)
     parts = Table("part", "pid", "status", "log", box=None, pad_edge=False)
     for part in state.parts:
-        parts.add_row(part.name, str(part.pid), part.status, part.log)
+        parts.add_row(part.name, str(part.pid), part.status, Path(part.log).name)
     screen.print(parts)
+    screen.print(f"logs: {state.directory / 'logs'}", highlight=False, soft_wrap=True)
     for part in state.crashed:
         screen.print(f"{part.name} ended with code {part.exit_code}; its last log lines:", highlight=False)
         for line in part.tail:

@@ -78,9 +78,11 @@ def up(
             )
         try:
             return _wait_ready(name, process, progress)
-        except BaseException:
+        except BaseException as error:
             _stop_process(process)
             kill_parts(_parts(name))
+            if not isinstance(error, LabError):  # Ctrl-C: nobody will read the logs
+                shutil.rmtree(folder, ignore_errors=True)
             raise
 
 
