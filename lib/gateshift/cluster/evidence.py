@@ -42,7 +42,7 @@ def _istiod_logs(params: Params, cluster: Cluster) -> str:
     deployment = cluster.get("Deployment", istiod_name(params.istio), params.istio.namespace)
     if deployment is None:
         raise ClusterError("istiod's Deployment does not exist")
-    labels = selector_text(deployment["spec"]["selector"].get("matchLabels", {}))
+    labels = selector_text((deployment["spec"].get("selector") or {}).get("matchLabels") or {})
     pods = cluster.list("Pod", params.istio.namespace, labels=labels)
     return _logs(cluster, params.istio.namespace, [name_of(p) for p in pods])
 

@@ -55,7 +55,7 @@ def reasons(cluster: Cluster, namespace: str, name: str) -> list[str]:
             if (c.get("type") == "ReplicaFailure" and c.get("status") == "True")
             or (c.get("reason") == "ProgressDeadlineExceeded")
         ]
-        labels = selector_text(deployment["spec"]["selector"].get("matchLabels", {}))
+        labels = selector_text((deployment["spec"].get("selector") or {}).get("matchLabels") or {})
         pods = cluster.list("Pod", namespace, labels=labels)
         found += [problem for pod in pods if (problem := pod_problem(pod))]
         names = {name, *map(name_of, pods)}

@@ -155,7 +155,13 @@ def _in_envoy(facts: Facts) -> Iterator[Cause]:
 def _who_takes(facts: Facts) -> Iterator[Cause]:
     if not facts.host:
         return
-    objects = [*facts.objects("Gateway"), *facts.objects("VirtualService")]
+    # The evaluator reads full gateway names; a short one means the VirtualService's own namespace.
+    services = [
+        {**v, "spec": {**v["spec"], "gateways": _bound(v)}}
+        for v in facts.objects("VirtualService")
+        if _bound(v)
+    ]
+    objects = [*facts.objects("Gateway"), *services]
     decision = Evaluator(objects).decide(Request(authority=facts.host, path=facts.path))
     hosts = {h for v in facts.objects("VirtualService") for h in v["spec"].get("hosts") or []}
     if decision.virtual_service is None:

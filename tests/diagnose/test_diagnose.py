@@ -1,0 +1,409 @@
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from gateshift import diagnose
+from gateshift.cluster.objects import API_VERSIONS
+from gateshift.diagnose.engine import PROBES, SYMPTOMS
+from gateshift.diagnose.engine import run as run_probes
+from gateshift.diagnose.lint import lint
+from gateshift.diagnose.model import Probe
+from gateshift.errors import ClusterError, InputError
+from tests.cluster.conftest import make_params
+
+
+def obj(kind: str, name: str, namespace: str = "shop", **body: Any) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": namespace, **body.pop("metadata", {})}
+    return {"apiVersion": API_VERSIONS[kind][0], "kind": kind, "metadata": metadata, **body}
+
+
+class Memory:
+    """A read-only cluster of plain objects; what it does not have is absent."""
+
+    def __init__(self, objects: list[dict[str, Any]]) -> None:
+        self.objects = objects
+        self.logs = ""
+
+    def serves(self, kind: str) -> bool:
+        return True
+
+    def list(self, kind: str, namespace: str | None = None, *, labels: str = "", fields: str = "") -> Any:
+        wanted = dict(p.split("=", 1) for p in labels.split(",") if p)
+        return [
+            o
+            for o in self.objects
+            if o["kind"] == kind
+            and namespace in {None, o["metadata"]["namespace"]}
+            and wanted.items() <= (o["metadata"].get("labels") or {}).items()
+        ]
+
+    def get(self, kind: str, name: str, namespace: str | None = None) -> Any:
+        found = [o for o in self.list(kind, namespace) if o["metadata"]["name"] == name]
+        return found[0] if found else None
+
+    def log(self, *_: Any, **__: Any) -> str:
+        return self.logs
+
+
+class Context:
+    def __init__(self, objects: list[dict[str, Any]]) -> None:
+        self.params = make_params(istio={"version": "1.31.0", "istioctl": "/none/istioctl"})
+        self.cluster = Memory(objects)
+
+
+GATEWAY = {"istio": "ingressgateway"}
+
+
+def healthy() -> list[dict[str, Any]]:
+    ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    ports = [{"port": 80, "targetPort": 8080}, {"port": 443, "targetPort": 8443}]
+    balancer = {"loadBalancer": {"ingress": [{"hostname": "127.0.0.1"}]}}
+    server = {"port": {"number": 80, "protocol": "HTTP"}, "hosts": ["*"]}
+    rule = {
+        "name": "all",
+        "retries": {"attempts": 0},
+        "match": [{"uri": {"prefix": "/"}}],
+        "route": [{"destination": {"host": "cart", "port": {"number": 80}}}],
+    }
+    endpoints = [{"addresses": ["10.0.0.1"], "conditions": {"ready": True}}]
+    name = {"labels": {"kubernetes.io/service-name": "istio-ingressgateway"}}
+    cart = {"labels": {"kubernetes.io/service-name": "cart"}}
+    deployment = {"observedGeneration": 1, "replicas": 2, "updatedReplicas": 2, "readyReplicas": 2}
+    return [
+        obj(
+            "Service",
+            "istio-ingressgateway",
+            "istio-system",
+            spec={"type": "LoadBalancer", "selector": GATEWAY, "ports": ports},
+            status=balancer,
+        ),
+        *(
+            obj("Pod", f"g{n}", "istio-system", metadata={"labels": GATEWAY}, status=ready, spec={})
+            for n in range(3)
+        ),
+        obj(
+            "Deployment",
+            "istiod",
+            "istio-system",
+            metadata={"generation": 1},
+            spec={"replicas": 2},
+            status=deployment,
+        ),
+        obj("EndpointSlice", "g", "istio-system", metadata=name, endpoints=endpoints),
+        obj("Service", "apisix-gateway", "apisix", spec={"type": "LoadBalancer"}),
+        obj(
+            "Service",
+            "cart",
+            "shop",
+            spec={"selector": {"app": "cart"}, "ports": [{"port": 80, "name": "http"}]},
+        ),
+        obj("EndpointSlice", "c", "shop", metadata=cart, endpoints=endpoints),
+        obj("Gateway", "gw", "shop", spec={"selector": GATEWAY, "servers": [server]}),
+        obj("VirtualService", "vs", "shop", spec={"hosts": ["a.com"], "gateways": ["gw"], "http": [rule]}),
+    ]
+
+
+def find(objects: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
+    return next(o for o in objects if o["kind"] == kind and o["metadata"]["name"] == name)
+
+
+OFFLINE = [p for p in PROBES if p.name not in {"load balancer", "webhook"}]
+
+
+def errors(objects: list[dict[str, Any]], symptom: str, **more: Any) -> list[diagnose.Cause]:
+    return [c for c in run_probes(symptom, Context(objects), probes=OFFLINE, **more) if c.level == "error"]
+
+
+@pytest.mark.parametrize("symptom", [s for s in SYMPTOMS if s != "rate-limit"])
+def test_healthy_objects_have_no_error(symptom: str) -> None:
+    assert errors(healthy(), symptom, host="a.com") == []
+
+
+def _set(kind: str, name: str, **spec: Any) -> Any:
+    return lambda o: find(o, kind, name)["spec"].update(spec)
+
+
+def _remove(kind: str, name: str) -> Any:
+    return lambda o: o.remove(find(o, kind, name))
+
+
+def _add(*more: dict[str, Any]) -> Any:
+    return lambda o: o.extend(more)
+
+
+def _rule(**values: Any) -> Any:
+    return lambda o: find(o, "VirtualService", "vs")["spec"]["http"][0].update(values)
+
+
+def _pods(**status: Any) -> Any:
+    return lambda o: [p.update(status=status) for p in o if p["kind"] == "Pod"]
+
+
+WAITING = {
+    "name": "istio-proxy",
+    "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such tag"}},
+}
+TLS = {
+    "port": {"number": 443, "protocol": "HTTPS"},
+    "hosts": ["*"],
+    "tls": {"mode": "SIMPLE", "credentialName": "c"},
+}
+BUCKET = {"value": {"token_bucket": {"max_tokens": 1}, "name": "local_ratelimit"}}
+
+
+def _envoy_filter(namespace: str = "istio-system", context: str = "GATEWAY", **labels: str) -> dict[str, Any]:
+    full = {"value": {**BUCKET["value"], "filter_enabled": 1, "filter_enforced": 1}}
+    patch = {"applyTo": "HTTP_FILTER", "match": {"context": context}, "patch": full}
+    spec = {"workloadSelector": {"labels": labels or GATEWAY}, "configPatches": [patch]}
+    return obj("EnvoyFilter", "limit", namespace, spec=spec)
+
+
+FAULTS: dict[str, tuple[str, Any, str]] = {
+    # fault: (symptom, inject, words of the top-ranked cause)
+    "no pods": (
+        "gateway",
+        lambda o: [o.remove(p) for p in list(o) if p["kind"] == "Pod"],
+        "no gateway pod exists",
+    ),
+    "image": ("gateway", _pods(phase="Pending", containerStatuses=[WAITING]), "no gateway pod is ready"),
+    "no service": ("gateway", _remove("Service", "istio-ingressgateway"), "Service does not exist"),
+    "target port": (
+        "gateway",
+        _set(
+            "Service",
+            "istio-ingressgateway",
+            ports=[{"port": 80, "targetPort": 80}, {"port": 443, "targetPort": 8443}],
+        ),
+        "leads to target port 80, Envoy listens on 8080",
+    ),
+    "cluster ip": ("gateway", _set("Service", "istio-ingressgateway", type="ClusterIP"), "no load balancer"),
+    "no endpoints": ("gateway", _remove("EndpointSlice", "g"), "no ready endpoint"),
+    "selector": ("gateway", _set("Gateway", "gw", selector={"istio": "other"}), "selects no gateway pod"),
+    "port of service": (
+        "gateway",
+        _set("Gateway", "gw", servers=[{"port": {"number": 8080, "protocol": "HTTP"}, "hosts": ["*"]}]),
+        "uses port 8080",
+    ),
+    "tls secret elsewhere": (
+        "gateway",
+        lambda o: (_set("Gateway", "gw", servers=[TLS])(o), o.append(obj("Secret", "c", "shop"))),
+        "not in the gateway's namespace",
+    ),
+    "policy": (
+        "gateway",
+        _add(obj("NetworkPolicy", "d", "istio-system", spec={"podSelector": {}})),
+        "denies all traffic",
+    ),
+    "istiod down": (
+        "gateway",
+        lambda o: find(o, "Deployment", "istiod")["status"].update(readyReplicas=0),
+        "istiod is not ready",
+    ),
+    "no gateway": ("404", _remove("Gateway", "gw"), "does not exist"),
+    "wrong gateway": (
+        "404",
+        _set("VirtualService", "vs", gateways=["istio-system/gw"]),
+        "istio-system/gw, which does not",
+    ),
+    "host not offered": (
+        "404",
+        _set("Gateway", "gw", servers=[{"port": {"number": 80}, "hosts": ["b.com"]}]),
+        "does not offer host a.com",
+    ),
+    "namespace not offered": (
+        "404",
+        _set("Gateway", "gw", servers=[{"port": {"number": 80}, "hosts": ["infra/*"]}]),
+        "to namespace shop",
+    ),
+    "not exported": ("404", _set("VirtualService", "vs", exportTo=["."]), "not exported"),
+    "mesh only": ("404", _set("VirtualService", "vs", gateways=["mesh"]), "bound to a"),
+    "no match": ("404", _rule(match=[{"uri": {"prefix": "/api"}}]), "no rule takes a.com/"),
+    "exact host hides": (
+        "404",
+        lambda o: (
+            _rule(match=[{"uri": {"prefix": "/api"}}])(o),
+            o.append(
+                obj(
+                    "VirtualService",
+                    "wide",
+                    spec={
+                        "hosts": ["*.com"],
+                        "gateways": ["gw"],
+                        "http": [{"route": [{"destination": {"host": "cart"}}]}],
+                    },
+                )
+            ),
+        ),
+        "hides the rules of *.com",
+    ),
+    "unknown host": (
+        "503",
+        _rule(route=[{"destination": {"host": "basket"}}]),
+        "basket.shop.svc.cluster.local does not",
+    ),
+    "wrong port": (
+        "503",
+        _rule(route=[{"destination": {"host": "cart", "port": {"number": 8080}}}]),
+        "has no port 8080",
+    ),
+    "backend gone": ("503", _remove("EndpointSlice", "c"), "no ready endpoint"),
+    "subset": ("503", _rule(route=[{"destination": {"host": "cart", "subset": "v2"}}]), "subset v2"),
+    "mtls off": (
+        "503",
+        _add(
+            obj("PeerAuthentication", "p", spec={"mtls": {"mode": "STRICT"}}),
+            obj("DestinationRule", "d", spec={"host": "cart", "trafficPolicy": {"tls": {"mode": "DISABLE"}}}),
+        ),
+        "demands mTLS",
+    ),
+    "mtls without sidecar": (
+        "503",
+        _add(
+            obj(
+                "DestinationRule",
+                "d",
+                spec={"host": "cart", "trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}}},
+            )
+        ),
+        "without a sidecar",
+    ),
+    "abort": (
+        "503",
+        _rule(fault={"abort": {"httpStatus": 503, "percentage": {"value": 50}}}),
+        "injects a fault",
+    ),
+    "delay": (
+        "latency",
+        _rule(fault={"delay": {"fixedDelay": "3s", "percentage": {"value": 50}}}),
+        "injects a fault",
+    ),
+    "no filter": ("rate-limit", lambda o: None, "no EnvoyFilter"),
+    "filter elsewhere": ("rate-limit", _add(_envoy_filter("shop")), "not in the gateway's namespace"),
+    "filter selector": ("rate-limit", _add(_envoy_filter(istio="egress")), "selects no gateway pod"),
+    "filter context": (
+        "rate-limit",
+        _add(_envoy_filter(context="SIDECAR_INBOUND")),
+        "patches SIDECAR_INBOUND",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_top_ranked_cause_is_the_injected_one(fault: str) -> None:
+    symptom, inject, words = FAULTS[fault]
+    objects = healthy()
+    inject(objects)
+    found = errors(objects, symptom, host="a.com")
+    assert found, "nothing was found"
+    assert words in found[0].title
+    assert found[0].remedy
+    assert found[0].equivalent
+    assert found[0].reference
+
+
+def test_two_faults_are_both_found() -> None:
+    objects = healthy()
+    _set("Service", "istio-ingressgateway", type="ClusterIP")(objects)
+    _rule(route=[{"destination": {"host": "cart", "subset": "v2"}}])(objects)
+    titles = " ".join(c.title for c in errors(objects, ""))
+    assert "no load balancer" in titles
+    assert "subset v2" in titles
+
+
+def test_slow_backend_is_told_from_slow_gateway() -> None:
+    context = Context(healthy())
+    line = (
+        '{"response_code": 200, "duration": %d, "upstream_service_time": "%d", "upstream_cluster": "cart"}\n'
+    )
+    context.cluster.logs = (line % (3000, 2950)) * 30
+    assert run_probes("latency", context, probes=OFFLINE)[0].title == "the backend itself is slow"
+    context = Context(healthy())
+    context.cluster.logs = (line % (3000, 20)) * 30
+    assert "before the backend" in run_probes("latency", context, probes=OFFLINE)[0].title
+
+
+def test_response_flags_are_decoded() -> None:
+    context = Context(healthy())
+    context.cluster.logs = (
+        '{"response_code": 503, "response_flags": "UF,URX", "upstream_cluster": "cart"}\n' * 9
+    )
+    titles = [c.title for c in run_probes("503", context, probes=OFFLINE)]
+    assert "the connection to the backend failed (UF)" in titles
+
+
+def test_unknown_symptom_is_refused() -> None:
+    with pytest.raises(InputError, match="'cold'"):
+        diagnose.run("cold", Context([]))
+
+
+def test_no_probe_can_hang_or_hide_the_others() -> None:
+    def hang(_: Any) -> Any:
+        time.sleep(30)
+
+    def denied(_: Any) -> Any:
+        raise ClusterError("pods is forbidden")
+
+    def broken(_: Any) -> Any:
+        raise ZeroDivisionError
+
+    probes = [Probe(f.__name__, frozenset({"404"}), "kubectl", f) for f in (hang, denied, broken)]
+    begun = time.monotonic()
+    found = run_probes("404", Context([]), probes=probes, limit=0.3)
+    assert time.monotonic() - begun < 2
+    assert {c.level for c in found} == {"info"}
+    assert [c.title for c in found] == ["not known: broken", "not known: denied", "not known: hang"]
+
+
+def test_diagnosis_is_deterministic() -> None:
+    objects = healthy()
+    _remove("Gateway", "gw")(objects)
+    runs = {run_probes("", Context(objects), probes=OFFLINE) for _ in range(3)}
+    assert len(runs) == 1
+
+
+GUARD = obj("AuthorizationPolicy", "g", spec={"action": "DENY"})
+
+
+@pytest.mark.parametrize(
+    ("trap", "found"),
+    [
+        ("istio-traps.md 39", obj("RequestAuthentication", "r", spec={"jwtRules": [{"issuer": "i"}]})),
+        (
+            "istio-traps.md 9",
+            obj("VirtualService", "v", spec={"http": [{"match": [{"headers": {"X-A": {}}}]}]}),
+        ),
+        (
+            "istio-traps.md 12",
+            obj("VirtualService", "v", spec={"http": [{"redirect": {"redirectCode": 305}}]}),
+        ),
+        ("istio-traps.md 23", obj("Gateway", "g", spec={"servers": [{"port": {"protocol": "HTTPS"}}]})),
+        (
+            "istio-traps.md 46",
+            obj(
+                "AuthorizationPolicy",
+                "a",
+                spec={"action": "DENY", "rules": [{"to": [{"operation": {"hosts": ["a.com"]}}]}]},
+            ),
+        ),
+        (
+            "istio-traps.md 53",
+            obj("EnvoyFilter", "e", spec={"configPatches": [{"patch": "custom_response"}]}),
+        ),
+        (
+            "istio-traps.md 54",
+            obj("EnvoyFilter", "e", spec={"configPatches": [{"patch": {"token_bucket": 1}}]}),
+        ),
+    ],
+)
+def test_trap_is_seen(trap: str, found: dict[str, Any]) -> None:
+    assert [c.reference for c in lint([found]) if c.level == "error"] == [trap]
+
+
+def test_guarded_token_rule_is_fine() -> None:
+    rule = obj(
+        "RequestAuthentication", "r", spec={"jwtRules": [{"issuer": "i", "forwardOriginalToken": True}]}
+    )
+    assert lint([rule, GUARD]) == ()
