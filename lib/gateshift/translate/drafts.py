@@ -116,11 +116,9 @@ def _timeouts(job: Job, draft: Draft) -> None:
         timeout = None
     if timeout is None and upstream is not None and isinstance(upstream.get("timeout"), Mapping):
         timeout = upstream["timeout"]
-    # Written out in every case: what is explicit does not change with Istio's defaults. 0s is no limit.
+    # No timeout means no limit; Istio's webhook refuses to have that written as 0s.
     if timeout and not streaming and timeout.get("read"):
         draft.http["timeout"] = duration(timeout["read"])
-    else:
-        draft.http["timeout"] = "0s"
 
 
 def _retries(job: Job, draft: Draft) -> None:

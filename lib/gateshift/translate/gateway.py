@@ -81,7 +81,7 @@ def maximal(hosts: Sequence[str]) -> list[str]:
 
 
 def tls_names(job: Job) -> dict[str, list[str]]:
-    """Return the names that each certificate's Gateway serves; every name belongs to the first that has it."""
+    """Return the names that each certificate's Gateway serves; a name belongs to the first that has it."""
     found: dict[str, list[str]] = {}
     taken: set[str] = set()
     for ssl in job.configuration.of(Kind.SSL).values():

@@ -18,34 +18,44 @@ th{background:#f6f8fa}code{font-size:12px;overflow-wrap:anywhere}
 """
 
 
+def _row(cells: Sequence[str], kind: str = "") -> str:
+    mark = f' class="{kind}"' if kind else ""
+    first, *rest = cells
+    return f"<tr><td{mark}>{escape(first)}</td>" + "".join(f"<td>{escape(c)}</td>" for c in rest) + "</tr>"
+
+
+def _table(head: Sequence[str], rows: Sequence[str]) -> str:
+    names = "".join(f"<th>{escape(one)}</th>" for one in head)
+    return f"<table><tr>{names}</tr>{''.join(rows)}</table>"
+
+
 def _blockers(title: str, blockers: Sequence[Blocker]) -> str:
     if not blockers:
         return ""
-    rows = "".join(
-        f"<tr><td><code>{escape(b.resource)}</code></td><td>{escape(b.plugin)}</td>"
-        f"<td>{escape(b.reason)}</td><td>{escape(b.remedy)}</td><td>{escape(', '.join(b.routes))}</td><td>{escape(b.accepted)}</td></tr>"
-        for b in blockers
-    )
-    head = "<tr><th>where</th><th>what</th><th>why</th><th>what to do</th><th>routes</th><th>signed</th></tr>"
-    return f'<h2 class="blocked">{escape(title)}</h2><table>{head}{rows}</table>'
+    rows = [
+        _row((b.resource, b.plugin, b.reason, b.remedy, ", ".join(b.routes), b.accepted)) for b in blockers
+    ]
+    head = ("where", "what", "why", "what to do", "routes", "signed")
+    return f'<h2 class="blocked">{escape(title)}</h2>' + _table(head, rows)
 
 
 def html(translation: Translation) -> str:
     """Return the page; worst entries first, so that nobody has to search for them."""
     counts = ", ".join(f"{n} {kind}" for kind, n in translation.counts().items() if n)
     entries = sorted(translation.ledger, key=lambda e: -e.status.rank)
-    rows = "".join(
-        f'<tr><td class="{e.status}">{e.status}</td>'
-        f"<td><code>{escape(e.resource)}: {escape(e.path)}</code></td><td>{escape(e.target)}</td><td>{escape(e.note)}</td><td>{escape(e.source)}</td></tr>"
+    rows = [
+        _row((str(e.status), f"{e.resource}: {e.path}", e.target, e.note, e.source), str(e.status))
         for e in entries
-    )
+    ]
     warnings = "".join(f"<li>{escape(one)}</li>" for one in translation.warnings)
-    head = "<tr><th>ends as</th><th>source value</th><th>target</th><th>difference or task</th><th>from</th></tr>"
+    head = ("ends as", "source value", "target", "difference or task", "from")
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>gateshift ledger</title>'
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>gateshift ledger</title>'
         f"<style>{_STYLE}</style><h1>Ledger</h1><p>{escape(counts)}; router {escape(translation.router)}</p>"
         + _blockers("What blocks", translation.blockers)
         + _blockers("Signed for", translation.accepted)
         + (f"<h2>Warnings</h2><ul>{warnings}</ul>" if warnings else "")
-        + f"<h2>Every source value</h2><table>{head}{rows}</table></html>\n"
+        + "<h2>Every source value</h2>"
+        + _table(head, rows)
+        + "</html>\n"
     )

@@ -69,7 +69,8 @@ local function from_query(path)
   return nil
 end
 local function refuse(handle, message)
-  handle:respond({[":status"] = "401", ["content-type"] = "application/json"}, '{"message":"' .. message .. '"}\n')
+  local answer = {[":status"] = "401", ["content-type"] = "application/json"}
+  handle:respond(answer, '{"message":"' .. message .. '"}\n')
 end
 function envoy_on_request(handle)
   local headers = handle:headers()

@@ -1,0 +1,105 @@
+"""``gateshift translate``: files in, six files and a ledger out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from gateshift.apisix.model import Router
+from gateshift.apisix.readers import read_files
+from gateshift.errors import InputError
+from gateshift.params.load import load
+from gateshift.params.model import TranslateParams
+from gateshift.translate.engine import translate
+from gateshift.translate.model import Target, Translation
+from gateshift.translate.proof import Proof, prove
+
+__all__ = ["translate_command"]
+
+_ROUTERS = [str(one) for one in Router]
+
+
+def _summary(translation: Translation, proof: Proof, folder: Path) -> dict[str, object]:
+    return {
+        "out": str(folder),
+        "objects": len(translation.objects),
+        "ledger": translation.counts(),
+        "blockers": [one.as_json() for one in translation.blockers],
+        "warnings": list(translation.warnings),
+        "proof": {
+            "checked": proof.checked,
+            "undecided": proof.undecided,
+            "disagreements": [str(one) for one in proof.disagreements],
+        },
+    }
+
+
+def _show(translation: Translation, proof: Proof, folder: Path) -> None:
+    click.echo(f"{len(translation.objects)} objects in {folder}")
+    click.echo("ledger: " + ", ".join(f"{n} {kind}" for kind, n in translation.counts().items()))
+    click.echo(f"proof: {proof.checked} requests, {len(proof.disagreements)} disagreements")
+    for one in translation.warnings:
+        click.echo(f"warning: {one}")
+    for difference in proof.disagreements:
+        click.echo(f"disagreement: {difference}")
+    for blocker in translation.blockers:
+        click.echo(f"blocker: {blocker}")
+
+
+@click.command("translate")
+@click.option(
+    "--in",
+    "sources",
+    multiple=True,
+    required=True,
+    type=click.Path(path_type=Path),
+    help="An APISIX configuration; repeat it for several files.",
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the result.")
+@click.option("--istio-version", default="1.31", show_default=True, help="1.20 to 1.31.")
+@click.option("--router", type=click.Choice(_ROUTERS), help="apisix.router.http of the old gateway.")
+@click.option("--namespace", default="default", show_default=True, help="Namespace of the applications.")
+@click.option("--gateway-namespace", default="istio-system", show_default=True)
+@click.option("--params", "params_file", type=click.Path(path_type=Path), help="Take `translate:` from here.")
+@click.option("--requests", default=2000, show_default=True, help="Requests of the routing proof.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
+def translate_command(
+    *,
+    sources: tuple[Path, ...],
+    out: Path,
+    istio_version: str,
+    router: str | None,
+    namespace: str,
+    gateway_namespace: str,
+    params_file: Path | None,
+    requests: int,
+    as_json: bool,
+) -> None:
+    """Translate APISIX configurations to Istio objects, with a ledger and a routing proof.
+
+    Exit code 0: everything is accounted for and nothing blocks. 3: a blocker or a disagreement waits for a
+    person. 2: the input cannot be read.
+    """
+    for one in sources:
+        if not one.exists():
+            raise InputError(f"{one} does not exist", hint="name an APISIX configuration file after --in")
+    params = load(params_file).translate if params_file else TranslateParams()
+    configuration = read_files(sources)
+    target = Target(
+        version=istio_version,
+        namespace=namespace,
+        gateway_namespace=gateway_namespace,
+        router=Router(router) if router else None,
+    )
+    translation = translate(configuration, params, target)
+    proof = prove(configuration, translation, requests=requests)
+    translation.write(out)
+    if as_json:
+        click.echo(json.dumps(_summary(translation, proof, out), indent=1, ensure_ascii=False))
+    else:
+        _show(translation, proof, out)
+    if translation.blockers or proof.disagreements:
+        sys.exit(3)

@@ -1,0 +1,208 @@
+"""What each plugin becomes, and the classification of all of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from gateshift.translate import Target
+from gateshift.translate.docs import plugins_page
+from gateshift.translate.plugins.registry import facts, handled
+from gateshift.translate.plugins.rewrite import regex_rewrite
+from tests.translate.helpers import RSA_PUBLIC, configuration, of_kind, route, rules, run
+
+
+def one(plugins: dict[str, Any], **fields: Any) -> Any:
+    return run(configuration(routes=[route("r", "/r/*", plugins=plugins, **fields)]))
+
+
+def test_all_126_plugins_are_classified_and_documented() -> None:
+    assert len(facts()) == 126
+    assert set(handled()) <= set(facts())
+    page = plugins_page()
+    assert all(f"| {name} |" in page for name in facts())
+
+
+@pytest.mark.parametrize("name", sorted(n for n, f in facts().items() if f.guards_access_or_money))
+def test_no_security_or_billing_plugin_is_dropped_in_silence(name: str) -> None:
+    """With empty options each must either block its route or be accounted for as converted."""
+    translation = one({name: {}})
+    entries = [e for e in translation.ledger if e.path.startswith("plugins")]
+    assert entries
+    if not translation.blockers:
+        assert {str(e.status) for e in entries} <= {"exact", "approximate"}
+
+
+def test_an_unknown_plugin_blocks() -> None:
+    assert one({"company-auth": {"x": 1}}).blockers[0].plugin == "company-auth"
+
+
+def test_cors_answers_options_itself() -> None:
+    preflight, served = rules(one({"cors": {"allow_origins": "https://a.test", "max_age": 60}}))
+    assert preflight["match"][0]["method"] == {"exact": "OPTIONS"}
+    assert preflight["directResponse"] == {"status": 200}
+    assert preflight["corsPolicy"] == served["corsPolicy"]
+    assert served["corsPolicy"]["allowOrigins"] == [{"exact": "https://a.test"}]
+    assert served["corsPolicy"]["maxAge"] == "60s"
+    assert served["corsPolicy"]["allowCredentials"] is False
+
+
+def test_limit_req_is_on_for_its_route_only() -> None:
+    translation = one({"limit-req": {"rate": 100, "burst": 50, "key": "remote_addr", "rejected_code": 429}})
+    (found,) = of_kind(translation, "EnvoyFilter")
+    insertion, patch = found["spec"]["configPatches"]
+    assert "filter_enabled" not in insertion["patch"]["value"]["typed_config"]
+    assert patch["match"]["routeConfiguration"]["vhost"]["route"]["name"] == "r"
+    config = patch["patch"]["value"]["typed_per_filter_config"]["gateshift.limit_req"]
+    assert config["status"] == {"code": 429}
+    assert config["descriptors"][0]["token_bucket"] == {
+        "max_tokens": 150,
+        "tokens_per_fill": 100,
+        "fill_interval": "1s",
+    }
+    for share in ("filter_enabled", "filter_enforced"):
+        assert config[share]["default_value"] == {"numerator": 100, "denominator": "HUNDRED"}
+
+
+def test_limit_per_client_blocks_where_istio_cannot_count_clients() -> None:
+    config = configuration(routes=[route("r", "/r", plugins={"limit-req": {"rate": 1, "burst": 0}})])
+    translation = run(config, Target(version="1.25", namespace="app"))
+    assert "1.26" in translation.blockers[0].reason
+
+
+def _jwt(**params: Any) -> Any:
+    consumer = {
+        "username": "web",
+        "plugins": {"jwt-auth": {"key": "web-key", "algorithm": "RS256", "public_key": RSA_PUBLIC}},
+    }
+    config = configuration(
+        routes=[
+            route("private", "/p/*", host="a.test", plugins={"jwt-auth": {}}),
+            route("open", "/p/open", host="a.test", methods=["GET"]),
+        ],
+        consumers=[consumer],
+    )
+    return run(config, **params)
+
+
+def test_jwt_auth_requires_the_token_exactly_where_apisix_does() -> None:
+    translation = _jwt(jwt_issuers={"web": "https://issuer.test"})
+    (authentication,) = of_kind(translation, "RequestAuthentication")
+    rule = authentication["spec"]["jwtRules"][0]
+    assert rule["issuer"] == "https://issuer.test"
+    assert rule["forwardOriginalToken"] is True
+    key = json.loads(rule["jwks"])["keys"][0]
+    assert (key["kty"], key["e"], key["alg"]) == ("RSA", "AQAB", "RS256")
+    (policy,) = of_kind(translation, "AuthorizationPolicy")
+    assert policy["spec"]["action"] == "DENY"
+    operations = [one["to"][0]["operation"] for one in policy["spec"]["rules"]]
+    assert operations == [
+        {"hosts": ["a.test", "a.test:*"], "paths": ["/p/*"], "notPaths": ["/p/open"]},
+        {"hosts": ["a.test", "a.test:*"], "paths": ["/p/open"], "notMethods": ["GET"]},
+    ]
+    assert policy["spec"]["rules"][0]["when"] == [
+        {"key": "request.auth.claims[key]", "notValues": ["web-key"]}
+    ]
+
+
+def test_jwt_auth_without_a_known_issuer_blocks() -> None:
+    assert "issuer" in _jwt().blockers[0].reason
+
+
+def test_a_shared_secret_is_never_copied() -> None:
+    consumer = {"username": "u", "plugins": {"jwt-auth": {"key": "u", "secret": "do-not-copy-this"}}}
+    config = configuration(routes=[route("r", "/r", plugins={"jwt-auth": {}})], consumers=[consumer])
+    translation = run(config, jwt_issuers={"*": "https://issuer.test"})
+    assert "do-not-copy-this" not in str(translation.objects) + str(translation.as_json())
+    assert translation.blockers
+
+
+def test_a_policy_that_cannot_be_limited_to_its_route_blocks() -> None:
+    plugins = {"ip-restriction": {"whitelist": ["10.0.0.0/8"]}}
+    config = configuration(
+        routes=[
+            route("guarded", "/a/*", plugins=plugins, vars=[["http_x", "==", "1"]], priority=1),
+            route("open", "/a/*"),
+        ]
+    )
+    translation = run(config)
+    assert [b.plugin for b in translation.blockers] == ["ip-restriction"]
+    assert not of_kind(translation, "AuthorizationPolicy")
+
+
+def test_no_allow_policy_is_ever_emitted() -> None:
+    for plugins in (
+        {"ip-restriction": {"whitelist": ["10.0.0.0/8"]}},
+        {"ip-restriction": {"blacklist": ["10.1.1.1"]}},
+    ):
+        actions = {p["spec"]["action"] for p in of_kind(one(plugins), "AuthorizationPolicy")}
+        assert actions == {"DENY"}
+
+
+def test_key_auth_shows_no_key() -> None:
+    consumer = {"username": "pay", "plugins": {"key-auth": {"key": "a-long-and-random-key"}}}
+    config = configuration(routes=[route("r", "/r", plugins={"key-auth": {}})], consumers=[consumer])
+    translation = run(config)
+    assert not translation.blockers
+    text = str(translation.objects)
+    assert "a-long-and-random-key" not in text
+    assert "pay" in text
+
+
+@pytest.mark.parametrize(
+    ("pattern", "replacement", "path", "expected"),
+    [
+        ("^/api/(.*)", "/$1", "/api/x/y", "/x/y"),
+        ("^/api", "", "/api/api/x", "/api/x"),
+        ("/v1", "/v2", "/a/v1/v1", "/a/v2/v1"),
+        ("a(b)c", "<$1>", "/xabcabc", "/x<b>abc"),
+        ("^/x|^/y", "/z", "/y/1", "/z/1"),
+    ],
+)
+def test_regex_uri_replaces_the_first_match_only(
+    pattern: str, replacement: str, path: str, expected: str
+) -> None:
+    rule = regex_rewrite(pattern, replacement)
+    # Envoy replaces every match (RE2::GlobalReplace); Python's sub does the same.
+    found = re.sub(rule["match"], re.sub(r"\\(\d)", r"\\g<\1>", rule["rewrite"]), path)
+    assert found == expected
+
+
+def test_proxy_rewrite_replaces_the_whole_path() -> None:
+    (rule,) = rules(one({"proxy-rewrite": {"uri": "/new", "headers": {"set": {"X-A": "50%"}}}}))
+    assert rule["rewrite"]["uriRegexRewrite"] == {"match": "^/.*$", "rewrite": "/new"}
+    assert rule["headers"]["request"]["set"]["x-a"] == "50%%"
+
+
+def test_a_literal_credential_in_a_header_needs_a_decision() -> None:
+    plugins = {"proxy-rewrite": {"headers": {"set": {"Authorization": "Bearer very-secret"}}}}
+    translation = one(plugins)
+    assert translation.blockers
+    assert "very-secret" not in str(translation.objects)
+
+
+def test_traffic_split_keeps_the_weights() -> None:
+    split = {"rules": [{"weighted_upstreams": [{"upstream_id": "other", "weight": 1}, {"weight": 9}]}]}
+    config = configuration(
+        routes=[route("r", "/r", plugins={"traffic-split": split})],
+        upstreams=[{"id": "other", "type": "roundrobin", "nodes": {"other:80": 1}}],
+    )
+    (rule,) = rules(run(config))
+    assert [(d["destination"]["host"].split(".")[0], d["weight"]) for d in rule["route"]] == [
+        ("other", 1),
+        ("r", 9),
+    ]
+
+
+def test_every_leaf_has_exactly_one_entry() -> None:
+    translation = one({"cors": {}, "limit-count": {"count": 1, "time_window": 60, "odd": [1, {"a": 2}]}})
+    paths = [(e.resource, e.path) for e in translation.ledger]
+    assert len(paths) == len(set(paths))
+    odd = {e.path: str(e.status) for e in translation.ledger if "odd" in e.path}
+    assert odd == {
+        "plugins.limit-count.odd[0]": "manual",
+        "plugins.limit-count.odd[1].a": "manual",
+    }

@@ -1,0 +1,203 @@
+"""Order, hosts, blockers and the proof."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateshift.apisix.model import Router
+from gateshift.translate import Target, prove
+from tests.translate.helpers import TARGET, configuration, of_kind, route, rules, run
+
+PATHS = st.sampled_from(
+    [
+        "/",
+        "/a",
+        "/a/",
+        "/a/b",
+        "/a/*",
+        "/a*",
+        "/*",
+        "/a/b/*",
+        "/a/*/c",
+        "/a/b*x",
+        "/b.c/*/d",
+        "/a/*.html",
+        "*",
+    ]
+)
+HOSTS = st.lists(
+    st.sampled_from(["a.test", "b.test", "*.test", "*.a.test", "x.a.test", "*", "*a.test"]),
+    max_size=2,
+    unique=True,
+)
+VARS = st.sampled_from(
+    [
+        None,
+        [["http_x_a", "==", "1"]],
+        [["arg_q", "~~", "^a"]],
+        ["OR", ["http_x_a", "==", "1"], ["arg_q", "==", "a"]],
+        [["cookie_s", "in", ["a", "1"]]],
+        [["http_x_a", "~=", "1"]],
+        ["!AND", ["http_x_a", "==", "1"], ["arg_q", "==", "a"]],
+    ]
+)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> list[dict[str, object]]:
+    found = []
+    for number in range(draw(st.integers(1, 7))):
+        one: dict[str, object] = route(f"r{number}", draw(PATHS), priority=draw(st.integers(0, 2)))
+        hosts = draw(HOSTS)
+        if hosts:
+            one["hosts"] = hosts
+        methods = draw(st.lists(st.sampled_from(["GET", "POST"]), max_size=1))
+        if methods:
+            one["methods"] = methods
+        expression = draw(VARS)
+        if expression:
+            one["vars"] = expression
+        found.append(one)
+    return found
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(tables(), st.sampled_from([Router.HOST_URI, Router.URI]))
+def test_emitted_objects_choose_the_route_that_apisix_chooses(
+    table: list[dict[str, object]], router: Router
+) -> None:
+    config = configuration(routes=table)
+    translation = run(config, Target(version="1.31", namespace="app", router=router))
+    proof = prove(config, translation, requests=150, seed=1)
+    assert not proof.disagreements, str(proof.disagreements[0])
+
+
+def test_the_proof_finds_a_wrong_order() -> None:
+    config = configuration(routes=[route("wide", "/a/*"), route("exact", "/a/b")])
+    translation = run(config)
+    rules(translation)
+    for service in of_kind(translation, "VirtualService"):
+        service["spec"]["http"].reverse()
+    proof = prove(config, translation, requests=200)
+    assert [(one.apisix, one.istio) for one in proof.disagreements] == [("exact", "wide")]
+    assert proof.disagreements[0].request.path == "/a/b"
+
+
+def test_hostless_routes_are_copied_into_each_host() -> None:
+    config = configuration(routes=[route("any", "/health"), route("own", "/*", host="a.test")])
+    translation = run(config)
+    assert [one["name"] for one in rules(translation, "a.test")] == ["own"]
+    config = configuration(routes=[route("any", "/health"), route("own", "/x/*", host="a.test")])
+    assert [one["name"] for one in rules(run(config), "a.test")] == ["own", "any"]
+
+
+def test_a_certificates_gateway_never_gets_the_rules_of_a_wider_host() -> None:
+    config = configuration(
+        routes=[route("api", "/*", host="api.test"), route("all", "/api-shadow/*", host="*.test")],
+        ssls=[{"id": "one", "snis": ["api.test"], "cert": "c", "key": "k"}],
+    )
+    translation = run(config)
+    bound = {
+        tuple(one["spec"]["hosts"]): one["spec"]["gateways"] for one in of_kind(translation, "VirtualService")
+    }
+    assert bound["api.test",] == ["istio-system/gateshift", "istio-system/gateshift-one"]
+    assert bound["*.test",] == ["istio-system/gateshift"]
+
+
+def test_a_name_of_a_certificate_without_route_is_served_by_the_wildcard_route() -> None:
+    config = configuration(
+        routes=[route("all", "/*", host="*.test")],
+        ssls=[{"id": "one", "snis": ["only-tls.test"], "cert": "c", "key": "k"}],
+    )
+    translation = run(config)
+    assert [one["name"] for one in rules(translation, "only-tls.test")] == ["all"]
+
+
+def test_keys_are_never_in_the_output() -> None:
+    config = configuration(
+        routes=[route("one", "/*", host="a.test")],
+        ssls=[{"id": "one", "sni": "a.test", "cert": "THE-CERT", "key": "THE-KEY"}],
+    )
+    translation = run(config)
+    assert "THE-KEY" not in str(translation.objects) + str(translation.as_json())
+    assert of_kind(translation, "Gateway")[1]["spec"]["servers"][0]["tls"]["credentialName"] == "ssl-one"
+
+
+def test_a_blocked_route_is_refused_where_a_wider_one_would_take_over() -> None:
+    config = configuration(
+        routes=[route("admin", "/admin/*", plugins={"hmac-auth": {}}), route("rest", "/*")]
+    )
+    translation = run(config)
+    assert [(b.resource, b.plugin, b.routes) for b in translation.blockers] == [
+        ("routes/admin", "hmac-auth", ("routes/admin",))
+    ]
+    refused, served = rules(translation)
+    assert refused["directResponse"]["status"] == 503
+    assert "route" not in refused
+    assert served["name"] == "rest"
+    assert not prove(config, translation, requests=200).disagreements
+
+
+def test_a_signature_opens_the_route_and_stays_on_record() -> None:
+    config = configuration(routes=[route("admin", "/admin/*", plugins={"hmac-auth": {}})])
+    accept = ({"resource": "routes/admin", "plugin": "hmac-auth", "who": "Ada", "why": "mTLS in front now"},)
+    translation = run(config, accept=accept)
+    assert not translation.blockers
+    assert translation.accepted[0].accepted == "Ada: mTLS in front now"
+    assert "route" in rules(translation)[0]
+
+
+def test_a_signature_never_drops_a_match_condition() -> None:
+    config = configuration(routes=[route("in", "/*", remote_addrs=["10.0.0.0/8"])])
+    accept = ({"resource": "routes/in", "plugin": "remote_addrs", "who": "Ada", "why": "not needed now"},)
+    translation = run(config, accept=accept)
+    assert not rules(translation)
+    assert translation.refused == {"in"}
+
+
+def test_a_broken_reference_blocks_instead_of_guessing() -> None:
+    config = configuration(routes=[{"id": "x", "uri": "/x", "upstream_id": "gone"}])
+    assert run(config).blockers[0].plugin == "upstream_id"
+
+
+def test_disabled_routes_emit_nothing() -> None:
+    assert not run(configuration(routes=[route("off", "/*", status=0)])).objects
+
+
+def test_same_input_gives_the_same_bytes(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    config = configuration(routes=[route("a", "/a", host="x.test"), route("b", "/b/*", host="y.test")])
+    for name in ("one", "two"):
+        run(config).write(tmp_path / name)
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_retries_and_balancer_are_always_written_out() -> None:
+    translation = run(configuration(routes=[route("a", "/a")]))
+    assert rules(translation)[0]["retries"] == {"attempts": 0}
+    policy = of_kind(translation, "DestinationRule")[0]["spec"]["trafficPolicy"]
+    assert policy["loadBalancer"] == {"simple": "ROUND_ROBIN"}
+    assert "timeout" not in rules(translation)[0]
+
+
+def test_two_policies_for_one_host_become_subsets() -> None:
+    one = {"type": "roundrobin", "nodes": {"svc:80": 1}}
+    config = configuration(
+        routes=[
+            {"id": "a", "uri": "/a", "upstream": one},
+            {"id": "b", "uri": "/b", "upstream": {**one, "type": "least_conn"}},
+        ]
+    )
+    translation = run(config)
+    assert [s["name"] for s in of_kind(translation, "DestinationRule")[0]["spec"]["subsets"]] == [
+        "routes-a",
+        "routes-b",
+    ]
+    assert rules(translation)[0]["route"][0]["destination"]["subset"] == "routes-a"
+
+
+def test_older_istio_gets_older_api_versions() -> None:
+    translation = run(configuration(routes=[route("a", "/a")]), Target(version="1.20.1", namespace="app"))
+    assert {one["apiVersion"] for one in translation.objects} == {"networking.istio.io/v1beta1"}
+    assert TARGET.version == "1.31.0"
