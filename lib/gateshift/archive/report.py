@@ -92,7 +92,8 @@ def _page(name: str, state: State, records: Sequence[Record], notebooks: Sequenc
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{escape(name)}: migration report</title><style>{_STYLE}</style></head><body>"
-        f"<h1>Migration {escape(name)}: APISIX to Istio</h1>{outcome[2]}<nav>{links}</nav>{body}</body></html>\n"
+        f"<h1>Migration {escape(name)}: APISIX to Istio</h1>{outcome[2]}<nav>{links}</nav>{body}"
+        f"</body></html>\n"
     )
 
 
