@@ -28,12 +28,14 @@ _POSIX = {
     "word": "\\w", "cntrl": "\\x00-\\x1f\\x7f", "print": "\\x20-\\x7e", "graph": "\\x21-\\x7e",
 }  # fmt: skip
 _ESCAPES = {
-    "z": "\\Z", "Z": "(?=\\n?\\Z)", "h": "[ \\t\\xa0]", "H": "[^ \\t\\xa0]", "R": "(?:\\r\\n|[\\n-\\r\\x85])",
+    "h": "[ \\t\\xa0]", "H": "[^ \\t\\xa0]", "R": "(?:\\r\\n|[\\n-\\r\\x85])",
     "N": "[^\\n]", "e": "\\x1b", "V": "[^\\n-\\r\\x85]", "v": "[\\n-\\r\\x85]",
 }  # fmt: skip
 _CLASS_ESCAPES = {"h": " \\t\\xa0", "v": "\\n-\\r\\x85", "e": "\\x1b", "b": "\\x08"}
 _IMPOSSIBLE = frozenset("GKXCELUlupPgkoc")
 _INLINE = re.compile(r"\(\?([imsxJU]*)(?:-([imsxJU]*))?([:)])")
+_SETS = frozenset({"\\" + c for c in "dDsSwW"} | {*_POSIX.values(), " \\t\\xa0", "\\n-\\r\\x85"})
+_SET_AHEAD = re.compile(r"\\[dDsSwWhv]|\[:\w+:\]")
 _QUANTIFIER = re.compile(r"\{(\d+)(,?)(\d*)\}")
 
 
@@ -62,6 +64,7 @@ class _Translator:
         self.at = 0
         self.out: list[str] = []
         self.open: list[str] = []  # what closes each open group
+        self.tail = ""
 
     def run(self) -> str:
         while self.at < len(self.text):
@@ -77,17 +80,14 @@ class _Translator:
             elif char == "{":
                 self._brace()
             elif char == "$":
-                self._assertion("$" if self._multiline() else "(?=\\n?\\Z)", 1)
+                self._assertion("(?=\\n?\\Z)", 1)
             elif char == "^":
                 self._assertion("^", 1)
             else:
                 self._emit(char, 1)
         if self.open:
             raise InvalidPattern(f"{self.text}: missing )")
-        return "".join(self.out)
-
-    def _multiline(self) -> bool:
-        return "(?m" in self.text
+        return "".join(self.out) + self.tail
 
     def _assertion(self, text: str, consumed: int) -> None:
         self._emit(text, consumed)
@@ -103,6 +103,13 @@ class _Translator:
         if self.at + 1 >= len(self.text):
             raise InvalidPattern(f"{self.text}: \\ at end of pattern")
         char = self.text[self.at + 1]
+        if char in "AbBzZ":
+            # Python's \\B fails on empty text, PCRE's does not
+            text = {"B": "(?!\\b)", "z": "\\Z", "Z": "(?=\\n?\\Z)"}.get(char, "\\" + char)
+            self._assertion(text, 2)
+            return
+        if char in _IMPOSSIBLE or self.text.startswith("N{", self.at + 1):
+            raise Untranslatable(f"{self.text}: \\{char}")
         if char == "Q":
             end = self.text.find("\\E", self.at + 2)
             literal = self.text[self.at + 2 : end if end >= 0 else len(self.text)]
@@ -112,21 +119,14 @@ class _Translator:
             self.at += 2
         elif char == "x":
             self._hex()
-        elif char in "zZ":
-            self._assertion(_ESCAPES[char], 2)
         elif char in _ESCAPES:
             self._emit(_ESCAPES[char], 2)
-        elif char in _IMPOSSIBLE:
-            raise Untranslatable(f"{self.text}: \\{char}")
         elif char == "0":
             found = re.compile(r"[0-7]{1,3}").match(self.text, self.at + 1)
             digits = found[0] if found else "0"
             self._emit(f"\\x{int(digits, 8) & 0xFF:02x}", 1 + len(digits))
         elif char.isalpha() and char.isascii() and char not in "AbBdDsSwWnrtfa":
             raise InvalidPattern(f"{self.text}: unrecognized character follows \\")
-        elif char in "AbB":
-            # Python's \B fails on empty text, PCRE's does not
-            self._assertion("(?!\\b)" if char == "B" else "\\" + char, 2)
         elif char.isdigit() and self.text[self.at + 2 : self.at + 3].isdigit():
             raise Untranslatable(f"{self.text}: a back reference or octal of several digits")
         elif char.isalnum() and char.isascii():
@@ -171,11 +171,21 @@ class _Translator:
                 piece, at = self._class_escape(at)
                 out.append(piece)
                 continue
+            if char == "-" and self._beside_set(out[-1], at + 1):
+                raise Untranslatable(
+                    f"{self.text}: a hyphen beside a set, which PCRE 8 takes and PCRE2 refuses"
+                )
             out.append("\\" + char if char in "[]^&~|" else char)
             at += 1
         out.append("]")
         self.out.append("".join(out))
         self.at = at + 1
+
+    def _beside_set(self, before: str, at: int) -> bool:
+        """True when a hyphen stands between a set and something else, or before a set."""
+        if self.text.startswith("]", at) or before in ("[", "^"):
+            return False
+        return before in _SETS or _SET_AHEAD.match(self.text, at) is not None
 
     def _class_escape(self, at: int) -> tuple[str, int]:
         if at + 1 >= len(self.text):
@@ -191,7 +201,7 @@ class _Translator:
             return f"\\x{int(octal[0], 8) & 0xFF:02x}", octal.end()
         if char in _CLASS_ESCAPES:
             return _CLASS_ESCAPES[char], at + 2
-        if char in "HVRNXQEpPBCGKL":
+        if char in "HVRNXQEpPBCGKLc":
             raise Untranslatable(f"{self.text}: \\{char} in a class")
         if char in "dDsSwWnrtfa":
             return "\\" + char, at + 2
@@ -225,24 +235,18 @@ class _Translator:
 
     def _inline(self, inline: re.Match[str]) -> None:
         on, off = inline[1], inline[2] or ""
-        if "J" in on + off or "U" in on + off or "x" in on + off:
+        if set(on + off) & set("JUxm"):
             raise Untranslatable(f"{self.text}: {inline[0]}")
-        head = f"(?{on}-{off}:" if off else f"(?{on}:"
-        self._emit(head, len(inline[0]))
+        if inline[3] == ")" and self.out and "|" in self.text[self.at :]:
+            # The option reaches over alternatives, which a Python group would divide differently.
+            raise Untranslatable(f"{self.text}: {inline[0]} before an alternative")
+        self._emit(f"(?{on}-{off}:" if off else f"(?{on}:", len(inline[0]))
         if inline[3] == ":":
             self.open.append(")")
-        elif "|" in self._rest_of_group():
-            # The option reaches over alternatives, which a Python group would capture differently.
-            raise Untranslatable(f"{self.text}: {inline[0]} before an alternative")
-        # The option holds to the end of the enclosing group: close it together with that group.
         elif self.open:
-            self.open[-1] += ")"
+            self.open[-1] += ")"  # the option holds to the end of the enclosing group
         else:
-            self.text += ")"
-            self.open.append(")")
-
-    def _rest_of_group(self) -> str:
-        return self.text[self.at :] if self.open else ""
+            self.tail += ")"
 
     def _close(self) -> None:
         if not self.open:

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from gateshift.apisix.explain import explain_command, run
+from gateshift.errors import ConfigurationError
+
+CONFIG = """
+routes:
+  - {id: 1, uri: /a, methods: [POST]}
+  - {id: two, uri: "/*", host: a.com}
+  - {uri: /b}
+#END
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    file = tmp_path / "apisix.yaml"
+    file.write_text(CONFIG)
+    return file
+
+
+def test_answers_keep_order_and_the_ids_as_written(config: Path, tmp_path: Path) -> None:
+    requests = tmp_path / "r.jsonl"
+    requests.write_text(
+        '{"path": "/a", "method": "POST"}\n\n{"path": "/x", "host": "a.com"}\n'
+        '{"path": "/b"}\n{"path": "/z"}\n'
+    )
+    out = io.StringIO()
+    assert run([config], None, requests, False, out) == 4
+    winners = [json.loads(line)["winner"] for line in out.getvalue().splitlines()]
+    assert winners == [1, "two", "arr_3", None]
+
+
+def test_why_names_the_failed_condition(config: Path) -> None:
+    result = CliRunner().invoke(
+        explain_command,
+        ["--config", str(config), "--requests", "-", "--why", "--router", "radixtree_uri"],
+        input='{"path": "/a"}\n',
+    )
+    assert result.exit_code == 0
+    answer = json.loads(result.stdout)
+    assert answer["winner"] is None
+    assert [c["route"] for c in answer["candidates"]] == [1, "two"]
+    assert "methods" in answer["candidates"][0]["failed"][0]
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ("{", "not JSON"),
+        ("[]", "JSON object"),
+        ("{}", "path is required"),
+        ('{"path": 1}', "path is text"),
+        ('{"path": "/", "args": []}', "args is an object"),
+    ],
+)
+def test_bad_requests_name_their_line(config: Path, tmp_path: Path, line: str, part: str) -> None:
+    requests = tmp_path / "r.jsonl"
+    requests.write_text('{"path": "/"}\n' + line + "\n")
+    with pytest.raises(ConfigurationError, match="line 2") as error:
+        run([config], None, requests, False, io.StringIO())
+    assert part in str(error.value)
+
+
+def test_bad_input_exits_2(tmp_path: Path) -> None:
+    result = CliRunner().invoke(explain_command, ["--config", str(tmp_path / "no"), "--requests", "-"])
+    assert result.exit_code == 2
+    assert "no such file" in result.stderr
+
+
+def test_starting_imports_no_heavy_library() -> None:
+    code = (
+        "import sys, gateshift.apisix.explain; heavy = ('pandas', 'numpy', 'kubernetes', 'httpx', 'papermill');"
+        "print([m for m in heavy if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
