@@ -7,6 +7,7 @@ theme does not swallow the text.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, tzinfo
@@ -68,7 +69,7 @@ def canary_figure(
     _latency(slow, history, stage, "baseline", "APISIX (old) latency, ms")
     for axes in (share, errors, proof, rate, fast, slow):
         _dress(axes)
-        _gaps(axes, history)
+        _gaps(axes, history, ("baseline",) if axes is slow else ("canary", "baseline"))
     for axes in (fast, slow):
         _clock(axes, history, local)
     for axes in (share, errors, proof, rate):
@@ -190,9 +191,14 @@ def _rate(axes: Axes, history: Sequence[Sample]) -> None:
         for end in range(1, len(history) + 1):
             window = history[max(0, end - _WINDOW) : end]
             newest: Side = getattr(window[-1], side)
-            # The first sample of a window only opens it: its own interval began earlier.
-            span = window[-1].time - window[0].time
-            count = totals([getattr(s, side) for s in window[1:]])[0]
+            # The first sample of a window only opens it (its own interval began earlier); gaps do not count.
+            known = [
+                (after.time - before.time, getattr(after, side))
+                for before, after in itertools.pairwise(window)
+                if getattr(after, side).missing is None
+            ]
+            span = math.fsum(seconds for seconds, _ in known)
+            count = totals([figures for _, figures in known])[0]
             values.append(count / span if span > 0 and newest.missing is None else math.nan)
         axes.plot(_moments(history), values, label=label, **_style(side))
     top = max([v for line in axes.lines for v in _finite(line.get_ydata())] or [1.0])
@@ -245,9 +251,10 @@ def _dress(axes: Axes) -> None:
         spine.set_color(_GRID)
 
 
-def _gaps(axes: Axes, history: Sequence[Sample]) -> None:
+def _gaps(axes: Axes, history: Sequence[Sample], sides: tuple[str, ...]) -> None:
     """Shade where the canary (or, lighter, the baseline) has no figures, with the reason's name."""
-    for side, alpha in (("canary", 0.28), ("baseline", 0.12)):
+    for side in sides:
+        alpha = 0.28 if side == sides[0] else 0.12
         begin: float | None = None
         name = ""
         for before, sample in zip([history[0], *history] if history else [], history, strict=False):
@@ -255,10 +262,10 @@ def _gaps(axes: Axes, history: Sequence[Sample]) -> None:
             if missing is not None and begin is None:
                 begin, name = before.time, missing.kind.value
             elif missing is None and begin is not None:
-                _shade(axes, begin, before.time, alpha, name if side == "canary" else "")
+                _shade(axes, begin, before.time, alpha, name if side == sides[0] else "")
                 begin = None
         if begin is not None:
-            _shade(axes, begin, history[-1].time, alpha, name if side == "canary" else "")
+            _shade(axes, begin, history[-1].time, alpha, name if side == sides[0] else "")
 
 
 def _shade(axes: Axes, begin: float, end: float, alpha: float, name: str) -> None:

@@ -1,0 +1,142 @@
+from collections.abc import Iterator
+
+import pytest
+
+from gateshift.judge.model import MissingKind
+from gateshift.metrics.sampler import Sampler
+from gateshift.metrics.source import PrometheusSource
+from gateshift.params.model import MetricsParams
+
+from .prometheus import Scrapes, Wire, serve
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Wire]:
+    with serve() as running:
+        yield running
+
+
+@pytest.fixture
+def wire(server: Wire) -> Wire:
+    server.extra, server.raw = {}, None
+    return server
+
+
+@pytest.fixture
+def scrapes(wire: Wire) -> Scrapes:
+    state = Scrapes()
+    state.istio = {"pod-a": {"200": 1000.0}}
+    state.apisix = {"old": {"200": 5000.0, "502": 10.0}}
+    wire.responder = state
+    return state
+
+
+@pytest.fixture
+def sampler(wire: Wire) -> Sampler:
+    params = MetricsParams(url=wire.url, step="1s", timeout="2s")
+    return Sampler(PrometheusSource(params), params)
+
+
+def test_increases_and_a_first_error_code_counts_from_zero(scrapes: Scrapes, sampler: Sampler) -> None:
+    sampler.sample(99, 100)
+    scrapes.istio["pod-a"] = {"200": 1040.0, "503": 5.0}
+    scrapes.apisix["old"] = {"200": 5090.0, "502": 11.0}
+    sample = sampler.sample(100, 101)
+    assert (sample.canary.requests, sample.canary.errors) == (45.0, 5.0)
+    assert (sample.baseline.requests, sample.baseline.errors) == (91.0, 1.0)
+    assert sample.canary.buckets == ((10.0, 22.5), (float("inf"), 45.0))
+    assert 'reporter="source"' in sample.canary.source
+
+
+def test_the_state_at_since_is_read_after_a_restart(wire: Wire, scrapes: Scrapes, sampler: Sampler) -> None:
+    def responder(query: str, at: float) -> object:
+        scrapes.istio["pod-a"]["200"] = 1000.0 if at < 100 else 1030.0
+        return scrapes(query, at)
+
+    wire.responder = responder
+    assert sampler.sample(99, 100).canary.requests == 30.0
+
+
+def test_two_reporters_are_not_added_up(scrapes: Scrapes, sampler: Sampler) -> None:
+    scrapes.both_reporters = True
+    sampler.sample(99, 100)
+    scrapes.istio["pod-a"]["200"] = 1010.0
+    assert sampler.sample(100, 101).canary.requests == 10.0
+
+
+def test_destination_is_found_where_source_is_empty(scrapes: Scrapes, sampler: Sampler) -> None:
+    scrapes.istio_reporter = "destination"
+    assert 'reporter="destination"' in sampler.sample(99, 100).canary.source
+
+
+def test_empty_is_never_zero(scrapes: Scrapes, sampler: Sampler) -> None:
+    scrapes.istio = {}
+    side = sampler.sample(99, 100).canary
+    assert side.missing is not None
+    assert side.missing.kind is MissingKind.EMPTY_ANSWER
+    assert side.requests is None
+
+
+def test_scrape_gap_then_nothing_is_lost(scrapes: Scrapes, sampler: Sampler) -> None:
+    sampler.sample(99, 100)
+    pod = scrapes.istio.pop("pod-a")
+    scrapes.up = {"pod-a": 0}
+    side = sampler.sample(100, 101).canary
+    assert side.missing is not None
+    assert side.missing.kind is MissingKind.SCRAPE_GAP
+    scrapes.istio["pod-a"] = {"200": pod["200"] + 7}
+    scrapes.up = {"pod-a": 1}
+    assert sampler.sample(101, 102).canary.requests == 7.0
+
+
+def test_one_of_two_pods_silent_is_a_gap_but_scaled_down_is_not(scrapes: Scrapes, sampler: Sampler) -> None:
+    scrapes.istio["pod-b"] = {"200": 10.0}
+    sampler.sample(99, 100)
+    del scrapes.istio["pod-b"]
+    scrapes.up = {"pod-b": 0}
+    assert sampler.sample(100, 101).canary.missing is not None
+    scrapes.up = {}
+    scrapes.istio["pod-a"]["200"] = 1004.0
+    assert sampler.sample(101, 102).canary.requests == 4.0
+
+
+def test_a_new_pod_counts_from_its_second_scrape(scrapes: Scrapes, sampler: Sampler) -> None:
+    sampler.sample(99, 100)
+    scrapes.istio["pod-b"] = {"200": 1e6}
+    assert sampler.sample(100, 101).canary.requests == 0.0
+    scrapes.istio["pod-b"] = {"200": 1e6 + 3}
+    assert sampler.sample(101, 102).canary.requests == 3.0
+
+
+def test_counter_reset(scrapes: Scrapes, sampler: Sampler) -> None:
+    sampler.sample(99, 100)
+    scrapes.istio["pod-a"] = {"200": 3.0}
+    side = sampler.sample(100, 101).canary
+    assert side.missing is not None
+    assert side.missing.kind is MissingKind.COUNTER_RESET
+    scrapes.istio["pod-a"] = {"200": 13.0}
+    assert sampler.sample(101, 102).canary.requests == 10.0
+
+
+def test_stale_series(scrapes: Scrapes, sampler: Sampler) -> None:
+    sampler.sample(99, 100)
+    scrapes.scraped_at = 100.0
+    assert sampler.sample(100, 104).canary.missing is None
+    side = sampler.sample(104, 110).canary
+    assert side.missing is not None
+    assert side.missing.kind is MissingKind.STALE_SERIES
+
+
+def test_partial_response_and_query_error(wire: Wire, scrapes: Scrapes, sampler: Sampler) -> None:
+    sampler.sample(99, 100)
+    wire.extra = {"warnings": ["one store did not answer"]}
+    side = sampler.sample(100, 101).canary
+    assert side.missing is not None
+    assert side.missing.kind is MissingKind.PARTIAL_RESPONSE
+    wire.raw = (503, b"{}")
+    side = sampler.sample(101, 102).baseline
+    assert side.missing is not None
+    assert side.missing.kind is MissingKind.QUERY_ERROR
+    wire.extra, wire.raw = {}, None
+    scrapes.istio["pod-a"]["200"] = 1002.0
+    assert sampler.sample(102, 103).canary.requests == 2.0

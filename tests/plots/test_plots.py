@@ -1,0 +1,61 @@
+import io
+from datetime import timedelta, timezone
+
+import pytest
+
+from gateshift.judge.model import Missing, MissingKind, Sample, Side
+from gateshift.judge.verdict import judge
+from gateshift.notebook.plots import canary_figure
+from gateshift.params.model import JudgeParams, StageParams
+
+STAGE = StageParams(weight_percent=25, dwell="10s", error_rate_limit_percent=1.0)
+
+
+def history(length: int) -> list[Sample]:
+    def side(n: float, x: float) -> Side:
+        return Side(n, x, ((10.0, n / 2), (100.0, n), (float("inf"), n)))
+
+    gap = Side(missing=Missing(MissingKind.SCRAPE_GAP, "pod-a"))
+    return [
+        Sample(1.79e9 + i, gap if 5 <= i < 8 else side(50, float(i % 2)), side(150, 1.0))
+        for i in range(length)
+    ]
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 30])
+def test_draws_any_history(length: int) -> None:
+    samples = history(length)
+    verdict = None
+    if samples:
+        verdict = judge(
+            samples, STAGE, JudgeParams(), stage_index=1, stages=5, started=1.79e9, now=samples[-1].time
+        )
+    figure = canary_figure(
+        samples, STAGE, verdict=verdict, title="t", zone=timezone(timedelta(hours=2), "CEST")
+    )
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=40)
+    assert buffer.getvalue().startswith(b"\x89PNG")
+    assert len(figure.axes) == 6
+
+
+def test_a_gap_is_a_gap_and_named_not_zero() -> None:
+    figure = canary_figure(history(30), STAGE)
+    errors = next(axes for axes in figure.axes if "error rate" in axes.get_title())
+    canary = next(line for line in errors.lines if "Istio" in str(line.get_label()))
+    assert all(value != value for value in list(canary.get_ydata())[5:8])
+    assert any(text.get_text() == "scrape gap" for text in errors.texts)
+
+
+def test_limits_are_drawn_and_nothing_depends_on_colour_alone() -> None:
+    figure = canary_figure(history(30), STAGE)
+    errors = next(axes for axes in figure.axes if "error rate" in axes.get_title())
+    assert any("limit 1 %" in str(line.get_label()) for line in errors.lines)
+    styles = [(line.get_linestyle()) for line in errors.lines]
+    assert len(set(styles)) == len(styles)
+
+
+def test_both_clocks_are_shown() -> None:
+    figure = canary_figure(history(30), STAGE, zone=timezone(timedelta(hours=2), "CEST"))
+    labels = [axes.get_xlabel() for axes in figure.axes]
+    assert any("CEST" in label and "UTC" in label for label in labels)
