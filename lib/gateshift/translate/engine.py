@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gateshift.apisix.model import Configuration, Severity
@@ -16,7 +16,7 @@ from gateshift.translate.job import Draft, Job
 from gateshift.translate.leftovers import account_leftovers
 from gateshift.translate.model import Target, Translation
 from gateshift.translate.tables import host_lists
-from gateshift.translate.upstreams import UpstreamBook
+from gateshift.translate.upstreams import Backend, UpstreamBook
 
 __all__ = ["translate"]
 
@@ -43,12 +43,12 @@ def translate(configuration: Configuration, params: TranslateParams, target: Tar
     lists = host_lists(drafts, router, [name for names in tls.values() for name in names])
     check_scopes(job, lists)
     _warn_copies(job, drafts, len(lists))
+    book.keep(_used(drafts))
     emission = virtual_services(job, book, lists, tls)
-    used = _used(drafts)
     files: dict[str, tuple[dict[str, Any], ...]] = {
         "gateway.yaml": tuple(gateways(job, emission, tls)),
         "virtual-service.yaml": tuple(emission.objects),
-        "destination-rule.yaml": tuple(one for one in book.objects() if _belongs(one, used)),
+        "destination-rule.yaml": tuple(book.objects()),
         "security.yaml": tuple(security(job, emission.lists)),
         "telemetry.yaml": (),
         "envoy-filter.yaml": tuple(envoy_filters(job, drafts, emission)),
@@ -73,24 +73,14 @@ def translate(configuration: Configuration, params: TranslateParams, target: Tar
     )
 
 
-def _used(drafts: Sequence[Draft]) -> set[str]:
-    """Return the sources of destinations that an emitted route still uses."""
-    found: set[str] = set()
+def _used(drafts: Sequence[Draft]) -> Iterator[Backend]:
+    """Yield the destinations that an emitted route still uses."""
     for draft in drafts:
-        if draft.blocked:
-            continue
-        for backend in draft.backends:
-            found.add(backend.host)
-        for split in draft.splits:
-            found.update(one.host for one in split.route)
-        for mirror in draft.http.get("mirrors", ()):
-            found.add(mirror["destination"]["host"])
-    return found
-
-
-def _belongs(one: dict[str, Any], used: set[str]) -> bool:
-    spec = one["spec"]
-    return bool({spec.get("host"), *spec.get("hosts", ())} & used)
+        if not draft.blocked:
+            yield from draft.backends
+            yield from draft.mirrors
+            for split in draft.splits:
+                yield from split.route
 
 
 def _warn_copies(job: Job, drafts: Sequence[Draft], hosts: int) -> None:

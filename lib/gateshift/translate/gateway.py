@@ -9,7 +9,7 @@ from gateshift.apisix.model import Kind, Resource
 from gateshift.istio.builders import build, dns_label
 from gateshift.istio.versions import Feature
 from gateshift.translate.emit import GATEWAY_NAME, Emission
-from gateshift.translate.job import Draft, Job, Policy
+from gateshift.translate.job import Draft, HttpFilter, Job, Policy
 from gateshift.translate.model import Fidelity
 from gateshift.translate.scope import Unscopable, operations
 from gateshift.translate.tables import ANY_HOST, HostList
@@ -234,7 +234,11 @@ def security(job: Job, lists: Mapping[str, HostList]) -> list[dict[str, Any]]:
     return found
 
 
-def _insertion(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+def _insertion(one: HttpFilter) -> dict[str, Any]:
+    value: dict[str, Any] = {"name": one.name}
+    if one.disabled:
+        value["disabled"] = True
+    value["typed_config"] = dict(one.config)
     return {
         "applyTo": "HTTP_FILTER",
         "match": {
@@ -248,7 +252,7 @@ def _insertion(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
                 }
             },
         },
-        "patch": {"operation": "INSERT_BEFORE", "value": {"name": name, "typed_config": dict(config)}},
+        "patch": {"operation": "INSERT_BEFORE", "value": value},
     }
 
 
@@ -266,7 +270,7 @@ def envoy_filters(job: Job, drafts: Sequence[Draft], emission: Emission) -> list
             users = [d for d in live if one.name in d.filters]
             if not users:
                 continue
-            patches.append(_insertion(one.name, one.config))
+            patches.append(_insertion(one))
             for draft in users:
                 sources.add(draft.resource)
                 for rule in sorted(emission.names[draft.id]):

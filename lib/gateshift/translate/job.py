@@ -55,13 +55,15 @@ class Policy:
 class HttpFilter:
     """An HTTP filter of the gateway that does nothing unless a route switches it on.
 
-    *after_router* order: filters are inserted before the router, highest *priority* first, as APISIX runs.
+    Filters are inserted before the router, highest *priority* first, as APISIX runs. *disabled* is for
+    filters that cannot do nothing by themselves: a route that configures one switches it on.
     """
 
     name: str
     concern: str
     priority: int
     config: Mapping[str, Any]
+    disabled: bool = False
 
 
 @dataclass(slots=True)
@@ -76,6 +78,7 @@ class Draft:
     http: dict[str, Any] = field(default_factory=dict)
     backends: list[Any] = field(default_factory=list)
     default_backends: list[Any] = field(default_factory=list)
+    mirrors: list[Any] = field(default_factory=list)
     terminal: dict[str, Any] | None = None
     guards: list[Guard] = field(default_factory=list)
     splits: list[Split] = field(default_factory=list)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -195,6 +195,16 @@ class UpstreamBook:
         known.sources.add(source)
         return Backend(host, port, weight, text)
 
+    def with_policy(self, backend: Backend, source: str, key: str, change: Mapping[str, Any]) -> Backend:
+        """Return *backend* with a traffic policy of its own, *change* laid over what it has under *key*."""
+        policy = json.loads(backend.policy)
+        known = policy.get(key, {})
+        policy[key] = {
+            **known,
+            **{k: {**known.get(k, {}), **v} if isinstance(v, dict) else v for k, v in change.items()},
+        }
+        return self._use(backend.host, backend.port, backend.weight, policy, source)
+
     def external(self, host: str, port: int, *, tls: bool, source: str) -> Backend:
         """Return a destination outside any upstream (an external function, a mirror)."""
         name, port, _ = self.fqdn(host, port)
@@ -246,6 +256,20 @@ class UpstreamBook:
         }
         self._entries[host] = (entry, {f"{owner.kind}/{owner.id}"})
         return host
+
+    def keep(self, used: Iterable[Backend]) -> None:
+        """Forget destinations and policies that no emitted route uses."""
+        wanted: dict[str, set[str]] = {}
+        for one in used:
+            wanted.setdefault(one.host, set()).add(one.policy)
+        for host in list(self._hosts):
+            if host not in wanted:
+                del self._hosts[host]
+                self._entries.pop(host, None)
+                continue
+            policies = self._hosts[host].policies
+            for text in [one for one in policies if one not in wanted[host]]:
+                del policies[text]
 
     def destination(self, backend: Backend) -> dict[str, Any]:
         """Render a destination; the subset is named only where one host has several policies."""

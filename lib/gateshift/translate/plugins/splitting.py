@@ -105,6 +105,7 @@ def proxy_mirror(use: Use) -> None:
     port = parts.port or (443 if tls else 80)
     source = f"{use.owner.kind}/{use.owner.id}"
     backend = use.book.external(parts.hostname, port, tls=tls, source=source)
+    use.draft.mirrors.append(backend)
     mirror = {
         "destination": {"host": backend.host, "port": {"number": backend.port}},
         "percentage": {"value": float(config.get("sample_ratio", 1)) * 100},
