@@ -142,7 +142,10 @@ def tools(running: LabState, tmp_path_factory: pytest.TempPathFactory) -> Tools:
     tools = Tools(running, tmp_path_factory.mktemp("tools"))
     installed = tools.install()
     assert installed.returncode == 0, installed.stdout + installed.stderr
-    applied = tools.apply(GATEWAY, route("api", {"match": [{"uri": {"prefix": "/api/v1/auth"}}], **IDENTITY}))
+    api = route("api", {"match": [{"uri": {"prefix": "/api/v1/auth"}}], **IDENTITY})
+    limited = {"match": [{"uri": {"prefix": "/limited"}}], "directResponse": {"status": 429}}
+    api["spec"]["http"].append(limited)
+    applied = tools.apply(GATEWAY, api)
     assert applied.returncode == 0, applied.stderr
     assert eventually(lambda: tools.get("/api/v1/auth/login") == 200), tools.state.directory
     return tools
@@ -172,7 +175,9 @@ def test_requests_pass_envoy_and_all_count(tools: Tools) -> None:
     before = tools.value(ok)
     assert [tools.get("/api/v1/auth/login") for _ in range(7)] == [200] * 7
     assert [tools.get("/nowhere") for _ in range(5)] == [404] * 5
+    assert [tools.get("/limited") for _ in range(3)] == [429] * 3
     assert eventually(lambda: tools.value(ok) == before + 7)
+    assert eventually(lambda: tools.value('istio_requests_total{response_code="429"}') == 3)
     assert eventually(lambda: tools.value(lost) == 5)
     labels = tools.query(ok)[0]["metric"]
     assert labels["destination_service"] == f"identity-service.{NAMESPACE}.svc.cluster.local"
