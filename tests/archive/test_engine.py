@@ -227,6 +227,16 @@ def test_copy_of_a_killed_papermill_is_settled_by_the_next_run(tmp_path: Path) -
         time.sleep(0.1)
 
 
+def test_run_that_failed_before_the_journal_is_sealed_by_the_next(tmp_path: Path) -> None:
+    migration = tmp_path / "m"
+    assert execute(write_notebook(tmp_path / "a.ipynb", "1 / 0"), migration / "r1" / "a.ipynb").exit_code == 1
+    with Journal.open(migration / "journal.jsonl", who="w", run="r2") as journal:
+        journal.append("migration.opened", params_digest="x")
+    assert [p.path.name for p in verify(migration)] == ["r1"]
+    settle(migration)
+    assert verify(migration) == []
+
+
 def test_second_attempt_keeps_the_first(tmp_path: Path) -> None:
     target = tmp_path / "m" / "run" / "in.ipynb"
     target.parent.mkdir(parents=True)

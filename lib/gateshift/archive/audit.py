@@ -218,13 +218,22 @@ def _reports(migration: Path, records: list[Record]) -> Iterator[Problem]:
             yield Problem(path, "is not one that the journal knows")
 
 
+def _under_way(folder: Path) -> bool:
+    """Return whether *folder* is a run that has begun and not yet opened the journal."""
+    for path in folder.glob("*.ipynb"):
+        if '"outcome": "running"' in path.read_text(encoding="utf-8", errors="replace"):
+            return True
+    return False
+
+
 _OWN = {"journal.jsonl", "journal.head", "lock", "report.html", "html", "approvals"}
 
 
 def _strangers(migration: Path, runs: set[str], records: list[Record]) -> Iterator[Problem]:
     """Name what lies in the folder and belongs to no run; approvals are covered by the next seal."""
     for path in sorted(migration.iterdir()):
-        if path.name not in _OWN and path.name not in runs and not path.name.endswith(".part"):
+        known = path.name in _OWN or path.name in runs or path.name.endswith(".part")
+        if not known and not _under_way(path):
             yield Problem(path, "belongs to no run in the journal")
     approved = {str(r.data.get("digest")) for r in records if r.kind in {"plan.approved", "plan.shown"}}
     approved |= {str(r.data["plan"].get("digest")) for r in records if r.kind == "plan.shown"}

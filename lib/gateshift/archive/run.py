@@ -13,8 +13,8 @@ import nbformat
 import papermill
 
 from gateshift.archive.client import CellEvent
-from gateshift.archive.files import atomic_write
-from gateshift.archive.manifest import seal
+from gateshift.archive.files import atomic_write, file_digest
+from gateshift.archive.manifest import read_manifest, seal
 from gateshift.archive.outcome import CellStatus, NotebookStopped, Outcome, outcome_word
 from gateshift.errors import GateshiftError, InputError
 from gateshift.migration.identity import Process
@@ -139,10 +139,21 @@ def _seal_forgotten(migration: Path) -> None:
         return  # the run itself will say so, with the place
     sealed = {str(r.data["run"]) for r in records if r.kind == "archive.sealed"}
     ended = {str(r.data.get("run", r.run)) for r in records if r.kind == "run.ended"}
-    for run in sorted(ended - sealed):
+    # A run that failed before it opened the journal has a manifest that no journal could record.
+    early = {p.parent.name for p in migration.glob("*/manifest.json") if _sealed_without_journal(p.parent)}
+    for run in sorted((ended | early) - sealed):
         folder = migration / run
         if folder.is_dir() and not _under_way(folder):
             _conclude(book, folder, "", Outcome(0, folder))
+
+
+def _sealed_without_journal(folder: Path) -> bool:
+    manifest = read_manifest(folder) or {"journal": True}
+    listed = manifest.get("files") or {}
+    return "journal" not in manifest and all(
+        (folder / name).is_file() and file_digest(folder / name) == entry["sha256"]
+        for name, entry in listed.items()
+    )
 
 
 def _under_way(folder: Path) -> bool:
