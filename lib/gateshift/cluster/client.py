@@ -11,13 +11,11 @@ import json
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import urllib3
 from kubernetes import client as kube_client
-from kubernetes import config as kube_config
 from kubernetes.client.exceptions import ApiException
 
 from gateshift.cluster.failures import (
@@ -27,7 +25,9 @@ from gateshift.cluster.failures import (
     explain_status,
     explain_transport,
 )
+from gateshift.cluster.kubeconfig import load_configuration
 from gateshift.cluster.objects import API_VERSIONS, MANAGER, Object, title_of
+from gateshift.cluster.resources import Call, Resource
 from gateshift.errors import ClusterError
 from gateshift.params.model import ClusterParams
 
@@ -35,38 +35,6 @@ __all__ = ["ApiError", "Call", "Cluster", "ConflictError", "NotServedError", "Re
 
 _TIMEOUT = 10.0
 _PAGE = 500
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Call:
-    """One kind of API call as RBAC sees it. ``subresource`` is empty or for example ``log``."""
-
-    verb: str
-    group: str
-    resource: str
-    subresource: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Resource:
-    """Where a kind is served."""
-
-    group: str
-    version: str
-    kind: str
-    plural: str
-    namespaced: bool
-
-    @property
-    def api_version(self) -> str:
-        """Return ``group/version``, or ``version`` for the core group."""
-        return f"{self.group}/{self.version}" if self.group else self.version
-
-    def path(self, namespace: str | None, name: str | None = None) -> str:
-        """Return the URL path of the collection or of one object."""
-        root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
-        scope = f"/namespaces/{quote(namespace)}" if self.namespaced and namespace else ""
-        return f"{root}{scope}/{self.plural}" + (f"/{quote(name)}" if name else "")
 
 
 class Cluster:
@@ -98,25 +66,7 @@ class Cluster:
         Raises :class:`ClusterError` when the context does not exist, the API does not answer, or
         ``params.uid`` is set and another cluster answers.
         """
-        configuration = kube_client.Configuration()
-        try:
-            if params.kubeconfig is None and _in_cluster():
-                kube_config.load_incluster_config(configuration)
-            else:
-                kube_config.load_kube_config(
-                    config_file=params.kubeconfig,
-                    context=params.context,
-                    client_configuration=configuration,
-                    persist_config=False,
-                )
-        except (kube_config.ConfigException, OSError) as error:
-            where = params.kubeconfig or "~/.kube/config"
-            raise ClusterError(
-                f"kubeconfig {where} cannot be used: {error}",
-                hint="set cluster.kubeconfig and cluster.context in the params file",
-            ) from None
-        configuration.retries = False  # our own limits decide; urllib3 would triple every time-out
-        configuration.connection_pool_maxsize = 16
+        configuration = load_configuration(params)
         cluster = cls(
             kube_client.ApiClient(configuration),
             kubeconfig=params.kubeconfig,
@@ -443,11 +393,3 @@ class Cluster:
                 raise explain_status(response.status, data, subject, method)
             return data
         raise ClusterError(f"{subject}: no answer")  # pragma: no cover - the loop returns or raises
-
-
-def _in_cluster() -> bool:
-    try:
-        kube_config.load_incluster_config(kube_client.Configuration())
-    except kube_config.ConfigException:
-        return False
-    return True
