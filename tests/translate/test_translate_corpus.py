@@ -38,7 +38,8 @@ def test_translates_or_names_a_blocker(path: Path, version: str) -> None:
 def test_the_command_writes_everything_and_tells_by_its_exit_code(tmp_path: Path) -> None:
     source = tmp_path / "apisix.yaml"
     source.write_text(
-        "routes:\n- {id: 1, uri: /*, plugins: {hmac-auth: {}}, upstream: {type: roundrobin, nodes: {a: 1}}}\n#END\n"
+        "routes:\n- {id: 1, uri: /*, plugins: {hmac-auth: {}}, "
+        "upstream: {type: roundrobin, nodes: {a: 1}}}\n#END\n"
     )
     out = tmp_path / "out"
     result = CliRunner().invoke(translate_command, ["--in", str(source), "--out", str(out), "--json"])

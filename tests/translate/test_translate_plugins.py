@@ -40,11 +40,15 @@ def test_an_unknown_plugin_blocks() -> None:
     assert one({"company-auth": {"x": 1}}).blockers[0].plugin == "company-auth"
 
 
-def test_cors_answers_options_itself() -> None:
-    preflight, served = rules(one({"cors": {"allow_origins": "https://a.test", "max_age": 60}}))
-    assert preflight["match"][0]["method"] == {"exact": "OPTIONS"}
-    assert preflight["directResponse"] == {"status": 200}
-    assert preflight["corsPolicy"] == served["corsPolicy"]
+def test_cors_leaves_preflights_to_the_filter_and_answers_other_options_itself() -> None:
+    options, served = rules(one({"cors": {"allow_origins": "https://a.test", "max_age": 60}}))
+    assert [one["method"] for one in options["match"]] == [{"exact": "OPTIONS"}] * 2
+    assert [list(one["withoutHeaders"]) for one in options["match"]] == [
+        ["origin"],
+        ["access-control-request-method"],
+    ]
+    assert options["directResponse"] == {"status": 200}
+    assert served["corsPolicy"]["unmatchedPreflights"] == "IGNORE"
     assert served["corsPolicy"]["allowOrigins"] == [{"exact": "https://a.test"}]
     assert served["corsPolicy"]["maxAge"] == "60s"
     assert served["corsPolicy"]["allowCredentials"] is False

@@ -84,7 +84,9 @@ def _rule(name: str, matches: list[dict[str, Any]], http: Mapping[str, Any]) -> 
 
 def _action(book: UpstreamBook, draft: Draft, backends: Sequence[Any]) -> dict[str, Any]:
     if draft.terminal is not None:
-        return _overlay(_without_forwarding(draft.http), draft.terminal)
+        # Envoy's CORS filter passes by routes that do not forward.
+        plain = {key: value for key, value in draft.http.items() if key != "corsPolicy"}
+        return _overlay(_without_forwarding(plain), draft.terminal)
     if not any(one.weight > 0 for one in backends):
         # APISIX answers 503 as well when a route has nowhere to go.
         return _without_forwarding(draft.http) | {"directResponse": {"status": 503}}
@@ -143,6 +145,8 @@ class _Rules:
 def hold_back_unemittable(job: Job, drafts: Sequence[Draft]) -> None:
     """Block drafts whose guards cannot be joined with their own conditions."""
     for draft in drafts:
+        if draft.terminal is not None and "corsPolicy" in draft.http:
+            job.warn(f"{draft.resource}: the gateway answers itself, and then without CORS headers")
         try:
             for guard in draft.guards:
                 combine_all(draft.conditions, guard.conditions)

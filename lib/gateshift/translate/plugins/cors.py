@@ -69,5 +69,9 @@ def cors(use: Use) -> None:
     if not config:
         use.exact(target=target, note="the plugin's defaults: any origin, any method")
     use.draft.http["corsPolicy"] = policy
-    answer = {"corsPolicy": policy, "directResponse": {"status": 200}}
-    use.draft.guards.append(Guard("preflight", use.priority, ({"method": {"exact": "OPTIONS"}},), answer))
+    # Envoy's CORS filter answers preflights only on routes that forward; APISIX answers every OPTIONS.
+    plain = [
+        {"method": {"exact": "OPTIONS"}, "withoutHeaders": {name: {"regex": "*"}}}
+        for name in ("origin", "access-control-request-method")
+    ]
+    use.draft.guards.append(Guard("options", use.priority, tuple(plain), {"directResponse": {"status": 200}}))

@@ -137,6 +137,14 @@ def _consumers(use: Use) -> tuple[dict[str, list[dict[str, str]]], list[str]]:
     return by_issuer, sorted(claims)
 
 
+def _named_by_key(use: Use) -> bool:
+    """Tell whether every consumer is called like its key: then the claim is the consumer's name."""
+    named = all(str(c.get("key")) == str(o.spec.get("username", o.id)) for o, _, c in _credentials(use))
+    if not named:
+        use.job.warn("X-Consumer-Username is not sent to backends: consumers are not named like their keys")
+    return named
+
+
 @handles("jwt-auth")
 def jwt_auth(use: Use) -> None:
     """Require a valid token of a known consumer on this route and on no other."""
@@ -155,6 +163,9 @@ def jwt_auth(use: Use) -> None:
             **locations,
             "forwardOriginalToken": not hide,
         }
+        if _named_by_key(use):
+            claim_name = str(config.get("key_claim_name", "key"))
+            rule["outputClaimToHeaders"] = [{"header": "x-consumer-username", "claim": claim_name}]
         known = use.job.jwt_rules.setdefault(issuer, rule)
         if known != rule:
             use.job.warn(

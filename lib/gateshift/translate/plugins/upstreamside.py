@@ -16,7 +16,7 @@ def client_control(use: Use) -> None:
     """Refuse bodies beyond a size with 413; Envoy has to buffer them to know."""
     size = int(use.config.get("max_body_size", 0))
     if size <= 0:
-        use.ignored("max_body_size", note="0 is no limit, as in Envoy")
+        use.exact(note="no limit, as in Envoy")
         return
     name = "gateshift.buffer" + ("_global" if use.is_global else "")
     # The filter needs a limit of its own; routes that do not ask for it never reach it (see below).
