@@ -19,7 +19,11 @@ __all__ = ["cli", "main"]
 _COMMANDS = {
     "preflight": ("gateshift.cli.notebooks", "preflight", "Check everything that would stop the migration."),
     "install": ("gateshift.cli.notebooks", "install", "Install Istio beside APISIX."),
-    "translate": ("gateshift.cli.notebooks", "translate", "Translate the APISIX configuration, with ledger and proof."),
+    "translate": (
+        "gateshift.cli.notebooks",
+        "translate",
+        "Translate the APISIX configuration, with ledger and proof.",
+    ),
     "apply": ("gateshift.cli.notebooks", "apply", "Apply the translated objects, all or nothing."),
     "verify": ("gateshift.cli.notebooks", "verify", "Verify the new gateway before any user reaches it."),
     "canary": ("gateshift.cli.notebooks", "canary", "Run the next canary stage."),

@@ -85,8 +85,12 @@ def _outputs(params: Params, root: Path) -> Path:
 
 def _command(verb: str, text: str) -> click.Command:
     @click.command(name=verb, help=text)
-    @click.option("-f", "--params", "params_file", default="params/lab.yaml", show_default=True, help="Params file.")
-    @click.option("-p", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key, as papermill does.")
+    @click.option(
+        "-f", "--params", "params_file", default="params/lab.yaml", show_default=True, help="Params file."
+    )
+    @click.option(
+        "-p", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key, as papermill does."
+    )
     @click.option("--act", is_flag=True, help="Short for -p mode=act.")
     @click.option("--approve", metavar="DIGEST", help="Approve the plan with this digest.")
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON line with the outcome at the end.")
@@ -122,7 +126,8 @@ def _short(path: Path) -> str:
 preflight = _command("preflight", "Check everything that would stop the migration. Changes nothing.")
 install = _command("install", "Install Istio beside APISIX, after its plan is approved.")
 translate = _command(
-    "translate", "Translate the APISIX configuration into Istio objects, with ledger and proof. Changes nothing."
+    "translate",
+    "Translate the APISIX configuration into Istio objects, with ledger and proof. Changes nothing.",
 )
 apply = _command("apply", "Apply the translated objects, all or nothing, after the plan is approved.")
 verify = _command("verify", "Verify the new gateway before any user reaches it. Changes nothing.")

@@ -17,7 +17,9 @@ from gateshift.runbook.order import next_notebook
 
 __all__ = ["approve", "shift", "status"]
 
-_PARAMS = click.option("-f", "--params", "params_file", default="params/lab.yaml", show_default=True, help="Params file.")
+_PARAMS = click.option(
+    "-f", "--params", "params_file", default="params/lab.yaml", show_default=True, help="Params file."
+)
 _OVERRIDES = click.option("-p", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key.")
 
 
@@ -81,8 +83,16 @@ def approve(params_file: str, overrides: tuple[str, ...], who: str | None, diges
 @click.command()
 @_PARAMS
 @_OVERRIDES
-@click.option("--plan", "plan_only", is_flag=True, default=True, help="Print the plan (the default; nothing is changed).")
-@click.option("--to", "percent", type=click.IntRange(0, 100), required=True, help="Weight on Istio in percent.")
+@click.option(
+    "--plan",
+    "plan_only",
+    is_flag=True,
+    default=True,
+    help="Print the plan (the default; nothing is changed).",
+)
+@click.option(
+    "--to", "percent", type=click.IntRange(0, 100), required=True, help="Weight on Istio in percent."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def shift(params_file: str, overrides: tuple[str, ...], plan_only: bool, percent: int, as_json: bool) -> None:
     """Show what a change of weight would do. Changes nothing: weights are set by canary and rollback."""

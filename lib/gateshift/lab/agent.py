@@ -319,10 +319,12 @@ class NodeAgent:
             return
         listeners = (self.ports["gateway_http"], self.ports["gateway_https"])
         items = [mesh.workload_entry(b, self.config["backends"][b.name]) for b in topology.BACKENDS]
-        for item in [*mesh.envoy_filters(listeners), *items]:
+        secret = mesh.tls_secret(Path(self.config["tls_certificate"]), Path(self.config["tls_key"]))
+        for item in [*mesh.envoy_filters(listeners), *items, secret]:
             metadata = item["metadata"]
-            kind = {"EnvoyFilter": "envoyfilters", "WorkloadEntry": "workloadentries"}[item["kind"]]
-            path = f"/apis/{item['apiVersion']}/namespaces/{metadata['namespace']}/{kind}/{metadata['name']}"
+            kind = _PLURALS[item["kind"]]
+            group = "/api/v1" if item["kind"] == "Secret" else f"/apis/{item['apiVersion']}"
+            path = f"{group}/namespaces/{metadata['namespace']}/{kind}/{metadata['name']}"
             # Applied again now and then, so that an uninstall and reinstall brings them back.
             if time.monotonic() - self._applied.get(path, -60.0) < 20.0:
                 continue
@@ -343,6 +345,9 @@ class NodeAgent:
         if text != self._written:
             write_json(self.folder / AGENT_FILE, data)
             self._written = text
+
+
+_PLURALS = {"EnvoyFilter": "envoyfilters", "WorkloadEntry": "workloadentries", "Secret": "secrets"}
 
 
 def _envoy_of(child: Child) -> Part | None:

@@ -27,6 +27,7 @@ __all__ = [
     "istiod_command",
     "istiod_environment",
     "mesh_for_lab",
+    "tls_secret",
     "workload_entry",
     "write_bootstrap",
 ]
@@ -248,4 +249,18 @@ def _stats_logger() -> dict[str, Any]:
                 "value_format": "%DURATION%",
             }
         ],
+    }
+
+
+def tls_secret(certificate: Path, key: Path) -> dict[str, Any]:
+    """Return the certificate Secret of the hosts, as a person would bring it before the migration."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "kubernetes.io/tls",
+        "metadata": {"name": topology.TLS_SECRET, "namespace": topology.GATEWAY_NAMESPACE},
+        "stringData": {
+            "tls.crt": certificate.read_text(encoding="ascii"),
+            "tls.key": key.read_text(encoding="ascii"),
+        },
     }

@@ -170,6 +170,8 @@ class Supervisor:
         return {
             "ports": dict(layout.ports),
             "backends": dict(backends),
+            "tls_certificate": str(layout.certificates.hosts.certificate),
+            "tls_key": str(layout.certificates.hosts.key),
             "binaries": layout.binaries.as_json(),
             "api": layout.api_url,
             "ca": str(c.ca),

@@ -26,6 +26,7 @@ __all__ = [
     "ISTIO_LB_NAME",
     "LB_ZONE_ID",
     "NODE_NAME",
+    "TLS_SECRET",
     "ZONE",
     "Backend",
     "backend",
@@ -45,6 +46,8 @@ GATEWAY_NAMESPACE = "istio-system"
 GATEWAY_SERVICE = "istio-ingressgateway"
 
 APISIX_LB_NAME = "apisix-lab.elb.us-east-1.amazonaws.com"
+TLS_SECRET = "ssl-voiceassistant-com"  # noqa: S105 - the name of a Kubernetes object
+"""The certificate Secret that the translated Gateway names; in production a person brings it."""
 ISTIO_LB_NAME = "istio-lab.elb.us-east-1.amazonaws.com"
 LB_ZONE_ID = "Z26RNL4JYFTOTI"
 """The hosted zone of network load balancers in us-east-1 (AWS's published table); alias records name it."""

@@ -98,7 +98,9 @@ class PlanView:
 
     def _table(self) -> Table:
         shown: Sequence[Any] = self.plan.steps[: self.most]
-        rows = [(i + 1, s.verb, s.target, _brief(s.before), _brief(s.after), s.note) for i, s in enumerate(shown)]
+        rows = [
+            (i + 1, s.verb, s.target, _brief(s.before), _brief(s.after), s.note) for i, s in enumerate(shown)
+        ]
         return Table(
             f"{self.plan.title} — {len(self.plan.steps)} steps, digest {self.plan.digest}",
             ("#", "verb", "target", "before", "after", "note"),

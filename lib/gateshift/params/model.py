@@ -79,9 +79,9 @@ def _seconds(value: object) -> object:
 def _version(value: object) -> object:
     """Accept only text: YAML reads an unquoted 1.10 as the number 1.1."""
     if not isinstance(value, str):
-        raise ValueError(f"quote the version: YAML read a number here ({value!r}); write \"1.10\"")
+        raise ValueError(f'quote the version: YAML read a number here ({value!r}); write "1.10"')
     if not re.fullmatch(r"\d+\.\d+(\.\d+)?([-+][\w.]+)?", value):
-        raise ValueError("write a version as major.minor or major.minor.patch, for example \"1.31.0\"")
+        raise ValueError('write a version as major.minor or major.minor.patch, for example "1.31.0"')
     return value
 
 

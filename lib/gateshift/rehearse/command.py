@@ -29,8 +29,16 @@ PARAMS = "params/lab.yaml"
 
 @click.command()
 @click.option("--keep", is_flag=True, help="Leave the lab running at the end.")
-@click.option("--fault", "fault_name", default="errors", show_default=True, help="The fault of the second migration.")
-@click.option("--speed", type=click.FloatRange(0.25, 10), default=1.0, show_default=True, help="Divides the dwell times.")
+@click.option(
+    "--fault", "fault_name", default="errors", show_default=True, help="The fault of the second migration."
+)
+@click.option(
+    "--speed",
+    type=click.FloatRange(0.25, 10),
+    default=1.0,
+    show_default=True,
+    help="Divides the dwell times.",
+)
 @click.option("--short", is_flag=True, help="Two stages instead of five, for tests.")
 @click.option("--only", type=click.Choice(["healthy", "fault"]), help="Run only one of the two migrations.")
 @click.option("--lab", "lab_name", default="rehearsal", show_default=True, help="Name of the lab.")

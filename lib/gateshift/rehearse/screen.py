@@ -37,7 +37,9 @@ class Screen:
         if not text:
             return
         if self._status:
-            self._status.update(f"{self._phase}: {text[: max(20, self._console.width - len(self._phase) - 8)]}")
+            self._status.update(
+                f"{self._phase}: {text[: max(20, self._console.width - len(self._phase) - 8)]}"
+            )
         else:
             self._console.print(f"          {text}", markup=False)
 

@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 from gateshift import diagnose
 from gateshift.archive.report import write_report
 from gateshift.cluster import cleanup as cluster_cleanup
-from gateshift.errors import Blocked, GateshiftError, NotEnoughEvidence
+from gateshift.errors import Blocked, ClusterError, GateshiftError, NotEnoughEvidence
 from gateshift.judge.replay import SampleLog
 from gateshift.judge.verdict import Decision, judge
+from gateshift.migration.lock import LeaseLock
 from gateshift.migration.state import Phase
 from gateshift.notebook.live import LiveFigure
 from gateshift.notebook.plots import canary_figure
@@ -40,9 +41,8 @@ class Soak(Runbook):
     def read(self) -> object:
         """Show what the record says so far."""
         state = self.context.state
-        self.due = (
-            state.phase in {Phase.CANARY, Phase.SOAK, Phase.SOAKED}
-            and state.stage_index >= len(self.params.stages)
+        self.due = state.phase in {Phase.CANARY, Phase.SOAK, Phase.SOAKED} and state.stage_index >= len(
+            self.params.stages
         )
         if not self.due and self.params.mode is Mode.ACT:
             raise Blocked(
@@ -96,7 +96,9 @@ class Soak(Runbook):
         requests = sum(s.canary.requests or 0 for s in known)
         errors = sum(s.canary.errors or 0 for s in known)
         if verdict is None or not known or requests <= 0:
-            raise NotEnoughEvidence("stable run: no requests were measured, so nothing was added to the record")
+            raise NotEnoughEvidence(
+                "stable run: no requests were measured, so nothing was added to the record"
+            )
         stable = verdict.decision is not Decision.ROLLBACK
         self.record(
             "soak.sample",
@@ -109,7 +111,8 @@ class Soak(Runbook):
         )
         if not stable:
             raise Blocked(
-                f"stable run: {'; '.join(verdict.reasons)}", hint="look at the plot; `gateshift rollback` brings back"
+                f"stable run: {'; '.join(verdict.reasons)}",
+                hint="look at the plot; `gateshift rollback` brings back",
             )
         return self._conclude(requests, errors)
 
@@ -182,6 +185,14 @@ class Rollback(Runbook):
     title: ClassVar[str] = "Roll back"
     own: ClassVar[frozenset[str]] = frozenset({"reason"})
 
+    def _take_lease(self) -> LeaseLock | None:
+        """A rollback needs no cluster: without its Lease it goes on under the local lock."""
+        try:
+            return super()._take_lease()
+        except ClusterError as error:
+            say(f"the cluster is out of reach, the rollback goes on without its Lease: {error}")
+            return None
+
     def read(self) -> object:
         """Show the weights and whether a rollback is already under way."""
         self.already = self.context.state.rolling_back
@@ -228,12 +239,19 @@ class Rollback(Runbook):
                 "pass" if to_users is not None else "warn",
                 f"{seen[1]:.1f} % on APISIX" if seen else "metrics cannot tell",
             ),
-            ("Istio error logs collected", "warn" if missing else "pass", "; ".join(missing) or "in the archive"),
+            (
+                "Istio error logs collected",
+                "warn" if missing else "pass",
+                "; ".join(missing) or "in the archive",
+            ),
             ("root cause analysed", "info", causes),
             ("configuration fixed, then retry", "info", "open: a person's decision"),
         ]
         self.record(
-            "rollback.done", seconds_to_dns=to_dns, seconds_to_users=to_users, checklist=[list(c) for c in self.checklist]
+            "rollback.done",
+            seconds_to_dns=to_dns,
+            seconds_to_users=to_users,
+            checklist=[list(c) for c in self.checklist],
         )
         if to_users is None:
             raise NotEnoughEvidence(
@@ -313,4 +331,6 @@ class Report(Runbook):
     def check(self) -> object:
         """Show the outcome as the state machine has it."""
         state = self.context.state
-        return Card("Outcome", self.context.production, {"phase": state.phase.value, "report": self.path.name})
+        return Card(
+            "Outcome", self.context.production, {"phase": state.phase.value, "report": self.path.name}
+        )

@@ -14,10 +14,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
+from gateshift.archive import display
 from gateshift.errors import GateClosed, GateshiftError, InputError
-from gateshift.migration.lock import LocalLock
+from gateshift.migration.lock import LeaseLock, LocalLock
 from gateshift.notebook.show import Card, Note, PlanView
-from gateshift.params import Mode, Params
+from gateshift.params import Mode, Params, secrets_of
 from gateshift.plan import Plan
 from gateshift.runbook.approvals import read_approval
 from gateshift.runbook.context import Context, identity
@@ -27,7 +28,7 @@ __all__ = ["Runbook", "say"]
 
 def say(text: str) -> None:
     """Print one progress line at once, so that papermill's archive and the terminal see it live."""
-    print(f"{datetime.now(UTC):%H:%M:%S}Z {text}", flush=True)  # noqa: T201 - a notebook's output is its log
+    print(f"{datetime.now(UTC):%H:%M:%S}Z {text}", flush=True)
 
 
 class Runbook:
@@ -44,9 +45,13 @@ class Runbook:
         run = os.environ.get("GATESHIFT_RUN") or f"{self.name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
         self.context = Context(params, run=run)
         self.context.run_folder.mkdir(parents=True, exist_ok=True)
+        display.install(secrets_of(params))
+        self.context.journal.redactor.learn(secrets_of(params))
         self._lock = LocalLock(self.context.folder / "lock", who=identity()) if self._locks() else None
+        self._lease: LeaseLock | None = None
         if self._lock:
             self._lock.acquire()
+            self._lease = self._take_lease()
             self.context.journal.hold(self._lock)
         self.plan_: Plan | None = None
         self._opened = time.monotonic()
@@ -143,6 +148,8 @@ class Runbook:
         """End the run and show where the migration stands."""
         self.record("run.ended", notebook=self.name, outcome="done")
         self.context.journal.close()
+        if self._lease:
+            self._lease.release()
         if self._lock:
             self._lock.release()
         seconds = time.monotonic() - self._opened
@@ -163,6 +170,12 @@ class Runbook:
 
         return next_notebook(self.context.state, len(self.params.stages))
 
+    def _take_lease(self) -> LeaseLock | None:
+        """Take the cluster's Lease: one migration at a time, for everybody who uses this cluster."""
+        lease = LeaseLock(self.context.cluster, "kube-system", "gateshift", who=identity())
+        lease.acquire()
+        return lease
+
     def _locks(self) -> bool:
         return self.changes and self.params.mode is Mode.ACT
 
@@ -176,7 +189,9 @@ class Runbook:
         """Digest of the params without their secrets."""
         from gateshift.plan import digest_of  # noqa: PLC0415 - keeps the module's imports to what it shows
 
-        return digest_of(self.params.model_dump(mode="json", exclude={"mode", "approve", "approver"}))
+        return digest_of(
+            self.params.model_dump(mode="json", exclude={"mode", "approve", "approver", "confirm_namespace"})
+        )
 
     def _planned(self) -> Plan:
         if self.plan_ is None:

@@ -57,7 +57,10 @@ class Canary(Runbook):
         weights = self.shifter.read()
         stage = self.stage
         rows = (
-            ("weight on Istio now", "not weighted yet" if weights.istio_percent is None else weights.istio_percent),
+            (
+                "weight on Istio now",
+                "not weighted yet" if weights.istio_percent is None else weights.istio_percent,
+            ),
             ("weight of this stage", f"{stage.weight_percent} %"),
             ("dwell after arrival", f"{stage.dwell:.0f} s"),
             ("roll back above error rate", f"{stage.error_rate_limit_percent} %"),

@@ -68,9 +68,7 @@ class Context:
         if named:
             return named
         try:
-            return load_balancer_name(
-                self.cluster, self.params.apisix.namespace, self.params.apisix.service
-            )
+            return load_balancer_name(self.cluster, self.params.apisix.namespace, self.params.apisix.service)
         except ClusterError:
             recorded = self._recorded_target("apisix_target")
             if not recorded:

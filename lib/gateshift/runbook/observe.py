@@ -110,7 +110,9 @@ class StageWatch:
     def _arrived(self, sample: Sample, elapsed: float) -> bool:
         """Count dwell only while the observed share is at the target."""
         share = recent_share(
-            self.history, float(self.stage.weight_percent), self.context.params.traffic.arrival_tolerance_percent
+            self.history,
+            float(self.stage.weight_percent),
+            self.context.params.traffic.arrival_tolerance_percent,
         )
         if share is None or share.percent is None:
             return False

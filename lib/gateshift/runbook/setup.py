@@ -146,7 +146,9 @@ class Translate(Runbook):
     def make_plan(self) -> Plan:
         """Translate; the plan is the set of objects (nothing is applied here)."""
         self.translation = translate_now(self.context, self.configuration)
-        return Plan(kind=self.name, title="Translation", steps=(), way_back="nothing is changed in the cluster")
+        return Plan(
+            kind=self.name, title="Translation", steps=(), way_back="nothing is changed in the cluster"
+        )
 
     def objects(self) -> Table:
         """Show the objects by file."""
