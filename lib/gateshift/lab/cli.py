@@ -16,7 +16,7 @@ from gateshift.errors import LabError
 from gateshift.lab import build, lifecycle
 from gateshift.lab.state import LabState, names
 
-__all__ = ["lab"]
+__all__ = ["lab", "start"]
 
 _NAME = click.option(
     "--name",
@@ -30,6 +30,19 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print the state as
 
 def _interactive() -> bool:
     return sys.stderr.isatty() and not os.environ.get("CI")
+
+
+def start(name: str, *, config: str | None = None, rate: float = 150.0, ttl: float = 2.0) -> LabState:
+    """Start a lab with progress on the terminal: bars while programs are built, else plain lines."""
+    screen = Console(stderr=True)
+
+    def say(text: str) -> None:
+        screen.print(f"lab {name}: {text}", highlight=False)
+
+    if _interactive() and build.missing():
+        with _BuildBars(screen) as bars:
+            return lifecycle.up(name, config=config, rate=rate, ttl=ttl, progress=say, building=bars.report)
+    return lifecycle.up(name, config=config, rate=rate, ttl=ttl, progress=say)
 
 
 @click.group()
@@ -50,16 +63,7 @@ def lab() -> None:
 @_JSON
 def up(name: str, config: str | None, rate: float, ttl: float, as_json: bool) -> None:
     """Start a lab and return when it is ready; it keeps running in the background."""
-    screen = Console(stderr=True)
-
-    def say(text: str) -> None:
-        screen.print(f"lab {name}: {text}", highlight=False)
-
-    if _interactive() and build.missing():
-        with _BuildBars(screen) as bars:
-            state = lifecycle.up(name, config=config, rate=rate, ttl=ttl, progress=say, building=bars.report)
-    else:
-        state = lifecycle.up(name, config=config, rate=rate, ttl=ttl, progress=say)
+    state = start(name, config=config, rate=rate, ttl=ttl)
     _show(state, as_json)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ import yaml
 
 from gateshift import lab as laboratory
 from gateshift.errors import GateshiftError
+from gateshift.lab.cli import start
 from gateshift.lab.state import LabState
 from gateshift.params.load import load
 from gateshift.rehearse import faults as lab_faults
@@ -50,10 +52,11 @@ def rehearse(keep: bool, fault_name: str, speed: float, short: bool, only: str |
     fault leaves nothing to judge). Exit code 0 only if both end as they must.
     """
     fault = lab_faults.find(fault_name)
-    screen = Screen()
     stamp = f"{datetime.now(UTC):%Y%m%dt%H%M%S}"
     begun = time.monotonic()
-    lab = _start(lab_name, screen)
+    os.environ["GATESHIFT_LAB"] = lab_name  # the notebooks' kernels inherit which lab they talk to
+    lab = start(lab_name)
+    screen = Screen()
     failures: list[str] = []
     tables = []
     try:
@@ -81,14 +84,6 @@ def rehearse(keep: bool, fault_name: str, speed: float, short: bool, only: str |
     for failure in failures:
         click.echo(f"FAILED: {failure}", err=True)
     click.get_current_context().exit(1 if failures else 0)
-
-
-def _start(name: str, screen: Screen) -> LabState:
-    import os  # noqa: PLC0415 - the kernels of the notebooks inherit which lab they talk to
-
-    os.environ["GATESHIFT_LAB"] = name
-    screen.phase("lab: starting")
-    return laboratory.up(name, say=screen.line)
 
 
 def _overrides(speed: float, short: bool) -> dict[str, Any]:
