@@ -79,7 +79,7 @@ class ConfigurationError(InputError):
     default_hint = "correct the APISIX configuration at the place named, or export it again"
 
 
-class Held(GateshiftError):
+class Held(GateshiftError):  # noqa: N818 - an outcome, not a failure
     """Nothing is wrong with the command, but it may not go on by itself."""
 
     exit_code = 3
@@ -108,14 +108,14 @@ class LockHeld(Held):
     default_hint = "`gateshift status` shows the holder; wait for it to finish or to expire"
 
 
-class RolledBack(GateshiftError):
+class RolledBack(GateshiftError):  # noqa: N818 - an outcome, not a failure
     """Traffic was brought back to APISIX."""
 
     exit_code = 4
     default_hint = "read the rollback notebook in the archive; fix the cause, then start a new attempt"
 
 
-class Interrupted(GateshiftError):
+class Interrupted(GateshiftError):  # noqa: N818 - an outcome, not a failure
     """Stopped from outside (SIGTERM, Ctrl-C, kernel death)."""
 
     exit_code = 5

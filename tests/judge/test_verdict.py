@@ -169,10 +169,13 @@ def test_any_history_gives_a_verdict_and_missing_never_promotes(
         assert history[-1].canary.missing is None
 
 
-def test_more_errors_never_help_promotion() -> None:
-    few = verdict(line((60, side(300, 0), side(2700, 0)))).evidence["errors"]["below_limit_with_margin"]
-    more = verdict(line((60, side(300, 2), side(2700, 0)))).evidence["errors"]["below_limit_with_margin"]
-    assert more < few
+def test_a_canary_worse_by_the_margin_gathers_no_evidence_for_promotion() -> None:
+    for burst in (1, 10, 60):
+        history = line(
+            *[(burst - 1, side(300), side(2700)), (1, side(300, min(6 * burst, 300)), side(2700))] * 4
+        )
+        evidence = verdict(history).evidence["errors"]
+        assert evidence["below_limit_with_margin"] < evidence["below_limit_with_margin_threshold"]
 
 
 def test_quantiles_are_prometheus_ones() -> None:

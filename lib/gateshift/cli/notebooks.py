@@ -133,7 +133,7 @@ apply = _command("apply", "Apply the translated objects, all or nothing, after t
 verify = _command("verify", "Verify the new gateway before any user reaches it. Changes nothing.")
 canary = _command(
     "canary",
-    "Run the next canary stage: shift, wait for arrival, dwell, judge, promote or roll back. One run, one stage.",
+    "Run the next canary stage: shift, wait for arrival, dwell, judge; promote or roll back.",
 )
 soak = _command("soak", "Add a sample to the stable run (-p samples=N for several). Changes nothing.")
 cleanup = _command("cleanup", "Remove APISIX after the stable run: export, then delete what the plan lists.")

@@ -1,9 +1,10 @@
-"""The params model. Durations are seconds, ratios 0-1 unless a name says percent, sizes are Kubernetes quantities."""
+"""The params model: durations in seconds, ratios 0-1 unless a name says percent, Kubernetes quantities."""
 
 from __future__ import annotations
 
 import re
 from enum import StrEnum
+from itertools import pairwise
 from typing import Annotated, Any
 
 from pydantic import (
@@ -183,7 +184,7 @@ _ISTIOD = Autoscaled(
 
 
 class InstallParams(Model):
-    """Istio as it is installed. The guide's ``production`` profile does not exist: ``default`` is the base."""
+    """Istio as it is installed. No profile is called ``production``: ``default`` is the base."""
 
     version: Version
     profile: str = Field(default="default", pattern=r"^(default|minimal|openshift|stable)$")
@@ -387,7 +388,7 @@ class Params(Model):
         if weights[-1] != 100:
             raise ValueError("the last stage must have weight_percent 100")
         limits = [s.error_rate_limit_percent for s in stages]
-        if any(later > earlier for earlier, later in zip(limits, limits[1:], strict=False)):
+        if any(later > earlier for earlier, later in pairwise(limits)):
             raise ValueError(
                 f"error_rate_limit_percent must not rise with the weight, got {limits} (inverted thresholds)"
             )

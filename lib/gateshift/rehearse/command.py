@@ -44,7 +44,9 @@ PARAMS = "params/lab.yaml"
 @click.option("--short", is_flag=True, help="Two stages instead of five, for tests.")
 @click.option("--only", type=click.Choice(["healthy", "fault"]), help="Run only one of the two migrations.")
 @click.option("--lab", "lab_name", default="rehearsal", show_default=True, help="Name of the lab.")
-def rehearse(keep: bool, fault_name: str, speed: float, short: bool, only: str | None, lab_name: str) -> None:
+def rehearse(  # noqa: PLR0917 - click passes by name
+    keep: bool, fault_name: str, speed: float, short: bool, only: str | None, lab_name: str
+) -> None:
     """Run a whole migration in the lab, then a second one that is broken on purpose.
 
     The first must be promoted through every stage without an error that the backends did not make; into
@@ -66,9 +68,8 @@ def rehearse(keep: bool, fault_name: str, speed: float, short: bool, only: str |
             failures += _healthy(director, lab, screen)
             tables.append(("promoted", director))
         if only != "healthy":
-            if only is None:
-                screen.phase("reset: APISIX restored, DNS simple again")
-                laboratory.reset(lab_name)
+            screen.phase("reset: APISIX restored, DNS simple again")
+            laboratory.reset(lab_name)
             director = _director(f"rehearsal-{stamp}-fault", overrides, screen)
             failures += _broken(director, lab, fault, screen)
             tables.append((f"fault: {fault.text}", director))

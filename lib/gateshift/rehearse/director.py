@@ -50,7 +50,7 @@ class Director:
         return self.outputs / self.migration
 
     def run(self, verb: str, *, label: str = "", expect: frozenset[int] = frozenset({0}), **own: Any) -> Leg:
-        """Run one notebook; raises :class:`~gateshift.errors.LabError` when it ends otherwise than expected."""
+        """Run one notebook; raises :class:`~gateshift.errors.LabError` when it does not end as expected."""
         done = threading.Event()
         watcher = threading.Thread(target=self._watch, args=(done,), daemon=True)
         watcher.start()

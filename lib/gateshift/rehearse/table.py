@@ -17,7 +17,7 @@ __all__ = ["stage_table"]
 
 
 def stage_table(title: str, director: Director) -> str:
-    """Render one row a stage: weight, observed share, requests, errors, P95, verdict, time; then a rollback."""
+    """Render one row a stage (weight, share, requests, errors, P95, verdict, time), then a rollback."""
     records = read_records(director.folder / "journal.jsonl")
     table = Table(title=f"{director.migration} ({title})", title_justify="left")
     for name in ("stage", "weight", "observed", "requests", "errors", "P95", "verdict", "time"):

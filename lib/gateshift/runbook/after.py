@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import yaml
@@ -91,7 +92,7 @@ class Soak(Runbook):
                 started=begun,
                 now=now,
             )
-            live.update(lambda: _soak_figure(history, stage, verdict, self.params.migration))
+            live.update(partial(_soak_figure, history, stage, verdict, self.params.migration))
         known = [s for s in history if s.canary.requests is not None]
         requests = sum(s.canary.requests or 0 for s in known)
         errors = sum(s.canary.errors or 0 for s in known)

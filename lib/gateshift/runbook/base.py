@@ -206,7 +206,7 @@ class Runbook:
         if self.params.approve:
             if self.params.approve != plan.digest:
                 raise GateClosed(
-                    f"the approval names {self.params.approve}, but the plan is now {plan.digest}: it changed",
+                    f"the approval names {self.params.approve}, but the plan changed: it is {plan.digest}",
                     hint="read the new plan and approve its digest",
                 )
             return "params", self.params.approver or identity()

@@ -200,7 +200,7 @@ class Apply(Runbook):
         translation = translate_now(self.context, read_configuration(self.context))
         if translation.blockers:
             raise Blocked("apply: the translation has blockers", hint="run 20_translate first")
-        self.objects = translation.objects
+        self.objects = [dict(o) for o in translation.objects]
         return Note("info", f"{len(self.objects)} objects to apply")
 
     def make_plan(self) -> Plan:
