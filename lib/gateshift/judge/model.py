@@ -44,6 +44,10 @@ class Missing:
         return f"{self.kind.value} ({self.detail})" if self.detail else self.kind.value
 
 
+def _float(value: float | None) -> float | None:
+    return None if value is None else float(value)
+
+
 @dataclass(frozen=True, slots=True)
 class Side:
     """One gateway over one interval: increases since the previous sample.
@@ -60,16 +64,20 @@ class Side:
     source: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain JSON; infinity is written as the text ``+Inf``, as Prometheus does."""
+        """Return plain JSON; infinity is written as the text ``+Inf``, as Prometheus does.
+
+        Counts are written as floats whatever they were built from, so that reading back and writing again
+        gives the same bytes, which the digest of a verdict's samples rests on.
+        """
         buckets = None
         if self.buckets is not None:
-            buckets = [["+Inf" if le == float("inf") else le, count] for le, count in self.buckets]
+            buckets = [["+Inf" if le == float("inf") else float(le), float(n)] for le, n in self.buckets]
         missing = None
         if self.missing is not None:
             missing = {"kind": self.missing.kind.value, "detail": self.missing.detail}
         return {
-            "requests": self.requests,
-            "errors": self.errors,
+            "requests": _float(self.requests),
+            "errors": _float(self.errors),
             "buckets": buckets,
             "missing": missing,
             "source": self.source,
@@ -81,8 +89,8 @@ class Side:
         buckets = data.get("buckets")
         missing = data.get("missing")
         return cls(
-            requests=data.get("requests"),
-            errors=data.get("errors"),
+            requests=_float(data.get("requests")),
+            errors=_float(data.get("errors")),
             buckets=None if buckets is None else tuple((float(le), float(count)) for le, count in buckets),
             missing=None if missing is None else Missing(MissingKind(missing["kind"]), missing["detail"]),
             source=data.get("source", ""),
@@ -105,7 +113,11 @@ class Sample:
 
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON."""
-        return {"time": self.time, "canary": self.canary.as_json(), "baseline": self.baseline.as_json()}
+        return {
+            "time": float(self.time),
+            "canary": self.canary.as_json(),
+            "baseline": self.baseline.as_json(),
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Sample:
