@@ -33,10 +33,10 @@ check: install  ## Lint, types, layers and unit tests (no lab), under two minute
 	@$(BIN)/ruff format --check lib tests
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/pytest -q -m "not lab"
+	@$(BIN)/pytest -q -m "not lab and not slow"
 
 test: check  ## Everything: check, the lab's tests, nbval of the notebooks, a short rehearsal
-	@$(BIN)/pytest -q -m lab
+	@$(BIN)/pytest -q -m "lab or slow"
 	@$(BIN)/gateshift rehearse --short --keep --lab test
 	@GATESHIFT_LAB=test GATESHIFT_MIGRATION=nbval $(BIN)/pytest -q -x --nbval-lax --nbval-cell-timeout=180 -p no:cacheprovider notebooks; \
 		code=$$?; $(BIN)/gateshift lab down --name test; exit $$code

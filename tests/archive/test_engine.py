@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -18,6 +20,8 @@ from gateshift.archive.run import execute, settle
 from gateshift.errors import InputError
 from gateshift.migration.journal import Journal, read_records
 from tests.archive.books import read, statuses, write_notebook
+
+pytestmark = pytest.mark.slow
 
 SECRET = "Xk7-canary!secret\u00e9/value+9"
 SLEEP = "import time\nprint('asleep', flush=True)\ntime.sleep(60)"
@@ -284,3 +288,26 @@ def test_unregistered_user_kernels_do_not_matter(tmp_path: Path, monkeypatch: py
     outcome = execute(write_notebook(tmp_path / "in.ipynb"), tmp_path / "m" / "run" / "in.ipynb")
     assert outcome.exit_code == 0, outcome.error
     assert os.environ["JUPYTER_PATH"]
+
+
+def test_the_archive_keeps_the_last_frame_of_a_live_plot_as_a_picture(tmp_path: Path) -> None:
+    book = write_notebook(
+        tmp_path / "in.ipynb",
+        "from matplotlib.figure import Figure\nfrom gateshift.notebook.live import LiveFigure\n"
+        "live = LiveFigure(every=0)\n"
+        "frames = [Figure(figsize=(1, 1)), Figure(figsize=(3, 2))]\n"
+        "[frame.suptitle(f'frame {n}') for n, frame in enumerate(frames)]\n"
+        "[live.update(lambda frame=frame: frame) for frame in frames]\n"
+        "live.finish()",
+    )
+    target = tmp_path / "m" / "run" / "in.ipynb"
+    assert execute(book, target).exit_code == 0
+    (shown,) = [
+        output.data
+        for cell in read(target).cells
+        for output in cell.get("outputs", [])
+        if "data" in output and "image/png" in output.data
+    ]
+    png = base64.b64decode(shown["image/png"])
+    assert struct.unpack(">II", png[16:24]) == (300, 200)
+    assert "frame 1" in shown["text/plain"]

@@ -21,6 +21,8 @@ from gateshift.migration.journal import Journal, read_records
 from gateshift.migration.state import Phase, State, fold
 from tests.archive import story
 
+pytestmark = pytest.mark.slow
+
 POINTS = int(os.environ.get("GATESHIFT_CRASH_POINTS", "60"))
 """Random points beside the systematic ones; ``make torture`` sets 10000."""
 

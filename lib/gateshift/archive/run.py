@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import logging
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +22,10 @@ from gateshift.migration.identity import Process
 from gateshift.migration.journal import Journal, read_records
 
 __all__ = ["Outcome", "execute", "settle"]
+
+# The notebooks take every key of the params file by injection; papermill logs each that the parameters
+# cell does not name, which would bury the run's own lines.
+logging.getLogger("papermill").setLevel(logging.ERROR)
 
 
 def execute(

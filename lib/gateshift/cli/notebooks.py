@@ -17,6 +17,7 @@ from gateshift.params import Params, load, secrets_of
 from gateshift.params.load import parse_override
 from gateshift.runbook.inputs import project_root, resolvers
 from gateshift.runbook.order import NOTEBOOKS
+from gateshift.translate.command import translate_command
 
 __all__ = ["run_notebook"]
 
@@ -125,10 +126,29 @@ def _short(path: Path) -> str:
 
 preflight = _command("preflight", "Check everything that would stop the migration. Changes nothing.")
 install = _command("install", "Install Istio beside APISIX, after its plan is approved.")
-translate = _command(
+_translate_notebook = _command(
     "translate",
-    "Translate the APISIX configuration into Istio objects, with ledger and proof. Changes nothing.",
+    "Translate the APISIX configuration into Istio objects, with ledger and proof. Changes nothing. "
+    "`gateshift translate --in FILE --out DIR` does it for files alone, without a params file or a notebook; "
+    "`gateshift translate --in FILE --help` shows its options.",
 )
+
+
+@click.command(
+    "translate",
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def translate(context: click.Context, arguments: tuple[str, ...]) -> None:
+    """Run the translate notebook, or translate files when ``--in`` names them."""
+    files = any(one == "--in" or one.startswith("--in=") for one in arguments)
+    chosen = translate_command if files else _translate_notebook
+    with chosen.make_context(context.command_path, list(arguments), parent=context.parent) as own:
+        chosen.invoke(own)
+
+
 apply = _command("apply", "Apply the translated objects, all or nothing, after the plan is approved.")
 verify = _command("verify", "Verify the new gateway before any user reaches it. Changes nothing.")
 canary = _command(

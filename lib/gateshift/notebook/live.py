@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +11,22 @@ from typing import Any
 from IPython.display import display
 from matplotlib.figure import Figure
 
-__all__ = ["LiveFigure"]
+__all__ = ["LiveFigure", "png_bundle"]
+
+
+def png_bundle(figure: Figure) -> dict[str, str]:
+    """Return *figure* as a display bundle.
+
+    IPython knows how to draw a Figure only once pyplot's inline backend is active, which gateshift never
+    activates: without this the archive would hold ``<Figure size ...>`` in place of the plot.
+    """
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    title = figure.get_suptitle() or "plot"
+    return {
+        "image/png": base64.b64encode(buffer.getvalue()).decode("ascii"),
+        "text/plain": f"[plot: {title}]",
+    }
 
 
 class LiveFigure:
@@ -33,9 +50,9 @@ class LiveFigure:
             self._show(self._last)
 
     def _show(self, draw: Callable[[], Figure]) -> None:
-        figure = draw()
+        bundle = png_bundle(draw())
         self._drawn = time.monotonic()
         if self._handle is None:
-            self._handle = display(figure, display_id=True)
+            self._handle = display(bundle, raw=True, display_id=True)
         else:
-            self._handle.update(figure)
+            self._handle.update(bundle, raw=True)

@@ -6,6 +6,7 @@ A notebook calls :func:`open_run` with its variables and then the methods of the
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,20 +21,29 @@ def open_run(name: str, variables: Mapping[str, Any]) -> Any:
     Returns the notebook's :class:`~gateshift.runbook.base.Runbook`. Raises
     :class:`~gateshift.errors.ParamsError` before anything is touched when a parameter is wrong.
     """
+    if name not in _RUNBOOKS:
+        raise InputError(f"there is no runbook {name}", hint=f"one of {', '.join(_RUNBOOKS)}")
     from gateshift.archive import display  # noqa: PLC0415 - slow imports
-    from gateshift.runbook.after import Cleanup, Report, Rollback, Soak, Troubleshoot  # noqa: PLC0415 - slow imports
-    from gateshift.runbook.base import Runbook  # noqa: PLC0415 - slow imports
-    from gateshift.runbook.canary import Canary  # noqa: PLC0415 - slow imports
     from gateshift.runbook.inputs import collect  # noqa: PLC0415 - slow imports
-    from gateshift.runbook.setup import Apply, Install, Preflight, Translate, Verify  # noqa: PLC0415 - slow imports
 
     display.install()
-    every: tuple[type[Runbook], ...] = (
-        Preflight, Install, Translate, Apply, Verify, Canary, Soak, Cleanup, Rollback, Troubleshoot, Report,
-    )  # fmt: skip
-    by_name = {kind.name: kind for kind in every}
-    if name not in by_name:
-        raise InputError(f"there is no runbook {name}", hint=f"one of {', '.join(by_name)}")
-    kind = by_name[name]
+    module, _, kind_name = _RUNBOOKS[name].partition(":")
+    kind = getattr(importlib.import_module(f"gateshift.runbook.{module}"), kind_name)
     params, extra = collect(variables, kind.own)
     return kind(params, extra)
+
+
+# Only the notebook's own runbook is imported: an operator waits for matplotlib where there is a plot.
+_RUNBOOKS = {
+    "00_preflight": "setup:Preflight",
+    "10_install": "setup:Install",
+    "20_translate": "setup:Translate",
+    "30_apply": "setup:Apply",
+    "40_verify": "setup:Verify",
+    "50_canary": "canary:Canary",
+    "60_soak": "soak:Soak",
+    "70_cleanup": "cleanup:Cleanup",
+    "80_rollback": "rollback:Rollback",
+    "90_troubleshoot": "report:Troubleshoot",
+    "99_report": "report:Report",
+}

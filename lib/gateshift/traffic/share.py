@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 __all__ = ["Share", "observed_share"]
 
@@ -48,8 +48,8 @@ def observed_share(
         return Share(None, None, None, False, total, "no requests were seen at either gateway")
     percent = 100.0 * istio / total
     tail = (1 - confidence) / 2
-    low = 0.0 if istio <= 0 else 100.0 * float(beta.ppf(tail, istio, apisix + 1))
-    high = 100.0 if apisix <= 0 else 100.0 * float(beta.ppf(1 - tail, istio + 1, apisix))
+    low = 0.0 if istio <= 0 else 100.0 * float(betaincinv(istio, apisix + 1, tail))
+    high = 100.0 if apisix <= 0 else 100.0 * float(betaincinv(istio + 1, apisix, 1 - tail))
     within = tolerance_percent / 2 if target_percent in (0, 100) else tolerance_percent
     if abs(percent - target_percent) > within:
         reason = f"{percent:.1f} % is more than {within:g} points from {target_percent:g} %"
