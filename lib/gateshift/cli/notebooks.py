@@ -145,7 +145,7 @@ def translate(context: click.Context, arguments: tuple[str, ...]) -> None:
     """Run the translate notebook, or translate files when ``--in`` names them."""
     files = any(one == "--in" or one.startswith("--in=") for one in arguments)
     chosen = translate_command if files else _translate_notebook
-    with chosen.make_context(context.command_path, list(arguments), parent=context.parent) as own:
+    with chosen.make_context(context.info_name, list(arguments), parent=context.parent) as own:
         chosen.invoke(own)
 
 

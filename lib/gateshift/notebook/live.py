@@ -30,18 +30,22 @@ def png_bundle(figure: Figure) -> dict[str, str]:
 
 
 class LiveFigure:
-    """A single display handle. Frames closer than *every* seconds are dropped: drawing costs CPU too."""
+    """A single display handle. Frames closer than *every* seconds are dropped.
+
+    On a busy machine a frame can take longer than the scrape interval; then frames come less often, so that
+    drawing takes at most a tenth of the time and never delays the sample on which a rollback waits.
+    """
 
     def __init__(self, every: float = 2.0) -> None:
         self._every = every
         self._handle: Any = None
-        self._drawn = 0.0
+        self._due = 0.0
         self._last: Callable[[], Figure] | None = None
 
     def update(self, draw: Callable[[], Figure]) -> None:
         """Redraw, unless the last frame is fresh; *draw* is called only when its frame is shown."""
         self._last = draw
-        if time.monotonic() - self._drawn >= self._every:
+        if time.monotonic() >= self._due:
             self._show(draw)
 
     def finish(self) -> None:
@@ -50,8 +54,10 @@ class LiveFigure:
             self._show(self._last)
 
     def _show(self, draw: Callable[[], Figure]) -> None:
+        begun = time.monotonic()
         bundle = png_bundle(draw())
-        self._drawn = time.monotonic()
+        ended = time.monotonic()
+        self._due = ended + max(self._every, 9 * (ended - begun))
         if self._handle is None:
             self._handle = display(bundle, raw=True, display_id=True)
         else:
