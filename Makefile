@@ -56,3 +56,6 @@ lock: install  ## Resolve the locked versions anew
 
 clean:  ## Remove the virtual environment and caches of this clone
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis lib/*.egg-info
+
+torture: install  ## Kill a migration at 10,000 random points; each must resume
+	@GATESHIFT_CRASH_POINTS=10000 $(BIN)/pytest -q tests/crash

@@ -302,12 +302,13 @@ def test_the_archive_keeps_the_last_frame_of_a_live_plot_as_a_picture(tmp_path: 
     )
     target = tmp_path / "m" / "run" / "in.ipynb"
     assert execute(book, target).exit_code == 0
-    (shown,) = [
-        output.data
+    (output,) = [
+        output
         for cell in read(target).cells
         for output in cell.get("outputs", [])
         if "data" in output and "image/png" in output.data
     ]
-    png = base64.b64decode(shown["image/png"])
+    png = base64.b64decode(output.data["image/png"])
     assert struct.unpack(">II", png[16:24]) == (300, 200)
-    assert "frame 1" in shown["text/plain"]
+    assert "frame 1" in output.data["text/plain"]
+    assert "frame 1" in output.metadata["image/png"]["alt"]

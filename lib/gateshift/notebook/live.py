@@ -56,9 +56,10 @@ class LiveFigure:
     def _show(self, draw: Callable[[], Figure]) -> None:
         begun = time.monotonic()
         bundle = png_bundle(draw())
+        alternative = {"image/png": {"alt": bundle["text/plain"]}}
         ended = time.monotonic()
         self._due = ended + max(self._every, 9 * (ended - begun))
         if self._handle is None:
-            self._handle = display(bundle, raw=True, display_id=True)
+            self._handle = display(bundle, raw=True, display_id=True, metadata=alternative)
         else:
-            self._handle.update(bundle, raw=True)
+            self._handle.update(bundle, raw=True, metadata=alternative)
