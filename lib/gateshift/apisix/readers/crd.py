@@ -9,7 +9,7 @@ from typing import Any
 from gateshift.apisix.model import Kind
 from gateshift.apisix.readers.builder import Builder
 from gateshift.apisix.readers.crd_upstream import backend_upstream, external_upstream, seconds
-from gateshift.apisix.readers.kubernetes import Manifest, objects_of
+from gateshift.apisix.readers.manifest import Manifest, objects_of
 
 __all__ = ["KINDS", "Context", "read", "read_plugin_config", "read_unused_upstreams"]
 

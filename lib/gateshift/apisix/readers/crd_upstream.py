@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateshift.apisix.readers.builder import Builder
-from gateshift.apisix.readers.kubernetes import Manifest, objects_of
+from gateshift.apisix.readers.manifest import Manifest, objects_of
 
 __all__ = ["backend_upstream", "external_upstream", "seconds", "service_nodes"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateshift.apisix.model import Kind
 from gateshift.apisix.readers.crd_upstream import service_nodes
-from gateshift.apisix.readers.kubernetes import Manifest, objects_of
+from gateshift.apisix.readers.manifest import Manifest, objects_of
 
 if TYPE_CHECKING:
     from gateshift.apisix.readers.crd import Context

@@ -3,42 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from gateshift.apisix.model import Origin, Severity
+from gateshift.apisix.readers import crd, gateway_api
 from gateshift.apisix.readers.builder import Builder
+from gateshift.apisix.readers.manifest import Manifest
 from gateshift.apisix.readers.source import Document
 
-__all__ = ["Manifest", "objects_of", "read_objects"]
+__all__ = ["read_objects"]
 
 _GROUP = "apisix.apache.org/"
 _GATEWAY = "gateway.networking.k8s.io/"
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """One Kubernetes object with its name, namespace and spec made safe to read."""
-
-    kind: str
-    name: str
-    namespace: str
-    spec: Mapping[str, Any]
-    origin: Origin
-
-    @property
-    def id(self) -> str:
-        """The prefix of the ids of what the controller makes of it."""
-        return f"{self.namespace}_{self.name}"
-
-    def at(self, path: str) -> Origin:
-        """Where *path* below spec is written."""
-        return Origin(self.origin.source, f"{self.origin.path}.spec.{path}")
-
-
-def objects_of(value: object, path: str) -> list[object]:
-    """Return the items of a list; a missing one is empty. (The caller reports items of a wrong kind.)"""
-    return list(value) if isinstance(value, list | tuple) else []
 
 
 def _manifest(document: Document, data: Mapping[str, Any], builder: Builder) -> Manifest | None:
@@ -55,8 +31,6 @@ def _manifest(document: Document, data: Mapping[str, Any], builder: Builder) -> 
 
 def read_objects(documents: Sequence[Document], builder: Builder) -> None:
     """Read all objects: first what others refer to, then routes in their order."""
-    from gateshift.apisix.readers import crd, gateway_api  # noqa: PLC0415 - they use Manifest from here
-
     later: list[Manifest] = []
     context = crd.Context(builder)
     for document in documents:
