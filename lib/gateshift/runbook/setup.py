@@ -19,7 +19,7 @@ from gateshift.plan import Plan
 from gateshift.runbook.base import Runbook, say
 from gateshift.runbook.context import Context
 from gateshift.runbook.inputs import project_root
-from gateshift.translate import Target, Translation, prove, translate
+from gateshift.translate import Target, Translation, prove, translate, write_translation
 
 __all__ = ["Apply", "Install", "Preflight", "Translate", "Verify", "read_configuration", "translate_now"]
 
@@ -176,7 +176,7 @@ class Translate(Runbook):
     def check(self) -> object:
         """Write the files, prove the routing; blockers and disagreements hold."""
         folder = self.context.run_folder / "istio"
-        self.translation.write(folder)
+        write_translation(self.translation, folder)
         if self.translation.blockers:
             names = "; ".join(str(b) for b in self.translation.blockers)
             raise Blocked(

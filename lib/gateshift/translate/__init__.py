@@ -3,6 +3,7 @@
 from gateshift.translate.engine import translate
 from gateshift.translate.model import Blocker, Fidelity, LedgerEntry, Target, Translation
 from gateshift.translate.proof import Disagreement, Proof, prove
+from gateshift.translate.report import write_translation
 
 __all__ = [
     "Blocker",
@@ -14,4 +15,5 @@ __all__ = [
     "Translation",
     "prove",
     "translate",
+    "write_translation",
 ]

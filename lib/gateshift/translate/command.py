@@ -16,6 +16,7 @@ from gateshift.params.model import TranslateParams
 from gateshift.translate.engine import translate
 from gateshift.translate.model import Target, Translation
 from gateshift.translate.proof import Proof, prove
+from gateshift.translate.report import write_translation
 
 __all__ = ["translate_command"]
 
@@ -96,7 +97,7 @@ def translate_command(
     )
     translation = translate(configuration, params, target)
     proof = prove(configuration, translation, requests=requests)
-    translation.write(out)
+    write_translation(translation, out)
     if as_json:
         click.echo(json.dumps(_summary(translation, proof, out), indent=1, ensure_ascii=False))
     else:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -175,24 +173,3 @@ class Translation:
             "warnings": list(self.warnings),
             "entries": [one.as_json() for one in self.ledger],
         }
-
-    def write(self, directory: str | Path) -> tuple[Path, ...]:
-        """Write the six files, ``ledger.json`` and ``ledger.html``; returns their paths."""
-        from gateshift.translate.report import html  # noqa: PLC0415 - the report reads this module
-
-        folder = Path(directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        written = []
-        texts = {
-            name: dump_yaml(self.files[name])
-            if self.files.get(name)
-            else "# The APISIX configuration needs nothing of this kind.\n"
-            for name in FILES
-        }
-        texts["ledger.json"] = json.dumps(self.as_json(), indent=1, ensure_ascii=False) + "\n"
-        texts["ledger.html"] = html(self)
-        for name, text in texts.items():
-            path = folder / name
-            path.write_text(text, encoding="utf-8")
-            written.append(path)
-        return tuple(written)

@@ -1,13 +1,15 @@
-"""The ledger as one readable HTML page without outside references."""
+"""A translation as files: the objects by kind, and the ledger as JSON and as one readable HTML page."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 
-from gateshift.translate.model import Blocker, Translation
+from gateshift.translate.model import FILES, Blocker, Translation, dump_yaml
 
-__all__ = ["html"]
+__all__ = ["html", "write_translation"]
 
 _STYLE = """
 body{font:14px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#1b1f24}
@@ -59,3 +61,23 @@ def html(translation: Translation) -> str:
         + _table(head, rows)
         + "</html>\n"
     )
+
+
+def write_translation(translation: Translation, directory: str | Path) -> tuple[Path, ...]:
+    """Write the six files, ``ledger.json`` and ``ledger.html``; returns their paths."""
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    texts = {
+        name: dump_yaml(translation.files[name])
+        if translation.files.get(name)
+        else "# The APISIX configuration needs nothing of this kind.\n"
+        for name in FILES
+    }
+    texts["ledger.json"] = json.dumps(translation.as_json(), indent=1, ensure_ascii=False) + "\n"
+    texts["ledger.html"] = html(translation)
+    for name, text in texts.items():
+        path = folder / name
+        path.write_text(text, encoding="utf-8")
+        written.append(path)
+    return tuple(written)
