@@ -19,12 +19,16 @@ Inject = Callable[[LabState], None]
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault. *outcomes* are the exit codes of the canary that are right: 3 held, 4 rolled back."""
+    """One fault. *outcomes* are the exit codes of the canary that are right: 3 held, 4 rolled back.
+
+    A fault that *blinds* takes the metrics with it, so the rollback can prove the weights but not the users.
+    """
 
     name: str
     text: str
     inject: Inject
     outcomes: frozenset[int]
+    blinds: bool = False
 
 
 def _backend(**fault: object) -> Inject:
@@ -63,8 +67,8 @@ FAULTS = {
         Fault("errors-2", "2 % errors behind the new gateway", _backend(error_ratio=0.02, status=503), _BAD),
         Fault("latency", "3 s added behind the new gateway", _backend(latency_ms=3000), _BAD),
         Fault("refuse", "the new gateway's backends cut connections", _backend(refuse=True), _BAD),
-        Fault("envoy", "the new gateway's Envoy is killed", _kill("gateway"), _HELD_OR_BAD),
-        Fault("prometheus", "Prometheus is killed", _kill("prometheus"), _HELD_OR_BAD),
+        Fault("envoy", "the new gateway's Envoy is killed", _kill("gateway"), _HELD_OR_BAD, blinds=True),
+        Fault("prometheus", "Prometheus is killed", _kill("prometheus"), _HELD_OR_BAD, blinds=True),
         Fault("quiet", "traffic falls to one request a minute", _quiet, frozenset({3})),
     )
 }
