@@ -164,7 +164,7 @@ def _broken(director: Director, lab: LabState, fault: lab_faults.Fault, screen: 
 
 
 def _back_on_apisix(director: Director, fault: lab_faults.Fault) -> list[str]:
-    """The archive must say that the weights are back, and the users too unless the fault blinds the metrics."""
+    """The archive must say that the weights are back; the users too, unless the fault blinds the metrics."""
     from gateshift.migration.journal import read_records  # noqa: PLC0415 - only needed here
     from gateshift.migration.state import fold  # noqa: PLC0415 - only needed here
 
