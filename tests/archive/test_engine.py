@@ -158,7 +158,7 @@ def test_kernel_death_is_not_completed_and_the_journal_is_told(tmp_path: Path) -
 def test_time_out_interrupts_the_cell_and_keeps_what_it_said(tmp_path: Path) -> None:
     source = SLEEP.replace("time.sleep(60)", "\ntry: time.sleep(60)\nfinally: print('cleaned up')")
     book = write_notebook(tmp_path / "in.ipynb", source, "1")
-    outcome = execute(book, tmp_path / "m" / "run" / "in.ipynb", cell_timeout=1.0)
+    outcome = execute(book, tmp_path / "m" / "run" / "in.ipynb", cell_timeout=4.0)
     assert outcome.exit_code == 5
     assert "within its time" in str(outcome.error)
     assert statuses(outcome.path) == ["timed out", "pending"]
@@ -214,6 +214,22 @@ def test_plain_papermill_ends_cleanly_on_a_signal(tmp_path: Path, number: int) -
     assert "Traceback" not in errors
     assert statuses(target) == ["interrupted", "pending"]
     assert not any(Path(f"/proc/{k}").exists() for k in kernels)
+
+
+def test_a_kernel_that_is_slow_to_report_ends_in_order(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # The control thread's last report comes a second after the main thread was told to leave.
+    slow = (
+        "import time\nkernel = get_ipython().kernel\nreport = kernel._publish_status_and_flush\n"
+        "def late(status, channel, stream, parent=None, sleep=time.sleep, report=report):\n"
+        "    sleep(channel == 'control')\n"
+        "    report(status, channel, stream, parent)\n"
+        "kernel._publish_status_and_flush = late"
+    )
+    book = write_notebook(tmp_path / "in.ipynb", slow)
+    assert execute(book, tmp_path / "m" / "run" / "in.ipynb").exit_code == 0
+    assert capfd.readouterr().err == ""
 
 
 def test_copy_of_a_killed_papermill_is_settled_by_the_next_run(tmp_path: Path) -> None:

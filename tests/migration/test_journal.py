@@ -50,7 +50,7 @@ def test_processes_that_write_at_once_lose_nothing(book: Path) -> None:
         "for i in range(40): j.append('note.n', i=i)"
     )
     writers = [subprocess.Popen([sys.executable, "-c", code, str(book), f"w{n}"]) for n in range(3)]
-    assert [w.wait(timeout=30) for w in writers] == [0, 0, 0]
+    assert [w.wait(timeout=120) for w in writers] == [0, 0, 0]
     records = read_records(book)
     assert len(records) == 121
     for run in ("w0", "w1", "w2"):
@@ -157,7 +157,7 @@ def test_disk_full_writes_nothing_and_says_so(book: Path) -> None:
         "assert len(j.records) == n + 1"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(book)], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", code, str(book)], capture_output=True, text=True, timeout=120, check=True
     )
     count = int(done.stdout.split()[0])
     assert "cannot be written" in done.stdout

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ipykernel.kernelspec import get_kernel_dict
+from ipykernel.kernelspec import get_kernel_dict, make_ipkernel_cmd
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
@@ -61,7 +61,8 @@ class _OwnKernel(AsyncKernelManager):
     @property
     def kernel_spec(self) -> KernelSpec | None:
         if self.kernel_name in {"python3", "python"}:
-            return KernelSpec(resource_dir="", **get_kernel_dict())
+            argv = make_ipkernel_cmd("gateshift.archive.kernel")
+            return KernelSpec(resource_dir="", **{**get_kernel_dict(), "argv": argv})
         return super().kernel_spec
 
 
