@@ -33,7 +33,7 @@ check: install  ## Lint, types, layers and unit tests (no lab), under two minute
 	@$(BIN)/ruff format --check lib tests
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/pytest -q -m "not lab and not slow"
+	@$(BIN)/pytest -q -n 2 --dist loadgroup -m "not lab and not slow"
 
 test: check  ## Everything: check, the lab's tests, nbval of the notebooks, a short rehearsal
 	@$(BIN)/pytest -q -m "lab or slow"
