@@ -210,3 +210,83 @@ def test_every_leaf_has_exactly_one_entry() -> None:
         "plugins.limit-count.odd[0]": "manual",
         "plugins.limit-count.odd[1].a": "manual",
     }
+
+
+def test_a_security_plugin_that_is_not_exact_waits_for_a_signature() -> None:
+    config = configuration(
+        routes=[
+            route("r", "/r", plugins={"limit-req": {"rate": 1, "burst": 0, "key_type": "constant"}}),
+            route("agents", "/a", plugins={"ua-restriction": {"denylist": ["bot"]}}),
+        ]
+    )
+    (blocker,) = run(config, accept=()).blockers
+    assert (blocker.resource, blocker.plugin, blocker.routes) == ("routes/r", "limit-req", ("routes/r",))
+    assert "not delayed" in blocker.reason
+    assert not of_kind(run(config, accept=()), "EnvoyFilter")
+    sign = {"resource": "*", "plugin": "limit-req", "who": "Ada", "why": "one pod, no delays wanted"}
+    signed = run(config, accept=(sign,))
+    assert not signed.blockers
+    assert [one.accepted for one in signed.accepted] == ["Ada: one pod, no delays wanted"]
+    assert of_kind(signed, "EnvoyFilter")
+
+
+def test_a_signature_for_every_resource_never_covers_a_loss() -> None:
+    config = configuration(routes=[route("r", "/r", plugins={"hmac-auth": {}})])
+    sign = {"resource": "*", "plugin": "hmac-auth", "who": "Ada", "why": "not meant for this plugin"}
+    assert run(config, accept=(sign,)).blockers
+    assert not run(config, accept=({**sign, "resource": "routes/r"},)).blockers
+
+
+def test_conditions_of_two_plugins_on_one_route_are_combined() -> None:
+    """traffic-split, traffic-label and two rewrites each choose for themselves."""
+    plugins = {
+        "traffic-split": {
+            "rules": [
+                {
+                    "match": [{"vars": [["http_beta", "==", "1"]]}],
+                    "weighted_upstreams": [{"upstream_id": "other"}],
+                }
+            ]
+        },
+        "traffic-label": {
+            "rules": [
+                {"match": [["http_kind", "==", "a"]], "actions": [{"set_headers": {"x-kind": "A"}}]},
+                {"match": [["http_kind", "==", "b"]], "actions": [{"set_headers": {"x-kind": "B"}}]},
+            ]
+        },
+    }
+    config = configuration(
+        routes=[route("r", "/r", plugins=plugins)],
+        upstreams=[{"id": "other", "type": "roundrobin", "nodes": {"other:80": 1}}],
+    )
+    found = [
+        (
+            one["name"],
+            one["route"][0]["destination"]["host"].split(".")[0],
+            one["headers"]["request"]["set"].get("x-kind"),
+        )
+        for one in rules(run(config))
+    ]
+    assert found == [
+        ("r.split-1.variant-1", "other", "A"),
+        ("r.split-1.variant-2", "other", "B"),
+        ("r.split-1", "other", None),
+        ("r.variant-1", "r", "A"),
+        ("r.variant-2", "r", "B"),
+        ("r", "r", None),
+    ]
+
+
+def test_a_meta_filter_puts_the_plugins_rules_under_its_condition() -> None:
+    meta = {"filter": [["http_x_open", "~=", "1"]], "error_response": {"error": "no"}}
+    blocked, served = rules(one({"uri-blocker": {"block_rules": ["root.exe"], "_meta": meta}}))
+    assert blocked["match"][0]["withoutHeaders"] == {"x-open": {"exact": "1"}}
+    assert blocked["directResponse"]["body"] == {"string": '{"error":"no"}\n'}
+    assert "directResponse" not in served
+    header = {"headers": {"set": {"x-a": "1"}}, "_meta": {"filter": [["arg_a", "==", "1"]]}}
+    variant, plain = rules(one({"proxy-rewrite": header}))
+    assert variant["match"][0]["queryParams"] == {"a": {"exact": "1"}}
+    assert variant["headers"]["request"]["set"]["x-a"] == "1"
+    assert "x-a" not in plain["headers"]["request"]["set"]
+    (blocker,) = one({"limit-req": {"rate": 1, "burst": 0, "_meta": meta}}).blockers
+    assert "filter" in blocker.reason

@@ -202,7 +202,11 @@ class InstallParams(Model):
 
 
 class Accept(Model):
-    """A person's signature under a blocker: which resource and plugin, who, and why."""
+    """A person's signature under a blocker: which resource and plugin, who, and why.
+
+    ``*`` as resource signs the differences of a plugin that is converted, but not exactly, everywhere; the
+    loss of a plugin is signed for each resource by its name.
+    """
 
     resource: str
     plugin: str

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateshift.istio.builders import build, dns_label
-from gateshift.translate.conditions import Condition, Inexpressible, combine_all
+from gateshift.translate.conditions import MAX_ALTERNATIVES, Condition, Inexpressible, combine_all
 from gateshift.translate.job import Draft, Job
 from gateshift.translate.paths import Pattern
 from gateshift.translate.tables import ANY_HOST, HostList
@@ -121,25 +121,54 @@ class _Rules:
         rules: list[dict[str, Any]] = []
         base = _action(self._book, draft, draft.backends)
         answering = _without_forwarding(draft.http)
-        for guard in sorted(draft.guards, key=lambda one: -one.priority):
+        for guard in sorted(draft.guards, key=lambda one: (one.late, -one.priority)):
             matches = _matches(pattern, combine_all(draft.conditions, guard.conditions))
             if matches:
                 ends = "directResponse" in guard.http or "redirect" in guard.http
                 http = _overlay(answering if ends else base, guard.http)
                 rules.append(_rule(self._name(draft, pattern, f"guard-{guard.name}"), matches, http))
-        for number, split in enumerate(draft.splits, start=1):
-            matches = _matches(pattern, combine_all(draft.conditions, split.conditions))
+        for label, conditions, action in self._alternatives(draft, base):
+            matches = _matches(pattern, conditions)
             if matches:
-                http = _action(self._book, draft, split.route)
-                rules.append(_rule(self._name(draft, pattern, f"split-{number}"), matches, http))
-        for number, (conditions, overlay) in enumerate(draft.variants, start=1):
-            matches = _matches(pattern, combine_all(draft.conditions, conditions))
-            if matches:
-                http = base if draft.terminal is not None else _overlay(base, overlay)
-                rules.append(_rule(self._name(draft, pattern, f"variant-{number}"), matches, http))
+                rules.append(_rule(self._name(draft, pattern, label), matches, action))
         if draft.conditions:
             rules.append(_rule(self._name(draft, pattern), _matches(pattern, draft.conditions), base))
         return rules
+
+    def _alternatives(
+        self, draft: Draft, base: Mapping[str, Any]
+    ) -> list[tuple[str, list[Condition], Mapping[str, Any]]]:
+        """Return (name, conditions, action) of every combination but the plain action, best first."""
+        found: list[tuple[str, list[Condition], Mapping[str, Any]]] = [
+            (
+                f"split-{number}",
+                combine_all(draft.conditions, one.conditions),
+                _action(self._book, draft, one.route),
+            )
+            for number, one in enumerate(draft.splits, start=1)
+        ]
+        found.append(("", list(draft.conditions), base))
+        for group, variants in enumerate(draft.variants if draft.terminal is None else (), start=1):
+            mark = "variant" if group == 1 else f"variant{group}"
+            grown: list[tuple[str, list[Condition], Mapping[str, Any]]] = []
+            for label, conditions, http in found:
+                for number, (more, overlay) in enumerate(variants, start=1):
+                    name = f"{label}.{mark}-{number}".removeprefix(".")
+                    grown.append((name, combine_all(conditions, more), _overlay(http, overlay)))
+                grown.append((label, conditions, http))
+            found = grown
+        return found[:-1]
+
+
+def _combinations(draft: Draft) -> None:
+    """Raise Inexpressible where splits and variants cannot be joined, or are too many."""
+    found = [combine_all(draft.conditions, one.conditions) for one in draft.splits]
+    found.append(list(draft.conditions))
+    for variants in draft.variants if draft.terminal is None else ():
+        joined = [combine_all(one, more) for one in found for more, _ in variants]
+        found += joined
+        if len(found) > MAX_ALTERNATIVES:
+            raise Inexpressible(f"its conditions give more than {MAX_ALTERNATIVES} combinations")
 
 
 def hold_back_unemittable(job: Job, drafts: Sequence[Draft]) -> None:
@@ -150,10 +179,7 @@ def hold_back_unemittable(job: Job, drafts: Sequence[Draft]) -> None:
         try:
             for guard in draft.guards:
                 combine_all(draft.conditions, guard.conditions)
-            for split in draft.splits:
-                combine_all(draft.conditions, split.conditions)
-            for conditions, _ in draft.variants:
-                combine_all(draft.conditions, conditions)
+            _combinations(draft)
         except Inexpressible as reason:
             draft.blocked = True
             remedy = "split the route so that the plugin's condition stands alone"

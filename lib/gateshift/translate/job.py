@@ -15,21 +15,23 @@ from gateshift.translate.model import Blocker, Fidelity, Target
 from gateshift.translate.paths import Pattern
 from gateshift.translate.sources import Inherited
 
-__all__ = ["Draft", "Guard", "HttpFilter", "Job", "Policy", "Split"]
+__all__ = ["Draft", "Guard", "HttpFilter", "Job", "Policy", "Split", "Variants"]
 
 
 @dataclass(frozen=True, slots=True)
 class Guard:
     """A rule directly above a route's own: the route's match AND *conditions* gives *http*.
 
-    Guards stand in the order of APISIX's plugin *priority*, highest first. *terminal* is false for a
-    guard that still forwards (``http`` is then laid over the route's own action).
+    Guards stand in the order in which APISIX runs them: first those of the rewrite phase, then (*late*)
+    those of the access phase, in each the highest plugin *priority* first. A guard whose ``http`` neither
+    answers nor redirects still forwards: it is then laid over the route's own action.
     """
 
     name: str
     priority: int
     conditions: Sequence[Condition]
     http: Mapping[str, Any]
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,11 @@ class Split:
 
     conditions: Sequence[Condition]
     route: Sequence[Any]
+
+
+Variants = Sequence[tuple[Sequence[Condition], Mapping[str, Any]]]
+"""One plugin's alternatives, tried in order: conditions, and what is laid over the route's action when
+they hold. When none holds the action stays as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +89,7 @@ class Draft:
     terminal: dict[str, Any] | None = None
     guards: list[Guard] = field(default_factory=list)
     splits: list[Split] = field(default_factory=list)
-    variants: list[tuple[list[Condition], dict[str, Any]]] = field(default_factory=list)
+    variants: list[Variants] = field(default_factory=list)
     filters: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     policies: list[Policy] = field(default_factory=list)
     blocked: bool = False
@@ -113,9 +120,12 @@ class Draft:
 
 @dataclass(slots=True)
 class _Pending:
-    reason: str
+    """Why routes are held back; *difference* when they are translated, only not exactly."""
+
+    reasons: list[str]
     remedy: str
     origin: str
+    difference: bool
     routes: list[str] = field(default_factory=list)
 
 
@@ -141,7 +151,7 @@ class Job:
         self.extra: dict[str, list[dict[str, Any]]] = {}
         self.jwt_rules: dict[str, dict[str, Any]] = {}
         self.sources: dict[str, set[str]] = {}
-        self._pending: dict[tuple[str, str], _Pending] = {}
+        self._pending: dict[tuple[str, str, bool], _Pending] = {}
 
     def has(self, feature: Feature) -> bool:
         """Tell whether the target version knows *feature*."""
@@ -170,32 +180,67 @@ class Job:
         """Remember which resources an object comes from."""
         self.sources.setdefault(key, set()).update(resources)
 
-    def signature(self, resource: str, plugin: str, route: str) -> str:
-        """Return who accepted the loss of *plugin* on *resource* or *route*, and why; empty when nobody."""
+    def signature(self, resource: str, plugin: str, route: str, *, difference: bool = False) -> str:
+        """Return who accepted the loss of *plugin* on *resource* or *route*, and why; empty when nobody.
+
+        ``*`` as resource signs one plugin's *difference* everywhere; the loss of a plugin is signed for
+        each resource by its name.
+        """
         for one in self.params.accept:
-            if one.plugin == plugin and one.resource in (resource, route):
+            if one.plugin == plugin and (
+                one.resource in (resource, route) or (difference and one.resource == "*")
+            ):
                 return f"{one.who}: {one.why}"
         return ""
 
-    def block(self, owner: Resource, plugin: str, route: str, reason: str, remedy: str) -> bool:
-        """Hold *route* back because of *plugin*; returns False when a person has signed for it."""
+    def block(
+        self,
+        owner: Resource,
+        plugin: str,
+        route: str,
+        reason: str,
+        remedy: str,
+        *,
+        difference: bool = False,
+    ) -> bool:
+        """Hold *route* back because of *plugin*; returns False when a person has signed for it.
+
+        *difference* says that the plugin is converted with a behaviour that differs; without it the plugin
+        would be lost.
+        """
         resource = f"{owner.kind}/{owner.id}"
-        pending = self._pending.setdefault((resource, plugin), _Pending(reason, remedy, str(owner.origin)))
+        pending = self._pending.setdefault(
+            (resource, plugin, difference), _Pending([], remedy, str(owner.origin), difference)
+        )
+        if reason not in pending.reasons:
+            pending.reasons.append(reason)
         if route not in pending.routes:
             pending.routes.append(route)
-        return not self.signature(resource, plugin, route)
+        return not self.signature(resource, plugin, route, difference=difference)
+
+    def held(self, owner: Resource, plugin: str, route: str) -> bool:
+        """Tell whether *route* already waits for (or has) a signature because *plugin* would be lost."""
+        pending = self._pending.get((f"{owner.kind}/{owner.id}", plugin, False))
+        return pending is not None and route in pending.routes
 
     def blockers(self) -> tuple[tuple[Blocker, ...], tuple[Blocker, ...]]:
         """Return (what still blocks, what a person has accepted)."""
         standing: list[Blocker] = []
         signed: list[Blocker] = []
-        for (resource, plugin), one in sorted(self._pending.items()):
+        for (resource, plugin, difference), one in sorted(self._pending.items()):
             groups: dict[str, list[str]] = {}
             for route in one.routes:
-                groups.setdefault(self.signature(resource, plugin, route), []).append(route)
+                signature = self.signature(resource, plugin, route, difference=difference)
+                groups.setdefault(signature, []).append(route)
             for signature, routes in sorted(groups.items()):
                 blocker = Blocker(
-                    resource, plugin, one.reason, one.remedy, tuple(sorted(routes)), one.origin, signature
+                    resource,
+                    plugin,
+                    "; ".join(one.reasons),
+                    one.remedy,
+                    tuple(sorted(routes)),
+                    one.origin,
+                    signature,
                 )
                 (signed if signature else standing).append(blocker)
         return tuple(standing), tuple(signed)

@@ -93,6 +93,19 @@ class Ledger:
             value = value[part]
         return [leaf for leaf in leaves(value, path) if not self.marked(resource, leaf)]
 
+    def differences(self, resource: Resource, path: Path) -> list[tuple[Path, Fidelity, str]]:
+        """Return (leaf, fidelity, note) of what is not exact at or below *path*; open leaves are left out."""
+        value: Any = resource.spec
+        for part in path:
+            value = value[part]
+        marks = self._marks.get((resource.kind, resource.id), {})
+        found = []
+        for leaf in leaves(value, path):
+            mark = next((marks[leaf[:d]] for d in range(len(leaf), -1, -1) if leaf[:d] in marks), None)
+            if mark is not None and mark.fidelity.rank > Fidelity.EXACT.rank:
+                found.append((leaf, mark.fidelity, "; ".join(mark.notes)))
+        return found
+
     def close(self) -> tuple[LedgerEntry, ...]:
         """Return one entry a leaf, in source order. Raises GateshiftError when a leaf is unaccounted for."""
         entries: list[LedgerEntry] = []

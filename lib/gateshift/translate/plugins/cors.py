@@ -6,7 +6,6 @@ from typing import Any
 
 from gateshift.istio.versions import Feature
 from gateshift.translate.conditions import check_regex
-from gateshift.translate.job import Guard
 from gateshift.translate.plugins.registry import Use, handles
 
 _ALL_METHODS = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "CONNECT", "TRACE"]
@@ -74,4 +73,4 @@ def cors(use: Use) -> None:
         {"method": {"exact": "OPTIONS"}, "withoutHeaders": {name: {"regex": "*"}}}
         for name in ("origin", "access-control-request-method")
     ]
-    use.draft.guards.append(Guard("options", use.priority, tuple(plain), {"directResponse": {"status": 200}}))
+    use.guard("options", plain, {"directResponse": {"status": 200}})

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import csv
 import importlib
+import json
 import pkgutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from gateshift.apisix.model import Resource
-from gateshift.translate.conditions import Inexpressible
-from gateshift.translate.job import Draft, Job
-from gateshift.translate.ledger import Path
+from gateshift.translate.conditions import Condition, Inexpressible, combine_all, from_vars
+from gateshift.translate.job import Draft, Guard, Job, Variants
+from gateshift.translate.ledger import Path, format_path
 from gateshift.translate.model import Fidelity
 from gateshift.translate.upstreams import UpstreamBook
 
@@ -27,6 +28,7 @@ class Fact:
 
     name: str
     priority: int
+    phases: frozenset[str]
     category: str
     fidelity: str
     risk: str
@@ -43,7 +45,14 @@ def facts() -> Mapping[str, Fact]:
     text = (files("gateshift.translate") / "facts.tsv").read_text(encoding="utf-8")
     rows = csv.DictReader(text.splitlines(), delimiter="\t")
     return {
-        row["name"]: Fact(row["name"], int(row["priority"]), row["category"], row["fidelity"], row["risk"])
+        row["name"]: Fact(
+            row["name"],
+            int(row["priority"]),
+            frozenset(row["phases"].split("+")),
+            row["category"],
+            row["fidelity"],
+            row["risk"],
+        )
         for row in rows
     }
 
@@ -73,6 +82,34 @@ class Use:
             return int(meta["priority"])
         known = facts().get(self.name)
         return known.priority if known else 0
+
+    @property
+    def late(self) -> bool:
+        """True for a plugin that refuses only in APISIX's access phase, after every rewrite phase."""
+        known = facts().get(self.name)
+        return known is not None and "rewrite" not in known.phases
+
+    def guard(self, name: str, conditions: Sequence[Condition], http: Mapping[str, Any]) -> None:
+        """Add a rule above the route's own; ``_meta.error_response`` replaces what a refusal says."""
+        answer = http.get("directResponse")
+        meta = self.config.get("_meta")
+        text = meta.get("error_response") if isinstance(meta, Mapping) else None
+        if text and isinstance(answer, Mapping) and int(answer["status"]) >= 400:
+            said = text if isinstance(text, str) else json.dumps(text, separators=(",", ":")) + "\n"
+            http = {**http, "directResponse": {**answer, "body": {"string": said}}}
+            if not isinstance(text, str):
+                http["headers"] = {"response": {"set": {"content-type": "application/json"}}}
+        self.draft.guards.append(Guard(name, self.priority, tuple(conditions), http, self.late))
+
+    def vary(self, variants: Variants) -> None:
+        """Lay the first alternative whose conditions hold over the route's action."""
+        if variants:
+            self.draft.variants.append(tuple(variants))
+
+    def ports(self) -> dict[int, int]:
+        """Return the new gateway's port for each port that ``server_port`` may name."""
+        plain, tls = self.job.target.http_port, self.job.target.https_port
+        return {9080: plain, 9443: tls, 80: plain, 443: tls, plain: plain, tls: tls}
 
     def _mark(self, keys: tuple[str, ...], fidelity: Fidelity, target: str, note: str) -> None:
         if not keys:
@@ -134,36 +171,84 @@ def handled() -> Mapping[str, Rule]:
     return _RULES
 
 
-def _meta(use: Use) -> None:
+_META = {
+    "priority": (Fidelity.APPROXIMATE, "refusals keep the order; the order of Istio's own filters is fixed"),
+    "disable": (Fidelity.IGNORED_DEFAULT, "the plugin is on"),
+    "filter": (Fidelity.EXACT, "the conditions of the plugin's rules"),
+}
+
+
+def _meta(use: Use) -> Mapping[str, Any]:
     meta = use.config.get("_meta")
     if not isinstance(meta, Mapping):
-        return
+        return {}
     for key in meta:
-        place = (*use.path, "_meta", key)
-        if key == "filter" and meta[key]:
-            use.job.mark(
-                use.owner, place, Fidelity.MANUAL, "", "a plugin under a condition has no equivalent"
-            )
-            use.block("_meta.filter runs the plugin under a condition", "split the route by that condition")
-        elif key == "priority":
-            note = "the order of Istio's filters is fixed"
-            use.job.mark(use.owner, place, Fidelity.APPROXIMATE, "", note)
-        elif key == "disable":
-            use.job.mark(use.owner, place, Fidelity.IGNORED_DEFAULT, "", "the plugin is on")
-        else:
-            use.job.mark(use.owner, place, Fidelity.MANUAL, "", "not carried over")
+        fidelity, note = _META.get(key, (Fidelity.MANUAL, "not carried over"))
+        use.job.mark(use.owner, (*use.path, "_meta", key), fidelity, "", note)
+    return meta
+
+
+def _error_response(use: Use, before: int) -> None:
+    """Account for ``_meta.error_response``: only rules that answer themselves can say it."""
+    guards = use.draft.guards[before:]
+    told = bool(guards) and not use.draft.filters and not use.draft.policies
+    note = "" if told else "Envoy's own text is sent instead"
+    fidelity = Fidelity.EXACT if told else Fidelity.APPROXIMATE
+    use.job.mark(use.owner, (*use.path, "_meta", "error_response"), fidelity, "directResponse", note)
+
+
+def _under_condition(use: Use, rule: Rule, raw: Any) -> None:
+    """Run a rule whose plugin only acts where ``_meta.filter`` holds.
+
+    The rule writes to a draft of its own; what it left there goes to the route's draft under the
+    condition. Filters, policies and destinations cannot be put under one.
+    """
+    where = from_vars(raw, use.ports())
+    draft = use.draft
+    trial = replace(
+        draft,
+        http={},
+        backends=list(draft.backends),
+        mirrors=list(draft.mirrors),
+        terminal=None,
+        guards=[],
+        splits=[],
+        variants=[],
+        filters={},
+        policies=[],
+    )
+    probe = replace(use, draft=trial)
+    rule(probe)
+    draft.blocked |= trial.blocked
+    draft.mirrors = trial.mirrors
+    if trial.filters or trial.policies or trial.splits or trial.backends != draft.backends:
+        raise Inexpressible("its _meta.filter would have to switch an Envoy filter or a destination")
+    for one in trial.guards:
+        draft.guards.append(replace(one, conditions=tuple(combine_all(where, one.conditions))))
+    if trial.terminal is not None:
+        answer = {**{key: trial.http[key] for key in ("headers",) if key in trial.http}, **trial.terminal}
+        probe.guard("filter", where, answer)
+        draft.guards.append(trial.guards[-1])
+    elif trial.http:
+        use.vary([(where, trial.http)])
+    for variants in trial.variants:
+        use.vary([(combine_all(where, conditions), overlay) for conditions, overlay in variants])
 
 
 def apply_plugin(use: Use) -> None:
     """Convert one plugin, or hold its route back. Every key of it is accounted for afterwards."""
     job, fact = use.job, facts().get(use.name)
     rule = handled().get(use.name)
-    _meta(use)
+    meta = _meta(use)
+    before = len(use.draft.guards)
     if rule is None:
         _unhandled(use, fact)
     else:
         try:
-            rule(use)
+            if meta.get("filter"):
+                _under_condition(use, rule, meta["filter"])
+            else:
+                rule(use)
         except Inexpressible as reason:
             use.block(str(reason), "rewrite the option so that Envoy can express it, or translate by hand")
         except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
@@ -172,9 +257,43 @@ def apply_plugin(use: Use) -> None:
                 f"its options are not valid for APISIX ({type(error).__name__}: {error})",
                 "correct the plugin's options at the place named",
             )
+        if meta.get("error_response"):
+            _error_response(use, before)
     for leaf in job.ledger.open_leaves(use.owner, use.path):
         job.mark(use.owner, leaf, Fidelity.MANUAL, "", f"option of {use.name} that gateshift does not know")
         job.warn(f"{use.owner.origin}: {use.name} has an option that gateshift does not know: {leaf[-1]}")
+    if fact is not None and fact.guards_access_or_money:
+        _hold_unless_exact(use)
+
+
+_SHOWN = 6
+
+
+def _hold_unless_exact(use: Use) -> None:
+    """Hold the route until a person has signed for the differences of a security or billing plugin."""
+    job = use.job
+    if job.held(use.owner, use.name, use.draft.resource):
+        return
+    options: dict[str, list[str]] = {}
+    for leaf, fidelity, note in job.ledger.differences(use.owner, use.path):
+        option = format_path(leaf[len(use.path) :][:1])
+        known = options.setdefault(note or str(fidelity), [])
+        if option and option not in known:
+            known.append(option)
+    if not options:
+        return
+    texts = [f"{', '.join(names)}: {note}" if names else note for note, names in options.items()]
+    rest = f"; and {len(texts) - _SHOWN} more in the ledger" if len(texts) > _SHOWN else ""
+    held = job.block(
+        use.owner,
+        use.name,
+        use.draft.resource,
+        f"converted, but not exactly: {'; '.join(texts[:_SHOWN])}{rest}",
+        "read the differences, then sign under translate.accept (resource `*` signs them for this plugin "
+        "everywhere)",
+        difference=True,
+    )
+    use.draft.blocked |= held
 
 
 def _unhandled(use: Use, fact: Fact | None) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from gateshift.translate.conditions import Condition, Inexpressible, from_vars
-from gateshift.translate.job import Guard
 from gateshift.translate.plugins.registry import Use, handles
 from gateshift.translate.plugins.values import header_value
 
@@ -24,13 +23,10 @@ def redirect(use: Use) -> None:
         use.approximate(
             "http_to_https", note="301 for every method; APISIX sends 308 for other than GET and HEAD"
         )
-        use.draft.guards.append(
-            Guard(
-                "https",
-                use.priority,
-                ({"port": use.job.target.http_port},),
-                {"redirect": {"scheme": "https", "redirectCode": 301}},
-            )
+        use.guard(
+            "https",
+            [{"port": use.job.target.http_port}],
+            {"redirect": {"scheme": "https", "redirectCode": 301}},
         )
         use.job.warn(
             f"{use.draft.resource}: redirects HTTP to HTTPS; behind a load balancer that ends TLS and speaks "
@@ -130,11 +126,9 @@ def _percent(raw: Mapping[str, Any]) -> dict[str, float]:
 
 def _faults(use: Use, raw: Mapping[str, Any], key: str) -> list[Condition]:
     if raw.get("vars"):
-        plain, tls = use.job.target.http_port, use.job.target.https_port
-        ports = {9080: plain, 9443: tls, plain: plain, tls: tls}
         found: list[Condition] = []
         for one in raw["vars"]:
-            found += from_vars(one, ports)
+            found += from_vars(one, use.ports())
         return found
     del key
     return [{}]
@@ -163,7 +157,7 @@ def fault_injection(use: Use) -> None:
             headers = {str(k).lower(): header_value(v) for k, v in (abort.get("headers") or {}).items()}
             if headers:
                 answer["headers"] = {"response": {"set": headers}}
-            draft.guards.append(Guard("abort", use.priority, tuple(conditions), answer))
+            use.guard("abort", conditions, answer)
             use.exact("abort", target="VirtualService http[].directResponse")
             return
         if abort.get("body") or abort.get("headers"):
@@ -175,7 +169,7 @@ def fault_injection(use: Use) -> None:
     if conditions == [{}]:
         draft.http["fault"] = fault
     else:
-        draft.variants.append((list(conditions), {"fault": fault}))
+        use.vary([(conditions, {"fault": fault})])
     use.job.warn(f"{draft.resource}: Istio ignores retries and timeouts where a fault is set")
 
 

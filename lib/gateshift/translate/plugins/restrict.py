@@ -9,7 +9,7 @@ from typing import Any
 from gateshift.istio.builders import dns_label
 from gateshift.plan import digest_of
 from gateshift.translate.conditions import Condition, Inexpressible, check_regex
-from gateshift.translate.job import Guard, Policy
+from gateshift.translate.job import Policy
 from gateshift.translate.plugins.registry import Use, handles
 
 _TARGET = "VirtualService http[].directResponse above the route"
@@ -56,7 +56,7 @@ def _refuse(use: Use, name: str, conditions: Sequence[Condition], status: int, m
         "directResponse": {"status": status, "body": body},
         "headers": {"response": {"set": {"content-type": "application/json"}}},
     }
-    use.draft.guards.append(Guard(name, use.priority, tuple(conditions), http))
+    use.guard(name, conditions, http)
 
 
 def _search(patterns: Sequence[str], *, ignore_case: bool = False) -> dict[str, str]:
@@ -132,7 +132,7 @@ def uri_blocker(use: Use) -> None:
         answer: dict[str, Any] = {"directResponse": {"status": status, "body": body}}
     else:
         answer = {"directResponse": {"status": status}}
-    use.draft.guards.append(Guard("uri", use.priority, ({"headers": {":path": rule}},), answer))
+    use.guard("uri", [{"headers": {":path": rule}}], answer)
     note = "Envoy sees the normalised path, APISIX the raw one"
     use.approximate("block_rules", target=_TARGET, note=note)
     use.exact("rejected_code", "rejected_msg", "case_insensitive", target=_TARGET)

@@ -62,7 +62,7 @@ def _headers(use: Use, raw: Mapping[str, Any]) -> None:
 
 
 @handles("proxy-rewrite")
-def proxy_rewrite(use: Use) -> None:  # noqa: PLR0912 - one branch an option
+def proxy_rewrite(use: Use) -> None:
     """Convert path, host and headers; changing the method has no equivalent."""
     config, draft = use.config, use.draft
     if isinstance(config.get("headers"), Mapping):
@@ -90,9 +90,12 @@ def proxy_rewrite(use: Use) -> None:  # noqa: PLR0912 - one branch an option
         if len(rules) == 1:
             rewrite["uriRegexRewrite"] = rules[0]
         else:
-            for position, rule in enumerate(rules):
-                condition = _path_condition(str(pairs[2 * position]))
-                draft.variants.append(([condition], {"rewrite": {"uriRegexRewrite": rule}}))
+            use.vary(
+                [
+                    ([_path_condition(str(pairs[2 * position]))], {"rewrite": {"uriRegexRewrite": rule}})
+                    for position, rule in enumerate(rules)
+                ]
+            )
         use.approximate("regex_uri", target=target, note=encoded)
     if not rewrite:
         del draft.http["rewrite"]

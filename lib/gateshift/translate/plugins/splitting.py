@@ -14,16 +14,11 @@ from gateshift.translate.plugins.values import header_value
 from gateshift.translate.upstreams import Backend
 
 
-def _ports(use: Use) -> dict[int, int]:
-    plain, tls = use.job.target.http_port, use.job.target.https_port
-    return {9080: plain, 9443: tls, plain: plain, tls: tls}
-
-
 def _match(use: Use, raw: Any) -> list[Condition]:
     found: list[Condition] = []
     for one in raw or ():
         if isinstance(one, Mapping) and one.get("vars"):
-            found += from_vars(one["vars"], _ports(use))
+            found += from_vars(one["vars"], use.ports())
     return found or [{}]
 
 
@@ -80,17 +75,17 @@ def traffic_split(use: Use) -> None:
 
 @handles("traffic-label")
 def traffic_label(use: Use) -> None:
-    """Set headers where a condition holds; weighted actions have no equivalent."""
+    """Set headers by the first rule whose condition holds; labels by weight have no equivalent."""
+    variants = []
     for rule in use.config.get("rules") or ():
         actions = list(rule.get("actions") or ())
         headers = [one.get("set_headers") for one in actions if one.get("set_headers")]
         if len(actions) > 1:
             raise Inexpressible("a label chosen by weight has no equivalent")
-        raw = rule.get("match")
-        conditions: list[Condition] = from_vars(raw, _ports(use)) if raw else [{}]
-        if headers:
-            values = {str(k).lower(): header_value(v) for k, v in headers[0].items()}
-            use.draft.variants.append((conditions, {"headers": {"request": {"set": values}}}))
+        conditions: list[Condition] = from_vars(rule["match"], use.ports()) if rule.get("match") else [{}]
+        values = {str(k).lower(): header_value(v) for k, v in (headers[0] if headers else {}).items()}
+        variants.append((conditions, {"headers": {"request": {"set": values}}}))
+    use.vary(variants)
     use.exact(target="VirtualService http[].headers.request")
 
 
