@@ -5,12 +5,13 @@ from __future__ import annotations
 import html
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any
 
 from gateshift.archive.redact import Redactor
 from gateshift.errors import GateshiftError
+from gateshift.words import tell
 
 __all__ = ["MIME", "install", "summary"]
 
@@ -19,19 +20,26 @@ MIME = "application/vnd.gateshift.error+json"
 
 _REDACTOR = Redactor()
 
+Explain = Callable[[BaseException], object]
+"""Gives what a person is shown for an error: an object with ``_repr_html_`` and ``__repr__``."""
+
+_EXPLAIN: list[Explain] = []
+
 
 def summary(error: GateshiftError) -> str:
     """Return the error as a person should see it."""
     return f"{type(error).__name__}: {error}\n  next: {error.hint}"
 
 
-def install(secrets: Iterable[str] = ()) -> bool:
-    """Show :class:`~gateshift.errors.GateshiftError` briefly and keep *secrets* out of a cell's output.
+def install(secrets: Iterable[str] = (), *, explain: Explain | None = None) -> bool:
+    """Show errors as a person needs them, tracebacks folded, and keep *secrets* out of a cell's output.
 
-    Called when a run is opened, again with the secrets once the params are read. Returns False outside
-    IPython, where nothing is to be installed.
+    Called when a run is opened, again with the secrets once the params are read; *explain* says what an
+    error means for this run. Returns False outside IPython, where nothing is to be installed.
     """
     _REDACTOR.learn(secrets)
+    if explain is not None:
+        _EXPLAIN[:] = [explain]
     try:
         from IPython import get_ipython  # noqa: PLC0415 - plain programs use the library without IPython
     except ImportError:
@@ -39,7 +47,7 @@ def install(secrets: Iterable[str] = ()) -> bool:
     shell = get_ipython()
     if shell is None:
         return False
-    shell.set_custom_exc((GateshiftError,), _show)
+    shell.set_custom_exc((Exception, KeyboardInterrupt), _show)
     _guard_displays(shell)
     _guard_streams()
     return True
@@ -48,30 +56,48 @@ def install(secrets: Iterable[str] = ()) -> bool:
 def _show(
     shell: Any,
     kind: type[BaseException],
-    error: GateshiftError,
+    error: BaseException,
     trace: TracebackType | None,
     tb_offset: int | None = None,
 ) -> list[str]:
     del tb_offset
-    text = _REDACTOR.text(summary(error))
     full = _REDACTOR.text("".join(traceback.format_exception(kind, error, trace)))
-    payload = {
-        "ename": kind.__name__,
-        "exit_code": error.exit_code,
-        "message": _REDACTOR.text(str(error)),
-        "hint": _REDACTOR.text(error.hint),
+    explained = _explained(error)
+    bundle: dict[str, Any] = {
+        "text/plain": f"{_REDACTOR.text(repr(explained))}\n(the traceback is folded in the notebook)",
+        "text/html": (
+            f"{_REDACTOR.text(_html_of(explained))}"
+            f"<details><summary>{tell('error.traceback')}</summary><pre>{html.escape(full)}</pre></details>"
+        ),
     }
-    shell.display_pub.publish(
-        {
-            "text/plain": "(the traceback is folded in the notebook)",
-            "text/html": f"<details><summary>Traceback</summary><pre>{html.escape(full)}</pre></details>",
-            MIME: payload,
+    message = _REDACTOR.text(str(error))
+    lines = [f"{kind.__name__}: {message}"]
+    if isinstance(error, GateshiftError):
+        bundle[MIME] = {
+            "ename": kind.__name__,
+            "exit_code": error.exit_code,
+            "message": message,
+            "hint": _REDACTOR.text(error.hint),
         }
-    )
-    lines = text.splitlines()
-    clean = type(error.__class__.__name__, (Exception,), {})(payload["message"])
+        lines = _REDACTOR.text(summary(error)).splitlines()
+    shell.display_pub.publish(bundle)
+    clean = type(kind.__name__, (Exception,), {})(message)
     shell._showtraceback(kind, clean, lines)
     return lines
+
+
+def _explained(error: BaseException) -> object:
+    if _EXPLAIN:
+        try:
+            return _EXPLAIN[0](error)
+        except Exception:  # noqa: BLE001 - the error itself must be shown, whatever explaining it runs into
+            return error
+    return error
+
+
+def _html_of(explained: object) -> str:
+    render = getattr(explained, "_repr_html_", None)
+    return str(render()) if render is not None else f"<pre>{html.escape(str(explained))}</pre>"
 
 
 def _guard_displays(shell: Any) -> None:

@@ -34,6 +34,7 @@ _COMMANDS = {
     "report": ("gateshift.cli.notebooks", "report", "Write the report of the migration."),
     "approve": ("gateshift.cli.status", "approve", "Approve a plan by its digest while its gate waits."),
     "status": ("gateshift.cli.status", "status", "Say where the migration stands and what is next."),
+    "notify": ("gateshift.cli.status", "notify", "Send a test message to the services of notify.urls."),
     "shift": ("gateshift.cli.status", "shift", "Show what a change of weight would do; changes nothing."),
     "explain": ("gateshift.apisix.explain", "explain_command", "Say which APISIX route takes each request."),
     "history": ("gateshift.archive.commands", "history_command", "List migrations and their outcomes."),

@@ -55,7 +55,7 @@ def run_notebook(
         data,
         secrets=secrets_of(params),
         cwd=root / "notebooks",
-        env={"GATESHIFT_RUN": run},
+        env={"GATESHIFT_RUN": run, "GATESHIFT_PARAMS": params_file},
         on_output=on_output,
     )
 

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import click
 
+from gateshift.errors import InputError
 from gateshift.migration.journal import read_records
 from gateshift.migration.state import fold
 from gateshift.params import Params, load
 from gateshift.params.load import parse_override
 from gateshift.runbook.inputs import project_root, resolvers
 from gateshift.runbook.order import next_notebook
+from gateshift.words import tell
 
-__all__ = ["approve", "shift", "status"]
+__all__ = ["approve", "notify", "shift", "status"]
 
 _PARAMS = click.option(
     "-f", "--params", "params_file", default="params/lab.yaml", show_default=True, help="Params file."
@@ -53,7 +55,7 @@ def status(params_file: str, overrides: tuple[str, ...], as_json: bool) -> None:
             "rolling_back": str(state.rolling_back).lower(),
             "records": str(len(records)),
             "last_record": f"{records[-1].kind} at {records[-1].time} by {records[-1].who}",
-            "next": next_notebook(state, len(params.stages)),
+            "next": next_notebook(state, len(params.stages), lang="en" if as_json else None),
         }
     if as_json:
         click.echo(json.dumps(answer))
@@ -106,3 +108,24 @@ def shift(params_file: str, overrides: tuple[str, ...], plan_only: bool, percent
     click.echo(json.dumps(plan.as_json()) if as_json else repr(PlanView(plan)))
     if not prepare.empty:
         click.echo("the records are not weighted yet: this conversion comes first, all on APISIX")
+
+
+@click.command()
+@_PARAMS
+@_OVERRIDES
+def notify(params_file: str, overrides: tuple[str, ...]) -> None:
+    """Send a test message to every service under `notify.urls`. Exit code 1 when one does not take it."""
+    from gateshift.notify.sender import deliver  # noqa: PLC0415 - keeps `status` quick
+
+    params = _params(params_file, overrides)
+    urls = [url.get_secret_value() for url in params.notify.urls]
+    if not urls:
+        raise InputError(
+            f"{params_file}: notify.urls is empty",
+            hint="add apprise URLs there, as references: ${env:NOTIFY_URL}",
+        )
+    failed = deliver(urls)("gateshift", tell("notify.test", migration=params.migration), "info")
+    for line in failed:
+        click.echo(f"failed: {line}", err=True)
+    click.echo(f"{len(urls) - len(failed)} of {len(urls)} services took the message")
+    click.get_current_context().exit(1 if failed else 0)

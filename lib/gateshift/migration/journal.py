@@ -171,6 +171,8 @@ class Journal:
         self.run = run
         self.redactor = Redactor()
         self.token = 0
+        self.listener: Callable[[Record], None] | None = None
+        """Called with each record this object wrote, once it is on the disk; it must not raise."""
         self.repaired = ""
         """What was repaired when this journal was opened, in words; empty when nothing was."""
         self._clock = clock
@@ -251,7 +253,10 @@ class Journal:
                         f"this run's lock was taken over (token {self.token}, now {self._state.token}); "
                         f"{kind} was not written"
                     )
-                return self._append(kind, data)
+                record = self._append(kind, data)
+        if self.listener is not None:
+            self.listener(record)
+        return record
 
     def close(self) -> None:
         """Close the file; records stay readable."""

@@ -1,35 +1,78 @@
-"""Displayable values: each renders as HTML in a notebook and as plain text in a terminal or log."""
+"""Displayable values: each renders as HTML in a notebook and as plain text in a terminal or log.
+
+The HTML carries its own colours for its own grounds and inherits the rest, so that it reads in JupyterLab's
+light and dark themes, in VS Code and in the archived page. Nothing depends on colour, on a widget or on a
+script: without scripts a table is a table that does not sort.
+"""
 
 from __future__ import annotations
 
+import shutil
+import textwrap
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from gateshift.notebook.links import linked
 from gateshift.plan import Plan
+from gateshift.words import known, tell
 
-__all__ = ["Card", "Note", "PlanView", "Table"]
+__all__ = ["Card", "Note", "PlanView", "Table", "columns_of"]
 
-_COLOURS = {"pass": "#0a7d33", "warn": "#a15c00", "fail": "#b3261e", "info": "#3b5b92"}
+_GROUNDS = {"pass": "#0a7d33", "warn": "#8a4b00", "fail": "#b3261e", "info": "#3b5b92"}
+_MARKS = {"pass": "✓", "warn": "!", "fail": "✗", "info": "i"}
 _CELL = "padding:2px 10px;text-align:left;vertical-align:top;border-bottom:1px solid rgba(128,128,128,.35)"
+# Sorts its table by the clicked column, numbers as numbers; a second click turns the order round.
+_SORT = (
+    "(function(h){var t=h.closest('table'),b=t.tBodies[0],i=h.cellIndex,"
+    "d=h.getAttribute('aria-sort')==='ascending'?-1:1;"
+    "Array.from(h.parentNode.cells).forEach(function(c){c.removeAttribute('aria-sort')});"
+    "h.setAttribute('aria-sort',d>0?'ascending':'descending');"
+    "Array.from(b.rows).sort(function(x,y){var p=x.cells[i].textContent,q=y.cells[i].textContent,"
+    "m=parseFloat(p),n=parseFloat(q);"
+    "return d*(isNaN(m)||isNaN(n)?p.localeCompare(q):m-n)}).forEach(function(r){b.appendChild(r)})})(this)"
+)
 
 
 def _badge(text: str) -> str:
-    colour = _COLOURS.get(text.lower())
-    return f'<b style="color:{colour}">{escape(text)}</b>' if colour else escape(text)
+    standing = text.lower()
+    if standing not in _GROUNDS:
+        return linked(text)
+    shown = tell(f"standing.{standing}") if known(f"standing.{standing}") else text
+    return (
+        f'<span style="background:{_GROUNDS[standing]};color:#fff;padding:0 7px;border-radius:3px;'
+        f'white-space:nowrap">{_MARKS[standing]} {escape(shown)}</span>'
+    )
+
+
+def columns_of(text: str) -> int:
+    """Return how many columns of a terminal *text* takes: a Chinese character takes two."""
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * max(0, width - columns_of(text))
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows with a title. The words pass, warn and fail are coloured; nothing depends on colour alone."""
+    """Rows with a title; a click on a column's head sorts. pass, warn, fail and info become badges.
+
+    As text it is as wide as the terminal and wraps inside its last column.
+    """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
 
     def _repr_html_(self) -> str:
-        head = "".join(f'<th style="{_CELL}">{escape(c)}</th>' for c in self.columns)
+        head = "".join(
+            f'<th style="{_CELL};cursor:pointer" tabindex="0" role="columnheader" onclick="{_SORT}" '
+            f"onkeydown=\"if(event.key==='Enter')this.click()\">{escape(c)}</th>"
+            for c in self.columns
+        )
         body = "".join(
             "<tr>" + "".join(f'<td style="{_CELL}">{_badge(str(v))}</td>' for v in row) + "</tr>"
             for row in self.rows
@@ -40,39 +83,49 @@ class Table:
         )
 
     def __repr__(self) -> str:
-        texts = [self.columns, *[tuple(str(v) for v in row) for row in self.rows]]
-        widths = [min(60, max(len(str(row[i])) for row in texts)) for i in range(len(self.columns))]
-        lines = [
-            "  ".join(str(v)[:60].ljust(w) for v, w in zip(row, widths, strict=True)).rstrip()
-            for row in texts
-        ]
-        return "\n".join([self.title, *lines])
+        texts = [tuple(str(v) for v in row) for row in (self.columns, *self.rows)]
+        widths = [min(44, max(columns_of(row[i]) for row in texts)) for i in range(len(self.columns))]
+        room = shutil.get_terminal_size((110, 24)).columns - sum(widths[:-1]) - 2 * len(widths)
+        lines = [self.title]
+        for row in texts:
+            *first, last = row
+            start = "  ".join(_padded(v[:44], w) for v, w in zip(first, widths, strict=False))
+            parts = textwrap.wrap(last, max(24, room), break_long_words=False) or [""]
+            lines.append(f"{start}  {parts[0]}".rstrip() if first else parts[0])
+            lines += [" " * (columns_of(start) + 2) + part for part in parts[1:]]
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """The status card at the head of every notebook."""
+    """The status card at the head of every notebook. Production is a red band nobody can overlook."""
 
     title: str
     production: bool
     facts: Mapping[str, Any]
 
     def _repr_html_(self) -> str:
-        colour = "#b3261e" if self.production else "#3b5b92"
-        where = "PRODUCTION" if self.production else "LAB"
+        ground = "#b3261e" if self.production else "#3b5b92"
+        where = "production" if self.production else "lab"
         rows = "".join(
-            f"<tr><td style='{_CELL}'>{escape(k)}</td><td style='{_CELL}'><b>{escape(str(v))}</b></td></tr>"
+            f"<tr><td style='{_CELL};white-space:nowrap'>{escape(k)}</td>"
+            f"<td style='{_CELL}'><b>{linked(str(v))}</b></td></tr>"
             for k, v in self.facts.items()
         )
         return (
-            f"<div style='border:2px solid {colour};border-left-width:12px;padding:8px 14px'>"
-            f"<b style='color:{colour}'>{where}</b> &nbsp;<b>{escape(self.title)}</b>"
-            f"<table style='border-collapse:collapse'>{rows}</table></div>"
+            f"<div class='gateshift-card' style='border:3px solid {ground};max-width:60em'>"
+            f"<div style='background:{ground};color:#fff;padding:5px 14px;font-size:115%'>"
+            f"<b>{'⚠ ' if self.production else ''}{tell(f'where.{where}')}</b>"
+            f" &nbsp;{tell(f'where.{where}.note')}</div>"
+            f"<div style='padding:6px 14px'><b>{escape(self.title)}</b>"
+            f"<table style='border-collapse:collapse'>{rows}</table></div></div>"
         )
 
     def __repr__(self) -> str:
-        where = "PRODUCTION" if self.production else "LAB"
-        return "\n".join([f"[{where}] {self.title}", *[f"  {k}: {v}" for k, v in self.facts.items()]])
+        where = "production" if self.production else "lab"
+        band = f"{'!!! ' if self.production else ''}[{tell(f'where.{where}')}] {tell(f'where.{where}.note')}"
+        width = max((columns_of(k) for k in self.facts), default=0)
+        return "\n".join([band, self.title, *[f"  {_padded(k, width)}  {v}" for k, v in self.facts.items()]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +136,11 @@ class Note:
     text: str
 
     def _repr_html_(self) -> str:
-        return f"<p>{_badge(self.standing)} — {escape(self.text)}</p>"
+        text = linked(self.text)
+        if "\n" in self.text:
+            head, _, rest = text.partition("\n")
+            text = f"{head}<pre>{rest}</pre>"
+        return f"<div>{_badge(self.standing)} {text}</div>"
 
     def __repr__(self) -> str:
         return f"{self.standing}: {self.text}"
@@ -101,17 +158,26 @@ class PlanView:
         rows = [
             (i + 1, s.verb, s.target, _brief(s.before), _brief(s.after), s.note) for i, s in enumerate(shown)
         ]
+        columns = tuple(tell(f"plan.column.{name}") for name in ("verb", "target", "before", "after", "note"))
         return Table(
-            f"{self.plan.title} — {len(self.plan.steps)} steps, digest {self.plan.digest}",
-            ("#", "verb", "target", "before", "after", "note"),
+            tell("plan.title", title=self.plan.title, count=len(self.plan.steps), digest=self.plan.digest),
+            ("#", *columns),
             tuple(rows),
         )
 
+    def _more(self) -> str:
+        hidden = len(self.plan.steps) - self.most
+        return tell("plan.more", count=hidden) if hidden > 0 else ""
+
     def _repr_html_(self) -> str:
-        return f"{self._table()._repr_html_()}<p>Way back: {escape(self.plan.way_back)}</p>"
+        more = f"<p>{escape(self._more())}</p>" if self._more() else ""
+        return (
+            f"{self._table()._repr_html_()}{more}<p>{linked(tell('plan.back', how=self.plan.way_back))}</p>"
+        )
 
     def __repr__(self) -> str:
-        return f"{self._table()!r}\nWay back: {self.plan.way_back}"
+        lines = [repr(self._table()), self._more(), tell("plan.back", how=self.plan.way_back)]
+        return "\n".join(line for line in lines if line)
 
 
 def _brief(value: Any, limit: int = 90) -> str:

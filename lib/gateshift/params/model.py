@@ -30,6 +30,7 @@ __all__ = [
     "Mechanism",
     "MetricsParams",
     "Mode",
+    "NotifyParams",
     "Params",
     "Resources",
     "Route53Params",
@@ -361,6 +362,29 @@ class VerifyParams(Model):
     ca_file: str | None = None
 
 
+class NotifyParams(Model):
+    """Who is told what happens: apprise URLs (``slack://…``, ``mailto://…``), and which kinds of events."""
+
+    urls: Annotated[tuple[SecretStr, ...], BeforeValidator(_tuple)] = ()
+    on: Annotated[tuple[str, ...], BeforeValidator(_tuple)] = (
+        "started",
+        "held",
+        "promoted",
+        "rolled-back",
+        "needs-person",
+        "failed",
+    )
+
+    @field_validator("on")
+    @classmethod
+    def _known(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
+        known = cls.model_fields["on"].default
+        strange = [kind for kind in kinds if kind not in known]
+        if strange:
+            raise ValueError(f"unknown event {strange[0]!r}; one of {', '.join(known)}")
+        return kinds
+
+
 class Params(Model):
     """Everything a migration needs to know. See ``params/production.yaml`` for the commented example."""
 
@@ -372,6 +396,7 @@ class Params(Model):
     gate_wait: Seconds = 0.0
     outputs: str = "outputs"
     confirm_namespace: str = ""
+    lang: str = Field(default="en", pattern=r"^(en|zh)$")
     cluster: ClusterParams = ClusterParams()
     apisix: ApisixParams
     istio: InstallParams
@@ -382,6 +407,7 @@ class Params(Model):
     judge: JudgeParams = JudgeParams()
     soak: SoakParams = SoakParams()
     verify: VerifyParams = VerifyParams()
+    notify: NotifyParams = NotifyParams()
 
     @field_validator("stages")
     @classmethod

@@ -14,14 +14,21 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
+from gateshift import notify
 from gateshift.archive import display
 from gateshift.errors import GateClosed, GateshiftError, InputError
 from gateshift.migration.lock import LeaseLock, LocalLock
+from gateshift.notebook.failure import failure_of
+from gateshift.notebook.links import place
+from gateshift.notebook.progress import Waiting
 from gateshift.notebook.show import Card, Note, PlanView
 from gateshift.params import Mode, Params, secrets_of
 from gateshift.plan import Plan
 from gateshift.runbook.approvals import read_approval
 from gateshift.runbook.context import Context, identity
+from gateshift.runbook.inputs import project_root
+from gateshift.runbook.standing import changes_of, facts, phase_words
+from gateshift.words import tell, use
 
 __all__ = ["Runbook", "say"]
 
@@ -42,11 +49,18 @@ class Runbook:
     def __init__(self, params: Params, extra: Mapping[str, Any]) -> None:
         self.params = params
         self.extra = dict(extra)
+        use(params.lang)
         run = os.environ.get("GATESHIFT_RUN") or f"{self.name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-        self.context = Context(params, run=run)
+        self.context = Context(params, run=run, params_file=str(self.extra.get("params_file") or ""))
         self.context.run_folder.mkdir(parents=True, exist_ok=True)
-        display.install(secrets_of(params))
+        headless = "GATESHIFT_RUN" in os.environ
+        place(project_root() / "notebooks", self.context.run_folder if headless else None)
+        display.install(secrets_of(params), explain=self._explain)
         self.context.journal.redactor.learn(secrets_of(params))
+        self.notifier = self.context.notifier()
+        self.context.journal.listener = lambda record: self.notifier.tell(
+            notify.event_of(record, self.context.journal.state)
+        )
         self._lock = LocalLock(self.context.folder / "lock", who=identity()) if self._locks() else None
         self._lease: LeaseLock | None = None
         if self._lock:
@@ -82,22 +96,18 @@ class Runbook:
 
     def card(self) -> Card:
         """Return the status card."""
-        state = self.context.state
         return Card(
-            title=f"{self.title} — {self.params.migration}",
+            title=f"{self.heading} — {self.params.migration}",
             production=self.context.production,
-            facts={
-                "mode": f"{self.params.mode.value}"
-                + (" (reads and shows only)" if self.params.mode is Mode.PLAN else ""),
-                "cluster": self.params.cluster.context or self.params.cluster.kubeconfig or "current context",
-                "phase": state.phase.value,
-                "weight on Istio": f"{state.weight_percent} %",
-                "last verdict": state.verdicts[-1] if state.verdicts else "none yet",
-                "holder of the lock": identity() if self._lock else "not taken (read-only)",
-                "run": self.context.run,
-                "way back": f"gateshift rollback (migration {self.params.migration}) or 80_rollback.ipynb",
-            },
+            facts=facts(
+                self.context, who=identity(), ours=self._lock is not None, next_step=self.next_step()
+            ),
         )
+
+    @property
+    def heading(self) -> str:
+        """The notebook's title in the language in use."""
+        return tell(f"title.{self.name}")
 
     def plan(self) -> PlanView:
         """Make, record and show the plan."""
@@ -115,12 +125,12 @@ class Runbook:
         """
         plan = self._planned()
         if plan.empty:
-            return Note("pass", "nothing would change; no approval needed")
+            return Note("pass", tell("gate.nothing"))
         if self.params.mode is Mode.PLAN:
-            return Note("info", f"mode is plan: nothing is changed. To act: mode=act approve={plan.digest}")
+            return Note("info", tell("gate.plan_mode", digest=plan.digest))
         how, who = self._answer(plan)
         self.record("plan.approved", digest=plan.digest, who=who, how=how)
-        return Note("pass", f"plan {plan.digest} approved by {who} ({how})")
+        return Note("pass", tell("gate.approved", digest=plan.digest, who=who, how=tell(_HOW[how])))
 
     def act(self) -> object:
         """Carry out the plan, if the journal has its approval."""
@@ -128,7 +138,7 @@ class Runbook:
         if plan.empty:
             return self.nothing_to_do(plan)
         if self.params.mode is Mode.PLAN:
-            return Note("info", "mode is plan: skipped")
+            return Note("info", tell("act.skipped"))
         if plan.digest not in self.context.state.approvals:
             raise GateClosed(f"plan {plan.digest} of {self.name} is not approved")
         return self.perform(plan)
@@ -136,31 +146,33 @@ class Runbook:
     def nothing_to_do(self, plan: Plan) -> object:
         """Say that reality is already as planned; subclasses may record it."""
         del plan
-        return Note("pass", "already as planned; nothing was changed")
+        return Note("pass", tell("act.already"))
 
     def verify(self) -> object:
         """Verify the outcome, in mode ``act``."""
         if self.params.mode is Mode.PLAN and self.changes:
-            return Note("info", "mode is plan: nothing to verify")
+            return Note("info", tell("verify.skipped"))
         return self.check()
 
     def close(self) -> Card:
         """End the run and show where the migration stands."""
         self.record("run.ended", notebook=self.name, outcome="done")
         self.context.journal.close()
+        self.notifier.flush()
         if self._lease:
             self._lease.release()
         if self._lock:
             self._lock.release()
         seconds = time.monotonic() - self._opened
+        percent = self.context.state.weight_percent
         return Card(
-            title=f"{self.title} — done in {seconds:.0f} s",
+            title=tell("card.done", title=self.heading, seconds=f"{seconds:.0f}"),
             production=self.context.production,
             facts={
-                "phase": self.context.state.phase.value,
-                "weight on Istio": f"{self.context.state.weight_percent} %",
-                "archive": self.context.run_folder.name,
-                "next": self.next_step(),
+                tell("card.phase"): phase_words(self.context.state.phase.value),
+                tell("card.weights"): f"Istio {percent} %, APISIX {100 - percent} %",
+                tell("card.archive"): self.context.run_folder.name,
+                tell("card.next"): self.next_step(),
             },
         )
 
@@ -190,7 +202,9 @@ class Runbook:
         from gateshift.plan import digest_of  # noqa: PLC0415 - keeps the module's imports to what it shows
 
         return digest_of(
-            self.params.model_dump(mode="json", exclude={"mode", "approve", "approver", "confirm_namespace"})
+            self.params.model_dump(
+                mode="json", exclude={"mode", "approve", "approver", "confirm_namespace", "lang", "notify"}
+            )
         )
 
     def _planned(self) -> Plan:
@@ -211,24 +225,60 @@ class Runbook:
                 )
             return "params", self.params.approver or identity()
         if sys.stdin is not None and _interactive():
-            answer = input(f"Approve plan {plan.digest}? Type the digest (or its first 4 digits) to go on: ")
-            if len(answer.strip()) >= 4 and plan.digest.startswith(answer.strip()):
+            answer = self._ask_person(plan)
+            if len(answer.strip()) >= 4 and plan.digest.startswith(answer.strip().lower()):
                 return "prompt", identity()
-            raise GateClosed(f"plan {plan.digest} was not approved at the prompt")
+            raise GateClosed(tell("gate.refused", digest=plan.digest))
         return self._wait_for_file(plan)
 
+    def _ask_person(self, plan: Plan) -> str:
+        where = tell("where.production" if self.context.production else "where.lab")
+        print(
+            tell(
+                "gate.question",
+                where=where,
+                count=len(plan.steps),
+                title=plan.title,
+                back=plan.way_back.rstrip("."),
+            ),
+            flush=True,
+        )
+        return input(tell("gate.type", digest=plan.digest))
+
     def _wait_for_file(self, plan: Plan) -> tuple[str, str]:
-        folder = self.context.folder
-        deadline = time.monotonic() + self.params.gate_wait
+        folder, allowed = self.context.folder, self.params.gate_wait
+        begun = time.monotonic()
         who = read_approval(folder, plan.digest)
-        if who is None and self.params.gate_wait:
-            say(f"gate: plan {plan.digest} waits for approval ({self.params.gate_wait:.0f} s)")
+        if who is None:
+            self.notifier.tell(notify.waiting(plan.digest, plan.title))
+        waiting = None
+        if who is None and allowed:
+            waiting = Waiting(tell("gate.wait", digest=plan.digest), say, every=30.0)
         while who is None:
-            if time.monotonic() >= deadline:
+            spent = time.monotonic() - begun
+            if spent >= allowed:
                 raise GateClosed(f"plan {plan.digest} of {self.name} waits for approval")
+            if waiting:
+                waiting.beat(spent, allowed, tell("gate.waits", digest=plan.digest), left=allowed - spent)
             time.sleep(0.2)
             who = read_approval(folder, plan.digest)
+        if waiting:
+            waiting.close()
         return "approval file", who
+
+    def _explain(self, error: BaseException) -> object:
+        """Return what a person is shown for *error*, with what this run changed and what it did not."""
+        changed, kept = changes_of(self.context.state, self.context.journal.records, self.context.run)
+        self.notifier.tell(notify.problem(error, self.name, self.context.state))
+        self.notifier.flush()
+        return failure_of(error, changed=changed, unchanged=kept)
+
+
+_HOW = {
+    "params": "gate.how.params",
+    "prompt": "gate.how.prompt",
+    "approval file": "gate.how.file",
+}
 
 
 def _interactive() -> bool:

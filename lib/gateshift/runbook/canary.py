@@ -15,12 +15,15 @@ from gateshift.judge.verdict import Decision, Verdict, p_quantiles
 from gateshift.migration.state import Phase
 from gateshift.notebook.live import LiveFigure
 from gateshift.notebook.plots import canary_figure
+from gateshift.notebook.progress import Waiting, sit_out
 from gateshift.notebook.show import Note, Table
 from gateshift.params import Mode, Params, StageParams
 from gateshift.plan import Plan, Step
 from gateshift.runbook.base import Runbook, say
 from gateshift.runbook.observe import StageWatch
 from gateshift.runbook.retreat import bring_back
+from gateshift.runbook.standing import decision_words
+from gateshift.words import tell
 
 __all__ = ["Canary"]
 
@@ -114,17 +117,18 @@ class Canary(Runbook):
         self._shift()
         log = SampleLog(self.context.run_folder / "samples.jsonl", self.stage, self.params.judge, self.index)
         live = LiveFigure()
-        self.watch = StageWatch(
-            self.context,
-            self.stage,
-            self.index,
-            redraw=lambda watch, verdict: live.update(lambda: self._figure(watch, verdict)),
-            on_sample=log.write,
-        )
+        waiting = StageWaiting(self.stage, self.index)
+
+        def redraw(watch: StageWatch, verdict: Verdict | None) -> None:
+            waiting.beat(watch, verdict)
+            live.update(lambda: self._figure(watch, verdict))
+
+        self.watch = StageWatch(self.context, self.stage, self.index, redraw=redraw, on_sample=log.write)
         try:
             self.verdict = self.watch.run()
         finally:
             live.finish()
+            waiting.close(well=self.verdict is not None)
         log.verdict(self.verdict)
         self.record("verdict", stage=self.index, observed=self._observed(), **self.verdict.as_json())
         if self.verdict.decision is Decision.ROLLBACK:
@@ -138,8 +142,7 @@ class Canary(Runbook):
         self.shifter.confirm(receipt)
         if receipt.wait_out_s:
             # Until answers of before have expired, neither a shift nor a rollback would be seen in time.
-            say(f"waiting {receipt.wait_out_s:.0f} s for cached answers of before to expire")
-            time.sleep(receipt.wait_out_s)
+            sit_out(Waiting(tell("wait.cached"), say), receipt.wait_out_s, tell("wait.cached.reason"))
 
     def _shift(self) -> None:
         plan = self.shifter.plan(self.stage.weight_percent)
@@ -203,3 +206,36 @@ class Canary(Runbook):
             "p95_ms": p_quantiles(history, "canary")["p95"],
             "share_percent": self.watch.shares[-1][1] if self.watch.shares else None,
         }
+
+
+class StageWaiting:
+    """The two waits of a stage as a person sees them: until the traffic is there, then the dwell."""
+
+    def __init__(self, stage: StageParams, index: int) -> None:
+        self._stage, self._index = stage, index
+        # The lines of a stage are printed by its watch; here only the bar moves.
+        self._arrive = Waiting(tell("wait.arrive", stage=index + 1))
+        self._dwell: Waiting | None = None
+
+    def beat(self, watch: StageWatch, verdict: Verdict | None) -> None:
+        """Show where the stage is."""
+        target = self._stage.weight_percent
+        share = f"{watch.shares[-1][1]:.1f} %" if watch.shares else tell("wait.unknown")
+        if not watch.arrived_once:
+            self._arrive.beat(0, None, tell("wait.arrive.reason", share=share, target=target))
+            return
+        if self._dwell is None:
+            self._arrive.close()
+            self._dwell = Waiting(tell("wait.dwell", stage=self._index + 1, target=target))
+        left = max(0.0, self._stage.dwell - watch.dwelled)
+        reason = tell(
+            "wait.dwell.reason",
+            share=share,
+            decision=decision_words(verdict.decision.value) if verdict else "",
+            reason=verdict.reasons[0] if verdict and verdict.reasons else "",
+        )
+        self._dwell.beat(watch.dwelled, self._stage.dwell, reason, left=left or None)
+
+    def close(self, *, well: bool) -> None:
+        """End whichever wait is open."""
+        (self._dwell or self._arrive).close(well=well)

@@ -16,10 +16,12 @@ from gateshift.metrics.sampler import Sampler
 from gateshift.metrics.source import PrometheusSource
 from gateshift.migration.journal import Journal
 from gateshift.migration.state import State, fold
+from gateshift.notify import Notifier
 from gateshift.params import Environment, Params
 from gateshift.runbook.inputs import project_root
 from gateshift.traffic import make_shifter
 from gateshift.traffic.protocol import Shifter
+from gateshift.words import tell
 
 __all__ = ["Context", "identity"]
 
@@ -35,9 +37,11 @@ def identity() -> str:
 class Context:
     """Params plus lazily connected systems. Nothing is contacted before it is needed."""
 
-    def __init__(self, params: Params, *, run: str) -> None:
+    def __init__(self, params: Params, *, run: str, params_file: str = "") -> None:
         self.params = params
         self.run = run
+        self.params_file = params_file or "params/lab.yaml"
+        """The params file as a person would name it, for commands that are shown."""
         outputs = Path(params.outputs)
         base = outputs if outputs.is_absolute() else project_root() / outputs
         self.folder = base / params.migration
@@ -115,6 +119,17 @@ class Context:
                 "the Istio gateway has no load-balancer address yet", hint="run 10_install first"
             )
         return make_shifter(self.params, apisix_target=self.apisix_target, istio_target=self.istio_target)
+
+    def notifier(self) -> Notifier:
+        """Who tells people; says nothing when the params name no service."""
+        where = tell("where.production" if self.production else "where.lab")
+        return Notifier(
+            [url.get_secret_value() for url in self.params.notify.urls],
+            self.folder,
+            title=tell("notify.title", where=where, migration=self.params.migration),
+            kinds=self.params.notify.on,
+            clean=self.journal.redactor.text,
+        )
 
     @cached_property
     def source(self) -> PrometheusSource:

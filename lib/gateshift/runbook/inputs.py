@@ -65,7 +65,10 @@ def collect(variables: Mapping[str, Any], own: frozenset[str]) -> tuple[Params, 
         and isinstance(value, _PLAIN)
     }
     params_file = given.pop("params_file", None)
+    if params_file is None:
+        params_file = os.environ.get("GATESHIFT_PARAMS") or "params/lab.yaml"
     extra = {name: given.pop(name) for name in own if name in given}
+    extra["params_file"] = params_file
     # None is how a parameters cell says "as in the params file".
     overrides = {name: value for name, value in given.items() if value is not None}
     if "migration" in overrides:

@@ -12,6 +12,8 @@ from gateshift import diagnose
 from gateshift.notebook.show import Card, Note, Table
 from gateshift.params import Params
 from gateshift.runbook.base import Runbook
+from gateshift.runbook.standing import phase_words
+from gateshift.words import tell
 
 __all__ = ["Report", "Troubleshoot"]
 
@@ -66,5 +68,7 @@ class Report(Runbook):
         """Show the outcome as the state machine has it."""
         state = self.context.state
         return Card(
-            "Outcome", self.context.production, {"phase": state.phase.value, "report": self.path.name}
+            tell("card.outcome"),
+            self.context.production,
+            {tell("card.phase"): phase_words(state.phase.value), tell("card.report"): self.path.name},
         )

@@ -8,10 +8,12 @@ from typing import ClassVar
 from gateshift import diagnose
 from gateshift.errors import ClusterError, GateshiftError, NotEnoughEvidence
 from gateshift.migration.lock import LeaseLock
+from gateshift.notebook.progress import Waiting
 from gateshift.notebook.show import Note, Table
 from gateshift.plan import Plan, Step
 from gateshift.runbook.base import Runbook, say
 from gateshift.runbook.retreat import bring_back, collect_evidence, watch_return
+from gateshift.words import tell
 
 __all__ = ["Rollback"]
 
@@ -64,7 +66,15 @@ class Rollback(Runbook):
         begun = self._started_at()
         reason = str(self.extra.get("reason") or "asked by the operator")
         to_dns = bring_back(self.context, reason)
-        seen = watch_return(self.context, lambda now, share: say(f"observed share of Istio {share:.1f} %"))
+        waiting, since = Waiting(tell("wait.return"), say, every=5.0), time.monotonic()
+        limit = self.params.traffic.rollback_target
+        seen = watch_return(
+            self.context,
+            lambda _, share: waiting.beat(
+                time.monotonic() - since, limit, tell("wait.return.reason", share=f"{share:.1f}")
+            ),
+        )
+        waiting.close(well=bool(seen and seen[1] >= 99.0))
         to_users = time.time() - begun if seen and seen[1] >= 99.0 else None
         missing = collect_evidence(self.context, self._write)
         causes = self._causes()

@@ -14,9 +14,11 @@ from gateshift.judge.verdict import Decision, judge
 from gateshift.migration.state import Phase
 from gateshift.notebook.live import LiveFigure
 from gateshift.notebook.plots import canary_figure
+from gateshift.notebook.progress import Waiting
 from gateshift.notebook.show import Note, Table
 from gateshift.params import Mode
-from gateshift.runbook.base import Runbook
+from gateshift.runbook.base import Runbook, say
+from gateshift.words import tell
 
 __all__ = ["Soak"]
 
@@ -64,6 +66,7 @@ class Soak(Runbook):
 
     def _sample_once(self, stage: Any, live: LiveFigure, log: SampleLog) -> Note:
         history = []
+        waiting = Waiting(tell("wait.sample"), say, every=30.0)
         begun = since = time.time()
         verdict = None
         while time.time() - begun < self.params.soak.sample_for:
@@ -83,6 +86,11 @@ class Soak(Runbook):
                 now=now,
             )
             live.update(partial(_soak_figure, history, stage, verdict, self.params.migration))
+            seen = sum(s.canary.requests or 0 for s in history)
+            waiting.beat(
+                now - begun, self.params.soak.sample_for, tell("wait.sample.reason", requests=f"{seen:.0f}")
+            )
+        waiting.close()
         known = [s for s in history if s.canary.requests is not None]
         requests = sum(s.canary.requests or 0 for s in known)
         errors = sum(s.canary.errors or 0 for s in known)

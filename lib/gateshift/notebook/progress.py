@@ -1,0 +1,108 @@
+"""A wait that shows how far it is, how long it will take, why it waits, and that it is still alive."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from html import escape
+from typing import Any
+
+from IPython import get_ipython
+from IPython.display import display
+
+from gateshift.words import tell
+
+__all__ = ["Waiting", "sit_out", "spoken"]
+
+
+def spoken(seconds: float) -> str:
+    """Return a duration as a person says it: ``48 s``, ``12 min``, ``3.5 h``, ``13 d``."""
+    if seconds < 90:
+        return f"{max(0.0, seconds):.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.0f} d"
+
+
+@dataclass
+class Waiting:
+    """One wait, shown as one bar that is redrawn in place and as a line every *every* seconds (heartbeat).
+
+    *say* prints a line; without it the caller prints its own. ``beat`` may be called as often as wished.
+    """
+
+    what: str
+    say: Callable[[str], None] | None = None
+    every: float = 10.0
+    clock: Callable[[], float] = time.monotonic
+    _begun: float = field(init=False)
+    _spoke: float = field(init=False, default=float("-inf"))
+    _drew: float = field(init=False, default=float("-inf"))
+    _handle: Any = field(init=False, default=None)
+    _reason: str = field(init=False, default="")
+
+    def __post_init__(self) -> None:
+        self._begun = self.clock()
+
+    def beat(self, done: float, total: float | None, reason: str = "", *, left: float | None = None) -> None:
+        """Show that *done* of *total* is over and why it still waits.
+
+        *left* (seconds) is the forecast; without it the speed so far is drawn on, and without *total* only
+        the time spent is shown.
+        """
+        now = self.clock()
+        self._reason = reason
+        part = min(1.0, done / total) if total else None
+        if left is None and part:
+            left = (now - self._begun) * (1 - part) / part
+        time_left = (
+            tell("wait.open", spent=spoken(now - self._begun))
+            if left is None
+            else tell("wait.left", left=spoken(left))
+        )
+        if now - self._drew >= 1.0:
+            self._drew = now
+            self._draw(part, f"{self.what}: {time_left}", reason)
+        if self.say is not None and now - self._spoke >= self.every:
+            self._spoke = now
+            percent = "–" if part is None else f"{100 * part:.0f}"
+            self.say(tell("wait.line", what=self.what, percent=percent, left=time_left, reason=reason))
+
+    def close(self, *, well: bool = True) -> None:
+        """End the wait; the bar says how it ended."""
+        key = "wait.done" if well else "wait.stopped"
+        spent = spoken(self.clock() - self._begun)
+        text = tell(key, what=self.what, spent=spent, **({} if well else {"reason": self._reason}))
+        if self._handle is not None:
+            self._draw(1.0 if well else None, text, "")
+        if self.say is not None and self._spoke > float("-inf"):
+            self.say(text)
+
+    def _draw(self, part: float | None, head: str, reason: str) -> None:
+        if get_ipython() is None:
+            return
+        value = "" if part is None else f' value="{part:.3f}"'
+        heard = tell("wait.heard", clock=f"{datetime.now(UTC):%H:%M:%S}")
+        bundle = {
+            "text/html": (
+                f'<div class="gateshift-wait"><b>{escape(head)}</b><br><progress max="1"{value} '
+                f'style="width:24em;max-width:100%"></progress><br>{escape(reason)} '
+                f'<span style="opacity:.7">· {escape(heard)}</span></div>'
+            ),
+            "text/plain": f"{head} {reason}".strip(),
+        }
+        if self._handle is None:
+            self._handle = display(bundle, raw=True, display_id=True)
+        else:
+            self._handle.update(bundle, raw=True)
+
+
+def sit_out(waiting: Waiting, seconds: float, reason: str) -> None:
+    """Wait *seconds* with *waiting* on show."""
+    begun = time.monotonic()
+    while (left := seconds - (time.monotonic() - begun)) > 0:
+        waiting.beat(seconds - left, seconds, reason, left=left)
+        time.sleep(min(1.0, left))
+    waiting.close()
