@@ -1,7 +1,8 @@
 """Winners as the real lua-resty-radixtree 2.9.2, lua-resty-expr 1.3.2 and APISIX's router files gave them.
 
-data/radixtree-2.9.2.jsonl: one generated route table a line with [request, winner] pairs; the winners were
+data/radixtree-2.9.2*.jsonl: one generated route table a line with [request, winner] pairs; the winners were
 recorded from the Lua code under LuaJIT, with the C tree built from source and PCRE2 behind ngx.re.
+``corners`` begins with the smallest cases of what was once wrong here.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from gateshift.apisix.model import Configuration, Kind, Origin, Resource, Router
 from gateshift.apisix.routing import Request, RouteTable, default_router, normalize_uri
 
-DATA = Path(__file__).parent / "data" / "radixtree-2.9.2.jsonl"
+DATA = Path(__file__).parent / "data"
 
 
 def configuration(*routes: dict[str, Any], services: list[dict[str, Any]] | None = None) -> Configuration:
@@ -39,9 +40,14 @@ def winner(request: Request, *routes: dict[str, Any], router: Router = Router.HO
     return RouteTable(configuration(*routes), router).match(request).winner
 
 
-def test_the_same_winners_as_the_real_library() -> None:
+@pytest.mark.parametrize(
+    ("name", "at_least"), [("radixtree-2.9.2.jsonl", 1200), ("radixtree-2.9.2-corners.jsonl", 700)]
+)
+def test_the_same_winners_as_the_real_library(name: str, at_least: int) -> None:
     checked = 0
-    for number, line in enumerate(DATA.read_text().splitlines(), 1):
+    for number, line in enumerate((DATA / name).read_text(encoding="utf-8").split("\n"), 1):
+        if not line:
+            continue
         case = json.loads(line)
         table = RouteTable(configuration(*case["routes"], services=case["services"]), Router(case["router"]))
         for request, expected in case["cases"]:
@@ -49,7 +55,7 @@ def test_the_same_winners_as_the_real_library() -> None:
             assert found.winner == expected, (number, request, found)
             assert not found.undecided
             checked += 1
-    assert checked >= 1200
+    assert checked >= at_least
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import Sequence
 
 from gateshift.apisix.lua import to_number
 
 __all__ = ["IpMatcher", "parse_address"]
+
+_WORD = 0xFFFFFFFF
 
 
 def parse_address(text: object) -> tuple[int, int] | None:
@@ -24,6 +27,23 @@ def parse_address(text: object) -> tuple[int, int] | None:
         return 128, int.from_bytes(socket.inet_pton(socket.AF_INET6, text))
     except (OSError, ValueError):
         return None
+
+
+def _selection(bits: int, mask: float) -> int:
+    """The bits of an address that the library compares under *mask*, as a number with those bits set.
+
+    A mask outside the family's range is not refused: LuaJIT's ``bit.rshift`` takes the low five bits of its
+    distance, so 10.0.0.0/33 compares one bit; IPv6 is compared in words of 32 bits, so /200 is /128.
+    """
+    selected, count = 0, 0
+    while count < bits // 32:
+        count += 1
+        distance = round(32 - min(mask, 32)) if bits == 128 else round(32 - mask)
+        selected = selected << 32 | (_WORD << (distance & 31)) & _WORD
+        mask -= 32
+        if mask <= 0:
+            break
+    return selected << (bits - 32 * count)
 
 
 class IpMatcher:
@@ -45,14 +65,15 @@ class IpMatcher:
                 raise ValueError(f"invalid ip address: {text}")
             bits, value = parsed
             number = to_number(mask_text) if slash else None
-            mask = bits if number is None else int(number)
-            if not 0 <= mask <= bits:
+            mask = bits if number is None else number
+            if not math.isfinite(mask):
                 raise ValueError(f"invalid mask of ip address: {entry}")
             if mask == 0:
                 self._everything.add(bits)
             else:
-                blocks.setdefault((bits, mask), set()).add(value >> (bits - mask))
-        self._blocks = tuple((bits, bits - mask, values) for (bits, mask), values in blocks.items())
+                selected = _selection(bits, mask)
+                blocks.setdefault((bits, selected), set()).add(value & selected)
+        self._blocks = tuple((bits, selected, values) for (bits, selected), values in blocks.items())
         self._cache: dict[str, bool] = {}
 
     def match(self, address: object) -> bool:
@@ -73,4 +94,4 @@ class IpMatcher:
         bits, value = parsed
         if bits in self._everything:
             return True
-        return any(b == bits and (value >> shift) in values for b, shift, values in self._blocks)
+        return any(b == bits and (value & selected) in values for b, selected, values in self._blocks)

@@ -28,11 +28,12 @@ _POSIX = {
     "word": "\\w", "cntrl": "\\x00-\\x1f\\x7f", "print": "\\x20-\\x7e", "graph": "\\x21-\\x7e",
 }  # fmt: skip
 _ESCAPES = {
-    "h": "[ \\t\\xa0]", "H": "[^ \\t\\xa0]", "R": "(?:\\r\\n|[\\n-\\r\\x85])",
+    "h": "[ \\t\\xa0]", "H": "[^ \\t\\xa0]", "R": "(?>\\r\\n|[\\n-\\r\\x85])",
     "N": "[^\\n]", "e": "\\x1b", "V": "[^\\n-\\r\\x85]", "v": "[\\n-\\r\\x85]",
 }  # fmt: skip
 _CLASS_ESCAPES = {"h": " \\t\\xa0", "v": "\\n-\\r\\x85", "e": "\\x1b", "b": "\\x08"}
-_IMPOSSIBLE = frozenset("GKXCELUlupPgkoc")
+_IMPOSSIBLE = frozenset("GKXCEpPgkoc")
+_REFUSED = frozenset("LUlu")  # Perl's case changes: an error in PCRE
 _INLINE = re.compile(r"\(\?([imsxJU]*)(?:-([imsxJU]*))?([:)])")
 _SETS = frozenset({"\\" + c for c in "dDsSwW"} | {*_POSIX.values(), " \\t\\xa0", "\\n-\\r\\x85"})
 _SET_AHEAD = re.compile(r"\\[dDsSwWhv]|\[:\w+:\]")
@@ -110,6 +111,8 @@ class _Translator:
             return
         if char in _IMPOSSIBLE or self.text.startswith("N{", self.at + 1):
             raise Untranslatable(f"{self.text}: \\{char}")
+        if char in _REFUSED:
+            raise InvalidPattern(f"{self.text}: PCRE does not support \\{char}")
         if char == "Q":
             end = self.text.find("\\E", self.at + 2)
             literal = self.text[self.at + 2 : end if end >= 0 else len(self.text)]
@@ -201,7 +204,7 @@ class _Translator:
             return f"\\x{int(octal[0], 8) & 0xFF:02x}", octal.end()
         if char in _CLASS_ESCAPES:
             return _CLASS_ESCAPES[char], at + 2
-        if char in "HVRNXQEpPBCGKLc":
+        if char in "HVRNXQEpPBCGKLcgk":
             raise Untranslatable(f"{self.text}: \\{char} in a class")
         if char in "dDsSwWnrtfa":
             return "\\" + char, at + 2

@@ -168,16 +168,16 @@ class Variables:
         return header
 
     def __call__(self, name: str) -> Value:
-        """Return the value of a variable, None when the request does not have it."""
+        """Return the value of a variable named by a byte string, None when the request does not have it."""
         if name.startswith("arg_"):
-            return self._argument(byte_string(name[4:]))
+            return self._argument(name[4:])
         if name.startswith("http_"):
             key = name[5:].lower().replace("-", "_")
             if key == "host":
                 return self.http_host
             return self._cookie_header() if key == "cookie" else self.header(key)
         if name.startswith("cookie_"):
-            return self._cookie(byte_string(name[7:]))
+            return self._cookie(name[7:])
         reader = _NAMED.get(name)
         return None if reader is None else reader(self)
 

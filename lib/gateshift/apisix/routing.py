@@ -180,7 +180,10 @@ class RouteTable:
         if own is None and spec.get("host") is not None:
             own = [spec["host"]]
         if own is not None:
-            return [lower(byte_string(str(h))) for h in ([own] if isinstance(own, str) else own)]
+            texts = [byte_string(str(h)) for h in ([own] if isinstance(own, str) else own)]
+            # with both host and hosts APISIX lowers host alone, and matches by hosts
+            as_is = by_host and spec.get("hosts") is not None and spec.get("host") is not None
+            return texts if as_is else [lower(h) for h in texts]
         service_id = spec.get("service_id")
         if service_id is None:
             return None

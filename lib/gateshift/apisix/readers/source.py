@@ -40,7 +40,7 @@ class _Loader(_Base):  # type: ignore[misc]  # the C loader when PyYAML has it
     """YAML as APISIX's lyaml reads it: no dates and no base-60 numbers."""
 
 
-_INTEGER = re.compile(r"[-+]?(?:0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)\Z")
+_INTEGER = re.compile(r"[-+]?(?:0b[01_]+|0[0-7_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)\Z")
 _FLOAT = re.compile(
     r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|\.[0-9_]+(?:[eE][-+]?[0-9]+)?|\.inf|\.nan|\.Inf|\.NaN)\Z"
 )
