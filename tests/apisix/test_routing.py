@@ -103,6 +103,28 @@ def test_search_goes_on_after_a_failed_condition_down_to_routes_without_host() -
     assert match.why[2].failed == ()
 
 
+def test_a_variable_that_no_request_here_carries_is_named() -> None:
+    rule = [["OR", ["post_arg_a", "==", "1"], ["arg_b", "==", "1"]], ["graphql_name", "!", "==", "q"]]
+    table = RouteTable(configuration({"id": "r", "uri": "/*", "vars": rule}), Router.URI)
+    messages = " ".join(f.message for f in table.findings)
+    assert "$post_arg_a" in messages
+    assert "$graphql_name" in messages
+    assert "arg_b" not in messages
+    assert table.match(Request(args={"b": "1"})).winner == "r"
+
+
+def test_a_crowded_path_gives_the_same_answers_with_and_without_reasons() -> None:
+    routes = [
+        {"id": f"r{i}", "uri": "/*", "hosts": [f"h{i % 7}.com:8{i % 2}", f"*.w{i % 5}.com"], "methods": [m]}
+        for i, m in enumerate(["GET", "POST"] * 40)
+    ]
+    table = RouteTable(configuration(*routes), Router.URI)
+    for host in ("h3.com:80", "h3.com:81", "h3.com", "a.w1.com", "a.w2.com:1"):
+        for method in ("GET", "POST", "PUT"):
+            request = Request(host=host, method=method)
+            assert table.match(request).winner == table.match(request, why=True).winner
+
+
 def test_filter_func_never_decides_in_silence() -> None:
     routes = (
         {"id": "lua", "uri": "/a", "filter_func": "function(vars) return vars.arg_x == '1' end"},

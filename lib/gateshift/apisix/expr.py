@@ -10,7 +10,16 @@ from gateshift.apisix.ipmatch import IpMatcher
 from gateshift.apisix.lua import byte_string, lower, to_number, to_text
 from gateshift.apisix.pcre import InvalidPattern, Untranslatable, compile_pattern
 
-__all__ = ["Condition", "InvalidExpression", "Logic", "Node", "Value", "compile_vars", "evaluate"]
+__all__ = [
+    "Condition",
+    "InvalidExpression",
+    "Logic",
+    "Node",
+    "Value",
+    "compile_vars",
+    "evaluate",
+    "variables_of",
+]
 
 Value = str | bool | int | float | None
 """A variable: text, True for an argument without a value, None when it is absent."""
@@ -50,6 +59,15 @@ class Logic:
 
 
 Node = Condition | Logic
+
+
+def variables_of(node: Node | None) -> frozenset[str]:
+    """Return the names of all variables that *node* asks for, as byte strings."""
+    if node is None:
+        return frozenset()
+    if isinstance(node, Condition):
+        return frozenset({node.variable})
+    return frozenset().union(*map(variables_of, node.nodes))
 
 
 def _items(rule: object) -> list[Any]:

@@ -109,10 +109,7 @@ class _Translator:
             text = {"B": "(?!\\b)", "z": "\\Z", "Z": "(?=\\n?\\Z)"}.get(char, "\\" + char)
             self._assertion(text, 2)
             return
-        if char in _IMPOSSIBLE or self.text.startswith("N{", self.at + 1):
-            raise Untranslatable(f"{self.text}: \\{char}")
-        if char in _REFUSED:
-            raise InvalidPattern(f"{self.text}: PCRE does not support \\{char}")
+        self._refuse(char)
         if char == "Q":
             end = self.text.find("\\E", self.at + 2)
             literal = self.text[self.at + 2 : end if end >= 0 else len(self.text)]
@@ -136,6 +133,12 @@ class _Translator:
             self._emit("\\" + char, 2)
         else:
             self._emit(re.escape(char), 2)
+
+    def _refuse(self, char: str) -> None:
+        if char in _IMPOSSIBLE or self.text.startswith("N{", self.at + 1):
+            raise Untranslatable(f"{self.text}: \\{char}")
+        if char in _REFUSED:
+            raise InvalidPattern(f"{self.text}: PCRE does not support \\{char}")
 
     def _hex(self) -> None:
         braced = re.compile(r"\{([0-9a-fA-F]{1,2})\}").match(self.text, self.at + 2)

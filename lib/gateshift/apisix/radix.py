@@ -68,7 +68,7 @@ def _pattern_of(path: str, compared: int) -> str | None:
     if not names:
         return None
     last_only = names == 1 and items[-1].startswith("*") and compared == len(path) - len(items[-1])
-    if last_only and _PLAIN.fullmatch("/".join(items[:-1])):
+    if last_only and not path.endswith("/") and _PLAIN.fullmatch("/".join(items[:-1])):
         return None  # the common "/prefix/*": whatever follows the literal text matches
     return "\\/".join(out) + ("\\/" if path.endswith("/") else "")
 
@@ -120,17 +120,22 @@ class PathTree(Generic[T]):
         self._lengths = tuple(sorted({len(literal) for literal in self._prefix}, reverse=True))
         return self
 
-    def search(self, path: str) -> Iterator[Entry[T]]:
-        """Yield the entries whose literal text matches, in the order in which the library tries them.
+    def groups(self, path: str) -> Iterator[list[Entry[T]]]:
+        """Yield the entries of each literal text that matches, in the order in which the library tries them.
 
         Prefix entries still have to pass :meth:`Entry.accepts`; the library asks that last.
         """
         exact = self._exact.get(path)
         if exact is not None:
-            yield from exact
+            yield exact
         prefix, size = self._prefix, len(path)
         for length in self._lengths:
             if length <= size:
                 entries = prefix.get(path[:length])
                 if entries is not None:
-                    yield from entries
+                    yield entries
+
+    def search(self, path: str) -> Iterator[Entry[T]]:
+        """Yield the same entries one by one."""
+        for entries in self.groups(path):
+            yield from entries

@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote_to_bytes
 from gateshift.apisix.expr import Value
 from gateshift.apisix.lua import byte_string, lower
 
-__all__ = ["Request", "Variables", "normalize_uri", "server_host"]
+__all__ = ["Request", "Variables", "is_readable", "normalize_uri", "server_host"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +104,13 @@ def _parse_cookies(header: str) -> dict[str, str]:
 class Variables:
     """nginx's and APISIX's variables of one request, read on demand: call it with a name."""
 
-    __slots__ = ("_args", "_cookies", "_headers", "_query", "_request", "host", "uri")
+    __slots__ = ("_args", "_cookies", "_headers", "_known", "_query", "_request", "host", "uri")
 
     def __init__(self, request: Request) -> None:
         self._request = request
         self._headers: dict[str, str] | None = None
         self._args: dict[str, Value] | None = None
+        self._known: dict[str, Value] = {}
         self._cookies: dict[str, str] | None = None
         path, mark, query = request.path.partition("?")
         self._query = query if mark else None
@@ -169,6 +170,13 @@ class Variables:
 
     def __call__(self, name: str) -> Value:
         """Return the value of a variable named by a byte string, None when the request does not have it."""
+        try:
+            return self._known[name]
+        except KeyError:
+            value = self._known[name] = self._read(name)
+            return value
+
+    def _read(self, name: str) -> Value:
         if name.startswith("arg_"):
             return self._argument(name[4:])
         if name.startswith("http_"):
@@ -210,3 +218,8 @@ _NAMED: Mapping[str, Callable[[Variables], Value]] = {
     "content_length": lambda v: v.header("content_length"),
     "server_protocol": lambda _: "HTTP/1.1",
 }
+
+
+def is_readable(name: str) -> bool:
+    """True for a variable that :class:`Variables` can know; others (a body, geography) count as absent."""
+    return name.startswith(("arg_", "http_", "cookie_")) or name in _NAMED

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateshift.apisix.expr import InvalidExpression, Node, compile_vars, evaluate
+from gateshift.apisix.expr import InvalidExpression, Node, compile_vars, evaluate, variables_of
 from gateshift.apisix.ipmatch import IpMatcher
 from gateshift.apisix.lua import byte_string, from_byte_string, lower
 from gateshift.apisix.model import Configuration, Finding, Kind, Resource, Router, Severity
-from gateshift.apisix.radix import PathTree
-from gateshift.apisix.request import Request, Variables, normalize_uri
+from gateshift.apisix.radix import Entry, PathTree
+from gateshift.apisix.request import Request, Variables, is_readable, normalize_uri
 
 __all__ = ["Match", "Request", "RouteTable", "Tried", "default_router", "normalize_uri"]
 
@@ -24,6 +24,8 @@ _METHODS = frozenset(
     {"GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "CONNECT", "TRACE", "PURGE"}
 )
 _ROUTER_SINCE = (3, 3)
+_CROWDED = 16  # entries of one path from which on it pays to remember what method and host leave
+_NARROWED = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class RouteTable:
         self.findings: list[Finding] = []
         self.ids: list[str] = []
         self._configuration = configuration
+        self._narrowed = _Narrowed()
         by_host = self.router is Router.HOST_URI
         parameters = self.router is Router.URI_WITH_PARAMETER
         self._uri: PathTree[_Route] = PathTree(parameters=parameters)
@@ -162,6 +165,11 @@ class RouteTable:
                 route.vars = compile_vars(spec["vars"])
             except InvalidExpression as error:
                 raise ValueError(f"failed to validate the 'vars' expression: {error}") from None
+            for name in sorted(variables_of(route.vars)):
+                if not is_readable(name):
+                    message = f"route {resource.id} asks for ${name}, which no request here carries"
+                    remedy = "it counts as absent; check such requests by hand"
+                    self.findings.append(Finding(Severity.WARNING, resource.origin, message, remedy))
         if spec.get("filter_func"):
             route.filter_func = True
             self.findings.append(
@@ -216,16 +224,27 @@ class RouteTable:
         )
 
     def _match(self, variables: Variables, undecided: list[str], tried: list[Tried] | None) -> str | None:
-        uri = variables.uri
         if self._hosts is not None:
             reversed_host = variables.host[::-1]
             for bucket in self._hosts.search(reversed_host):
                 if bucket.exact or bucket.accepts(reversed_host):
                     host, tree = bucket.payload
-                    winner = _search(tree, uri, variables, undecided, tried, host)
+                    winner = self._in(tree, variables, undecided, tried, host)
                     if winner is not None:
                         return winner
-        return _search(self._uri, uri, variables, undecided, tried, "")
+        return self._in(self._uri, variables, undecided, tried, "")
+
+    def _in(
+        self,
+        tree: PathTree[_Route],
+        variables: Variables,
+        undecided: list[str],
+        tried: list[Tried] | None,
+        bucket: str,
+    ) -> str | None:
+        if tried is None:
+            return _search(tree, variables.uri, variables, undecided, self._narrowed)
+        return _search_why(tree, variables.uri, variables, undecided, tried, bucket)
 
 
 def _active(status: object, *, strict: bool) -> bool:
@@ -240,25 +259,68 @@ def _compile_hosts(hosts: Sequence[str] | None) -> tuple[tuple[bool, str], ...] 
     return tuple((h.startswith("*"), h[1:] if h.startswith("*") else h) for h in hosts)
 
 
-def _search(  # noqa: PLR0917 - the inner loop of a million requests; keyword calls cost a tenth of it
+class _Narrowed:
+    """The entries of a crowded path that a method and host leave, found once for each pair of them.
+
+    A thousand routes on ``/*`` are common where hosts tell them apart; without this every request would
+    compare all of them.
+    """
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, str, str, str | None], list[Entry[_Route]]] = {}
+
+    def __call__(self, entries: list[Entry[_Route]], variables: Variables) -> list[Entry[_Route]]:
+        method = variables.request.method
+        key = (id(entries), method, variables.host, variables.http_host)
+        known = self._known.get(key)
+        if known is None:
+            if len(self._known) >= _NARROWED:
+                self._known.clear()  # bounded: hosts may be as many as requests
+            known = self._known[key] = [
+                entry
+                for entry in entries
+                if (entry.payload.methods is None or method in entry.payload.methods)
+                and (entry.payload.hosts is None or _host_accepted(entry.payload.hosts, variables))
+            ]
+        return known
+
+
+def _search(
+    tree: PathTree[_Route], uri: str, variables: Variables, undecided: list[str], narrowed: _Narrowed
+) -> str | None:
+    for entries in tree.groups(uri):
+        crowded = len(entries) > _CROWDED
+        for entry in narrowed(entries, variables) if crowded else entries:
+            route = entry.payload
+            outcome = True if route.simple else _accepts(route, variables, None)
+            if outcome is not False and not entry.exact and not entry.accepts(uri):
+                outcome = None if entry.manual else False
+            if outcome:
+                return route.id
+            if outcome is None:
+                undecided.append(route.id)
+    return None
+
+
+def _search_why(  # noqa: PLR0917 - the inputs of _search, and where to write
     tree: PathTree[_Route],
     uri: str,
     variables: Variables,
     undecided: list[str],
-    tried: list[Tried] | None,
+    tried: list[Tried],
     bucket: str,
 ) -> str | None:
     for entry in tree.search(uri):
         route = entry.payload
-        failed: list[str] | None = None if tried is None else []
-        outcome: bool | None = True if route.simple else _accepts(route, variables, failed)
+        failed: list[str] = []
+        outcome = _accepts(route, variables, failed)
         if outcome is not False and not entry.exact and not entry.accepts(uri):
             outcome = None if entry.manual else False
-            if failed is not None:
-                failed.append(f"uri: {entry.manual or 'the rest of the path does not match'}")
-        if tried is not None:
-            path = from_byte_string(entry.path)
-            tried.append(Tried(route.id, path, tuple(failed or ()), from_byte_string(bucket)))
+            failed.append(f"uri: {entry.manual or 'the rest of the path does not match'}")
+        path = from_byte_string(entry.path)
+        tried.append(Tried(route.id, path, tuple(failed), from_byte_string(bucket)))
         if outcome:
             return route.id
         if outcome is None:
