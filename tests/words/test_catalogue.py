@@ -23,7 +23,7 @@ BUILT = {
     "hint.": set(errors.__all__),
     "notify.": {"held", "failed"},
     "where.": {"production", "lab", "production.note", "lab.note"},
-    "plan.column.": {"verb", "target", "before", "after", "note"},
+    "plan.column.": {"verb", "target", "note", "change"},
 }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import textwrap
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -155,10 +155,8 @@ class PlanView:
 
     def _table(self) -> Table:
         shown: Sequence[Any] = self.plan.steps[: self.most]
-        rows = [
-            (i + 1, s.verb, s.target, _brief(s.before), _brief(s.after), s.note) for i, s in enumerate(shown)
-        ]
-        columns = tuple(tell(f"plan.column.{name}") for name in ("verb", "target", "before", "after", "note"))
+        rows = [(i + 1, s.verb, s.target, s.note, _change(s.before, s.after)) for i, s in enumerate(shown)]
+        columns = tuple(tell(f"plan.column.{name}") for name in ("verb", "target", "note", "change"))
         return Table(
             tell("plan.title", title=self.plan.title, count=len(self.plan.steps), digest=self.plan.digest),
             ("#", *columns),
@@ -180,10 +178,34 @@ class PlanView:
         return "\n".join(line for line in lines if line)
 
 
-def _brief(value: Any, limit: int = 90) -> str:
+_MOST_FIELDS = 6
+
+
+def _change(before: Any, after: Any) -> str:
+    """Say what differs, field by field: two long records cut off alike would hide the very change."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        old, new = dict(_leaves(before)), dict(_leaves(after))
+        changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+        parts = [f"{key}: {_brief(old.get(key))} → {_brief(new.get(key))}" for key in changed[:_MOST_FIELDS]]
+        if len(changed) > _MOST_FIELDS:
+            parts.append(tell("plan.fields", count=len(changed) - _MOST_FIELDS))
+        return "; ".join(parts) or tell("plan.same")
+    if before is None and isinstance(after, Mapping):
+        return ", ".join(f"{key}: {_brief(value)}" for key, value in list(_leaves(after))[:_MOST_FIELDS])
+    return _brief(after, 200) if before is None else f"{_brief(before, 200)} → {_brief(after, 200)}"
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each leaf of nested mappings with its dotted path; a list is a leaf."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value
+
+
+def _brief(value: Any, limit: int = 60) -> str:
     if value is None:
         return "—"
-    if isinstance(value, Mapping):
-        value = ", ".join(f"{k}={v}" for k, v in value.items())
     text = str(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"
