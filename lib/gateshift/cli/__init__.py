@@ -19,6 +19,7 @@ __all__ = ["cli", "main"]
 _COMMANDS = {
     "preflight": ("gateshift.cli.notebooks", "preflight", "Check everything that would stop the migration."),
     "install": ("gateshift.cli.notebooks", "install", "Install Istio beside APISIX."),
+    "uninstall": ("gateshift.cli.notebooks", "uninstall", "Take back what `install` brought."),
     "translate": (
         "gateshift.cli.notebooks",
         "translate",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ def run_notebook(
     )
 
 
-_OWN = {"samples", "reason", "symptom", "host", "path"}
+_OWN = {"samples", "reason", "symptom", "host", "path", "undo", "strict_mtls"}
 
 
 def _split(overrides: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -84,8 +84,8 @@ def _outputs(params: Params, root: Path) -> Path:
     return outputs if outputs.is_absolute() else root / outputs
 
 
-def _command(verb: str, text: str) -> click.Command:
-    @click.command(name=verb, help=text)
+def _command(verb: str, text: str, *, name: str = "", own: Mapping[str, Any] | None = None) -> click.Command:
+    @click.command(name=name or verb, help=text)
     @click.option(
         "-f", "--params", "params_file", default="params/lab.yaml", show_default=True, help="Params file."
     )
@@ -96,7 +96,7 @@ def _command(verb: str, text: str) -> click.Command:
     @click.option("--approve", metavar="DIGEST", help="Approve the plan with this digest.")
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON line with the outcome at the end.")
     def command(params_file: str, overrides: tuple[str, ...], act: bool, approve: str, as_json: bool) -> None:
-        values = dict(parse_override(o) for o in overrides)
+        values = {**(own or {}), **dict(parse_override(o) for o in overrides)}
         if act:
             values["mode"] = "act"
         if approve:
@@ -126,6 +126,12 @@ def _short(path: Path) -> str:
 
 preflight = _command("preflight", "Check everything that would stop the migration. Changes nothing.")
 install = _command("install", "Install Istio beside APISIX, after its plan is approved.")
+uninstall = _command(
+    "install",
+    "Take back what `gateshift install` brought, after the plan is approved; what others use stays.",
+    name="uninstall",
+    own={"undo": True},
+)
 _translate_notebook = _command(
     "translate",
     "Translate the APISIX configuration into Istio objects, with ledger and proof. Changes nothing. "

@@ -8,31 +8,23 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from gateshift.cluster.client import Cluster
-from gateshift.cluster.gateways import (
-    gateway_pods,
-    pod_ready,
-    proxy_status,
-    rejected,
-    route_names,
-    wanted_routes,
-    watch,
-)
 from gateshift.cluster.objects import (
     MANAGED_BY,
     MANAGER,
+    MIGRATION,
     Object,
     apply_order,
     clean,
     diff_text,
     identity,
+    masked,
     name_of,
     title_of,
 )
 from gateshift.errors import Blocked, ClusterError
-from gateshift.params.model import Params
 from gateshift.plan import Plan, Step
 
-__all__ = ["PRUNED", "execute", "missing_from_gateway", "plan", "undo", "wait_in_sync"]
+__all__ = ["PRUNED", "archived", "execute", "plan", "plan_undo", "undo"]
 
 PRUNED = (
     "VirtualService",
@@ -48,13 +40,16 @@ PRUNED = (
 """Kinds of which an object that we made and no longer want is deleted, users of others first."""
 
 
-def plan(cluster: Cluster, objects: Iterable[Object], *, prune: bool = True) -> Plan:
+def plan(cluster: Cluster, objects: Iterable[Object], *, prune: bool = True, migration: str = "") -> Plan:
     """Dry-run every object on the server and return what would change, in dependency order.
+
+    *migration* is written on each object; what an earlier apply of the same migration made, in whatever
+    namespace, and is no longer wanted is pruned. Another migration's objects are never pruned.
 
     Raises :class:`ClusterError` listing every object the server refuses (webhook, unknown field, another
     manager's field), so that an operator corrects them in one go. Nothing is changed.
     """
-    wanted = _ours(objects)
+    wanted = _ours(objects, migration)
     new_namespaces = {
         name_of(o) for o in wanted if o["kind"] == "Namespace" and not cluster.get("Namespace", name_of(o))
     }
@@ -68,7 +63,7 @@ def plan(cluster: Cluster, objects: Iterable[Object], *, prune: bool = True) -> 
             hint=refused[0].hint,
         )
     steps = [o for o in outcomes if isinstance(o, Step)]
-    surplus = _surplus(cluster, wanted) if prune else []
+    surplus = _surplus(cluster, wanted, migration) if prune else []
     steps += [
         Step("delete", title_of(o), clean(o), None, note="made by gateshift, no longer wanted")
         for o in surplus
@@ -81,11 +76,11 @@ def plan(cluster: Cluster, objects: Iterable[Object], *, prune: bool = True) -> 
         + f", {len(wanted) - counts['create'] - counts['change']} unchanged",
         steps=tuple(steps),
         way_back="a failure half-way restores by itself; afterwards the snapshot in the journal restores",
-        inputs={"cluster": cluster.uid},
+        inputs={"cluster": cluster.uid, "migration": migration},
     )
 
 
-def _ours(objects: Iterable[Object]) -> list[Object]:
+def _ours(objects: Iterable[Object], migration: str) -> list[Object]:
     out = []
     seen = set()
     for given in objects:
@@ -97,7 +92,10 @@ def _ours(objects: Iterable[Object]) -> list[Object]:
             )
         seen.add(key)
         if obj["kind"] != "Namespace":  # a namespace may be older than us and stays when we go
-            obj["metadata"].setdefault("labels", {})[MANAGED_BY] = MANAGER
+            labels = obj["metadata"].setdefault("labels", {})
+            labels[MANAGED_BY] = MANAGER
+            if migration:
+                labels[MIGRATION] = migration
         out.append(obj)
     return apply_order(out)
 
@@ -128,19 +126,24 @@ def _examine(cluster: Cluster, obj: Object, new_namespaces: set[str]) -> Step | 
     return Step("change", title_of(obj), before, after, note=diff_text(before, after))
 
 
-def _surplus(cluster: Cluster, wanted: Sequence[Object]) -> list[Object]:
-    """Find what an earlier apply of ours made and is no longer wanted: label and field manager must agree."""
+def _surplus(cluster: Cluster, wanted: Sequence[Object], migration: str) -> list[Object]:
+    """Find what an earlier apply of ours made and is no longer wanted: labels and field manager must agree.
+
+    Without a migration's name only the namespaces of *wanted* are searched.
+    """
     keep = {identity(o) for o in wanted}
-    namespaces = sorted({o["metadata"].get("namespace", "") for o in wanted} - {""})
-    out = []
-    for kind in PRUNED:
-        if not cluster.serves(kind):
-            continue
-        for namespace in namespaces:
-            for obj in cluster.list(kind, namespace, labels=f"{MANAGED_BY}={MANAGER}"):
-                if identity(obj) not in keep and _applied_by_us(obj):
-                    out.append(obj)
-    return out
+    namespaces: list[str | None] = sorted({o["metadata"].get("namespace", "") for o in wanted} - {""})
+    labels = f"{MANAGED_BY}={MANAGER}"
+    if migration:
+        namespaces, labels = [None], f"{labels},{MIGRATION}={migration}"
+    found = [
+        obj
+        for kind in PRUNED
+        if cluster.serves(kind)
+        for namespace in namespaces
+        for obj in cluster.list(kind, namespace, labels=labels)
+    ]
+    return [o for o in found if identity(o) not in keep and _applied_by_us(o)]
 
 
 def execute(
@@ -150,21 +153,26 @@ def execute(
     *,
     progress: Callable[[str], None] | None = None,
     accept: Callable[[], object] | None = None,
+    save: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Carry out a plan all or nothing and return the snapshot that :func:`undo` takes.
 
-    *accept* is called after the last change; when it raises, everything is restored as well. Raises
+    *save* is given the snapshot before each change and after it, so that a process that dies half-way leaves
+    its way back. *accept* is called after the last change; when it raises, everything is restored as well.
+    Raises
     :class:`Blocked` when the cluster is no longer as planned, :class:`ClusterError` with the cause when a
     change failed (and whether the restore succeeded).
     """
     say = progress or (lambda _: None)
-    wanted = _ours(objects)
+    keep = save or (lambda _: None)
+    migration = str(plan_.inputs.get("migration", ""))
+    wanted = _ours(objects, migration)
     prune = any(s.verb == "delete" for s in plan_.steps)
-    if plan(cluster, wanted, prune=prune).digest != plan_.digest:
+    if plan(cluster, wanted, prune=prune, migration=migration).digest != plan_.digest:
         raise Blocked("the cluster changed since this plan was made", hint="read the new plan and approve it")
     by_title = {title_of(o): o for o in wanted}
     if prune:
-        by_title |= {title_of(o): o for o in _surplus(cluster, wanted)}
+        by_title |= {title_of(o): o for o in _surplus(cluster, wanted, migration)}
     entries: list[dict[str, Any]] = []
     snapshot: dict[str, Any] = {"cluster": cluster.uid, "objects": entries}
     try:
@@ -179,6 +187,7 @@ def execute(
                 "after": None,
             }
             entries.append(entry)
+            keep(snapshot)
             if step.verb == "delete":
                 uid = (entry["before"] or {}).get("metadata", {}).get("uid")
                 cluster.delete(_kind(obj), name_of(obj), entry["namespace"], uid=uid)
@@ -189,6 +198,7 @@ def execute(
                     "resourceVersion": done["metadata"]["resourceVersion"],
                 }
             say(f"{step.verb}: {step.target}")
+        keep(snapshot)
         if accept is not None:
             accept()
     except BaseException as error:
@@ -204,6 +214,46 @@ def execute(
     return snapshot
 
 
+def archived(snapshot: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the snapshot as an archive may hold it: objects with a secret in them are masked and *sealed*.
+
+    A sealed object that was created or deleted by us can still be taken back; one that was changed cannot.
+    """
+    out = copy.deepcopy(dict(snapshot))
+    for entry in out["objects"]:
+        before = entry["before"]
+        if before is not None and masked(copy.deepcopy(before)) != before:
+            entry["before"], entry["sealed"] = masked(before), True
+    return out
+
+
+def plan_undo(cluster: Cluster, snapshot: Mapping[str, Any]) -> Plan:
+    """Plan the way back to *snapshot*, last change first. Raises :class:`Blocked` for another cluster's."""
+    if snapshot.get("cluster") != cluster.uid:
+        raise Blocked("this snapshot was taken from another cluster", hint="check cluster.context")
+    steps = []
+    for entry in reversed(snapshot["objects"]):
+        live = cluster.get(f"{entry['apiVersion']}/{entry['kind']}", entry["name"], entry["namespace"])
+        before, now = clean(entry["before"]), clean(live)
+        if before == now:
+            continue
+        verb = "delete" if before is None else "create" if now is None else "change"
+        note = diff_text(now, before) if verb == "change" else "as before the apply"
+        steps.append(Step(verb, _entry_title(entry), now, before, note))
+    return Plan(
+        kind="apply-undo",
+        title=f"take back the last apply: {len(steps)} objects",
+        steps=tuple(steps),
+        way_back="30_apply applies the translation again",
+        inputs={"cluster": cluster.uid},
+    )
+
+
+def _entry_title(entry: Mapping[str, Any]) -> str:
+    metadata = {"name": entry["name"], "namespace": entry["namespace"] or ""}
+    return title_of({"kind": entry["kind"], "metadata": metadata})
+
+
 def undo(cluster: Cluster, snapshot: Mapping[str, Any]) -> list[str]:
     """Put everything in *snapshot* back as it was, last change first; return what could not be restored.
 
@@ -214,7 +264,7 @@ def undo(cluster: Cluster, snapshot: Mapping[str, Any]) -> list[str]:
     left = []
     for entry in reversed(snapshot["objects"]):
         kind = f"{entry['apiVersion']}/{entry['kind']}"
-        title = f"{entry['kind']} {entry['namespace'] or ''}/{entry['name']}"
+        title = _entry_title(entry)
         try:
             _put_back(cluster, kind, entry)
         except ClusterError as error:
@@ -226,6 +276,10 @@ def _put_back(cluster: Cluster, kind: str, entry: Mapping[str, Any]) -> None:
     before, after = entry["before"], entry["after"]
     name, namespace = entry["name"], entry["namespace"]
     live = cluster.get(kind, name, namespace)
+    if before is not None and entry.get("sealed"):
+        if live is not None and live["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]:
+            return
+        raise ClusterError("its earlier version holds a secret, which no archive keeps; bring it by hand")
     if before is None:
         # Without an answer to our apply the object may still have been made; ours is told by its manager.
         if live is not None and ((after or {}).get("uid") == live["metadata"]["uid"] or _applied_by_us(live)):
@@ -266,55 +320,3 @@ def _bare(obj: Mapping[str, Any]) -> Object:
     for field in ("resourceVersion", "uid", "creationTimestamp", "generation", "managedFields", "selfLink"):
         out["metadata"].pop(field, None)
     return out
-
-
-def missing_from_gateway(params: Params, cluster: Cluster, objects: Iterable[Object]) -> str:
-    """Return what the gateway's Envoys lack of *objects*, or an empty text when all is there.
-
-    istiod's acceptance is not enough: a rejected push freezes a proxy at its old configuration
-    (istio-traps.md 51), so every ready gateway pod is asked for its routes.
-    """
-    pods = [p for p in gateway_pods(cluster, params) if pod_ready(p)]
-    if not pods:
-        return "no gateway pod is ready"
-    statuses = proxy_status(params)
-    names = {f"{name_of(p)}.{params.istio.namespace}" for p in pods}
-    ours = {proxy: kinds for proxy, kinds in statuses.items() if proxy in names}
-    if not ours:
-        return "no gateway pod is connected to istiod"
-    behind = rejected(ours)
-    if behind:
-        return f"istiod and gateway disagree: {'; '.join(behind)}"
-    wanted = wanted_routes(objects)
-    for pod in pods:
-        have = route_names(params, name_of(pod))
-        for host, services in sorted(wanted.items()):
-            if host not in have:
-                return f"{name_of(pod)} has no virtual host {host}"
-            # Istio merges virtual services of one host; each must have left at least one route.
-            lost = {s for s in services if s not in have[host]}
-            if lost and "" not in have[host]:
-                return f"{name_of(pod)} has no route of {', '.join(sorted(lost))} for {host}"
-    return ""
-
-
-def wait_in_sync(
-    params: Params,
-    cluster: Cluster,
-    objects: Iterable[Object],
-    *,
-    progress: Callable[[str], None] | None = None,
-    timeout: float | None = None,
-) -> str:
-    """Wait until every gateway Envoy has the configuration; return a sentence for the operator.
-
-    *timeout* is in seconds (default ``istio.ready_timeout``).
-    """
-    wanted = list(objects)
-    watch(
-        lambda: missing_from_gateway(params, cluster, wanted),
-        timeout=params.istio.ready_timeout if timeout is None else timeout,
-        progress=progress,
-        subject="gateway configuration",
-    )
-    return f"all gateway Envoys have routes for {len(wanted_routes(wanted))} hosts, in sync with istiod"

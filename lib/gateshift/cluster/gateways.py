@@ -14,6 +14,7 @@ from gateshift.params.model import Params
 
 __all__ = [
     "gateway_pods",
+    "listener_ports",
     "load_balancer_name",
     "pod_ready",
     "proxy_status",
@@ -125,6 +126,24 @@ def route_names(params: Params, pod: str, *, timeout: float = 15.0) -> dict[str,
                 bare = domain.rpartition(":")[0] if domain.rpartition(":")[2].isdigit() else domain
                 out.setdefault(bare, set()).update(_route_mark(route) for route in host.get("routes") or [])
     return out
+
+
+def listener_ports(params: Params, pod: str, *, timeout: float = 15.0) -> set[int]:
+    """Return the ports on which the pod's Envoy listens."""
+    found = run_json(
+        params,
+        ["proxy-config", "listeners", f"{pod}.{params.istio.namespace}", "-o", "json"],
+        timeout=timeout,
+    )
+    addresses = [
+        a.get("socketAddress", {})
+        for listener in found or []
+        for a in [
+            listener.get("address", {}),
+            *(e.get("address", {}) for e in listener.get("additionalAddresses") or []),
+        ]
+    ]
+    return {int(a["portValue"]) for a in addresses if "portValue" in a}
 
 
 def _route_mark(route: Mapping[str, Any]) -> str:

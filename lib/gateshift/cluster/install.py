@@ -14,8 +14,9 @@ import yaml
 
 from gateshift.cluster.client import ApiError, Cluster
 from gateshift.cluster.gateways import load_balancer_name, watch
-from gateshift.cluster.objects import Object, clean, diff_text, title_of
+from gateshift.cluster.objects import Object, clean, diff_text, identity, title_of
 from gateshift.cluster.operator import helm_values, istiod_name, render
+from gateshift.cluster.ownership import OWNER, is_ours, owner_of, owner_selector
 from gateshift.cluster.tools import (
     cluster_flags,
     environment,
@@ -24,7 +25,7 @@ from gateshift.cluster.tools import (
     run_istioctl,
     run_tool,
 )
-from gateshift.cluster.waiting import deployment_standing, reasons
+from gateshift.cluster.waiting import deployment_standing, hopeless, reasons
 from gateshift.errors import Blocked, ClusterError
 from gateshift.params.model import Params
 from gateshift.plan import Plan, Step, digest_of
@@ -36,15 +37,15 @@ __all__ = [
     "manifests",
     "owners",
     "plan",
-    "plan_uninstall",
+    "precheck",
     "render",
-    "uninstall",
+    "wait_ready",
 ]
 
 Progress = Callable[[str], None]
 
-OWNER = "istio-operator"
-"""Field manager under which istioctl applies; asking as it shows exactly what it would change."""
+_PATIENCE = 45.0
+"""Seconds for which a reason that does not heal by itself (image, quota, crash) may stand."""
 
 
 def manifests(params: Params) -> list[Object]:
@@ -60,12 +61,11 @@ def owners(cluster: Cluster, params: Params) -> list[str]:
     found = []
     for deployment in cluster.list("Deployment", labels="app=istiod"):
         where = (deployment["metadata"]["namespace"], deployment["metadata"]["name"])
-        managers = {m.get("manager") for m in deployment["metadata"].get("managedFields") or []}
-        revision = deployment["metadata"].get("labels", {}).get("istio.io/rev", "default")
+        revision = (deployment["metadata"].get("labels") or {}).get("istio.io/rev", "default")
         if where != ours:
             found.append(f"{where[0]}/{where[1]} (revision {revision})")
-        elif OWNER not in managers:
-            found.append(f"{where[0]}/{where[1]} installed by {', '.join(sorted(map(str, managers)))}")
+        elif not is_ours(deployment, params):
+            found.append(f"{where[0]}/{where[1]} installed by {owner_of(deployment)}")
     return found
 
 
@@ -91,35 +91,62 @@ def plan(params: Params, cluster: Cluster) -> Plan:
     if cluster.get("Namespace", params.istio.namespace) is None:
         steps.append(Step("create", title_of(namespace), None, {"digest": digest_of(namespace)}))
     with ThreadPoolExecutor(8) as pool:
-        steps += [step for step in pool.map(lambda o: _step(cluster, o), wanted) if step]
+        found = list(pool.map(lambda o: _step(params, cluster, o), wanted))
+    foreign = [text for text, _ in found if text]
+    if foreign:
+        raise Blocked(
+            f"these belong to another installation and would be overwritten: {', '.join(foreign)}",
+            hint="set istio.revision and an istio.gateway_service of your own (or another istio.namespace), "
+            "so that the Istio that is there stays untouched",
+        )
+    steps += [step for _, step in found if step]
+    steps += _pruned(params, cluster, wanted)
     return Plan(
         kind="install",
         title=f"Istio {params.istio.version}: {len(steps)} of {len(wanted) + 1} objects would change",
         steps=tuple(steps),
-        way_back="gateshift uninstall: `istioctl uninstall` of this revision; APISIX and DNS are not touched",
+        way_back="gateshift uninstall removes what this creates; APISIX and DNS are not touched",
         inputs={"operator": digest_of(render(params)), "cluster": cluster.uid},
     )
 
 
-def _step(cluster: Cluster, wanted: Object) -> Step | None:
+def _step(params: Params, cluster: Cluster, wanted: Object) -> tuple[str, Step | None]:
+    """Return whose the object is, when it is another installation's, and what would change."""
     if not cluster.serves(f"{wanted['apiVersion']}/{wanted['kind']}"):
-        return Step("create", title_of(wanted), None, {"digest": digest_of(wanted)})
+        return "", Step("create", title_of(wanted), None, {"digest": digest_of(wanted)})
     metadata = wanted["metadata"]
     live = cluster.get(
         f"{wanted['apiVersion']}/{wanted['kind']}", metadata["name"], metadata.get("namespace")
     )
     if live is None:
-        return Step("create", title_of(wanted), None, {"digest": digest_of(wanted)})
+        return "", Step("create", title_of(wanted), None, {"digest": digest_of(wanted)})
+    # CRDs are one for the whole cluster, whoever brought them; everything else has one owner.
+    shared = wanted["kind"] == "CustomResourceDefinition"
+    if not shared and not is_ours(live, params):
+        return f"{title_of(wanted)} (of {owner_of(live)})", None
     before = _stable(live)
     after = _stable(cluster.apply(wanted, dry_run=True, manager=OWNER, force=True))
     if before == after:
-        return None
+        return "", None
     text = diff_text(before, after)
     if len(text) > 4000:
         text = text[:4000] + "\n… (cut)"
-    return Step(
+    if shared and not is_ours(live, params):
+        text = f"shared with {owner_of(live)}; the uninstall puts it back\n{text}"
+    return "", Step(
         "change", title_of(wanted), {"digest": digest_of(before)}, {"digest": digest_of(after)}, note=text
     )
+
+
+def _pruned(params: Params, cluster: Cluster, wanted: list[Object]) -> list[Step]:
+    """Return what istioctl deletes by itself: objects of this installation that are not wanted any more."""
+    keep = {identity(o) for o in wanted}
+    steps = []
+    for kind in ("Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget"):
+        for obj in cluster.list(kind, params.istio.namespace, labels=owner_selector(params)):
+            if identity(obj) not in keep and "operator.istio.io/component" in obj["metadata"]["labels"]:
+                steps.append(Step("delete", title_of(obj), {"uid": obj["metadata"]["uid"]}, None, "pruned"))
+    return steps
 
 
 def _stable(obj: Object) -> Any:
@@ -155,6 +182,16 @@ def execute(plan_: Plan, params: Params, cluster: Cluster, progress: Progress | 
     precheck(params)
     with _operator_file(params) as path:
         _run_install(params, cluster, path, say)
+    wait_ready(params, cluster, progress=say)
+
+
+def wait_ready(params: Params, cluster: Cluster, *, progress: Progress | None = None) -> None:
+    """Wait until istiod, the gateway, the admission webhook and the load balancer are there.
+
+    Raises :class:`ClusterError` with the real reasons at the end of ``istio.ready_timeout``, or as soon as
+    one stands that does not heal by itself.
+    """
+    say = progress or (lambda _: None)
     for name in (istiod_name(params.istio), params.istio.gateway_service):
         _await_deployment(cluster, params, name, say)
     watch(
@@ -175,13 +212,18 @@ def execute(plan_: Plan, params: Params, cluster: Cluster, progress: Progress | 
     say(f"Istio {params.istio.version} answers")
 
 
-def precheck(params: Params) -> None:
-    """Run ``istioctl x precheck``: it refuses clusters on which Istio cannot work."""
+def precheck(params: Params) -> str:
+    """Run ``istioctl x precheck``: it refuses clusters on which Istio cannot work.
+
+    Returns what it said in one line; raises :class:`Blocked` when it found errors.
+    """
     # Exit code 79 means "findings"; they are warnings about an existing mesh unless named Error.
     printed = run_istioctl(params, ["experimental", "precheck"], timeout=60, accept=(0, 79))
-    errors = [line.strip() for line in printed.splitlines() if line.startswith("Error")]
+    lines = [line.strip() for line in printed.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("Error")]
     if errors:
         raise Blocked(f"istioctl precheck: {'; '.join(errors[:3])}", hint="follow the messages, then repeat")
+    return "; ".join(lines[:3]) or "no findings"
 
 
 def _run_install(params: Params, cluster: Cluster, path: str, say: Progress) -> None:
@@ -202,13 +244,14 @@ def _run_install(params: Params, cluster: Cluster, path: str, say: Progress) -> 
             command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=environment()
         )
         try:
-            said = ""
+            said, hoping = "", _Hope(params, cluster)
             while process.poll() is None and time.monotonic() < deadline:
                 time.sleep(1.0)
                 standing = _standing(params, cluster)
                 if standing != said:
                     say(standing)
                     said = standing
+                hoping.look()
         finally:
             if process.poll() is None:
                 process.terminate()
@@ -233,6 +276,32 @@ def _run_install(params: Params, cluster: Cluster, path: str, say: Progress) -> 
         )
 
 
+class _Hope:
+    """Ends a wait that cannot succeed: a missing image or a quota is told at once, not by a time-out."""
+
+    def __init__(self, params: Params, cluster: Cluster) -> None:
+        self._params, self._cluster = params, cluster
+        self._patience = min(_PATIENCE, params.istio.ready_timeout / 3)
+        self._since: dict[str, float] = {}
+
+    def look(self) -> None:
+        """Raise :class:`ClusterError` with the reason when one has stood for too long."""
+        istio = self._params.istio
+        now = time.monotonic()
+        found = [
+            f"{name}: {reason}"
+            for name in (istiod_name(istio), istio.gateway_service)
+            for reason in hopeless(self._cluster, istio.namespace, name)
+        ]
+        self._since = {reason: self._since.get(reason, now) for reason in found}
+        lasting = [reason for reason, since in self._since.items() if now - since >= self._patience]
+        if lasting:
+            raise ClusterError(
+                f"Istio cannot become ready: {'; '.join(lasting)}",
+                hint="remove the cause and run 10_install again: it continues where it stopped",
+            )
+
+
 def _standing(params: Params, cluster: Cluster) -> str:
     parts = []
     for name in (istiod_name(params.istio), params.istio.gateway_service):
@@ -246,14 +315,24 @@ def _standing(params: Params, cluster: Cluster) -> str:
 
 def _await_deployment(cluster: Cluster, params: Params, name: str, say: Progress) -> None:
     namespace = params.istio.namespace
+    hoping = _Hope(params, cluster)
+
+    def look() -> str:
+        standing = deployment_standing(cluster.get("Deployment", name, namespace))
+        if standing:
+            hoping.look()
+        return standing
+
     try:
         watch(
-            lambda: deployment_standing(cluster.get("Deployment", name, namespace)),
+            look,
             timeout=params.istio.ready_timeout,
             progress=say,
             subject=name,
         )
     except ClusterError as error:
+        if "cannot become ready" in str(error):
+            raise
         why = reasons(cluster, namespace, name)
         raise ClusterError(f"{error}. Reasons: {'; '.join(why) or 'none reported'}") from None
 
@@ -282,48 +361,6 @@ def answers(cluster: Cluster, params: Params) -> str:
             return ""
         return str(error)
     return "the admission webhook is not active yet: an invalid VirtualService was accepted (dry run)"
-
-
-def plan_uninstall(params: Params, cluster: Cluster) -> Plan:
-    """List what ``uninstall`` removes: the components of this revision, not CRDs and not the namespace."""
-    keep = {"CustomResourceDefinition", "Namespace"}
-    steps = []
-    for wanted in manifests(params):
-        kind = f"{wanted['apiVersion']}/{wanted['kind']}"
-        if wanted["kind"] in keep or not cluster.serves(kind):
-            continue
-        metadata = wanted["metadata"]
-        live = cluster.get(kind, metadata["name"], metadata.get("namespace"))
-        if live is not None:
-            steps.append(Step("delete", title_of(wanted), {"uid": live["metadata"]["uid"]}, None))
-    return Plan(
-        kind="uninstall",
-        title=f"Istio {params.istio.version}: remove {len(steps)} objects",
-        steps=tuple(steps),
-        way_back="10_install installs the same again; VirtualServices and CRDs are kept",
-        inputs={"cluster": cluster.uid},
-    )
-
-
-def uninstall(plan_: Plan, params: Params, cluster: Cluster, progress: Progress | None = None) -> None:
-    """Remove exactly what the plan lists (webhooks first, so that nothing fails closed meanwhile)."""
-    say = progress or (lambda _: None)
-    if plan_uninstall(params, cluster).digest != plan_.digest:
-        raise Blocked("the cluster changed since this plan was made", hint="read the new plan and approve it")
-    uids = {s.target: s.before["uid"] for s in plan_.steps}
-    objects = sorted(
-        (o for o in manifests(params) if title_of(o) in uids),
-        key=lambda o: (not o["kind"].endswith("WebhookConfiguration"), o["kind"] != "Deployment"),
-    )
-    for obj in objects:
-        metadata = obj["metadata"]
-        cluster.delete(
-            f"{obj['apiVersion']}/{obj['kind']}",
-            metadata["name"],
-            metadata.get("namespace"),
-            uid=uids[title_of(obj)],
-        )
-        say(f"deleted {title_of(obj)}")
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]

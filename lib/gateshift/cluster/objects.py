@@ -14,6 +14,7 @@ __all__ = [
     "ISTIO_KINDS",
     "MANAGED_BY",
     "MANAGER",
+    "MIGRATION",
     "Object",
     "apply_order",
     "clean",
@@ -30,6 +31,9 @@ MANAGER = "gateshift"
 """Field manager of every server-side apply, and the value of the label below."""
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
+
+MIGRATION = "gateshift.dev/migration"
+"""Label with the name of the migration that made an object: only its own objects are ever pruned."""
 
 # Istio serves networking and security v1 from 1.22 and v1beta1 before (istio-traps.md 3); the first
 # version that the cluster serves is used.

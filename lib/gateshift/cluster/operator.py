@@ -12,7 +12,7 @@ import yaml
 
 from gateshift.params.model import Autoscaled, InstallParams, Params
 
-__all__ = ["helm_values", "istiod_name", "operator", "render"]
+__all__ = ["gateway_selector", "helm_values", "istiod_name", "operator", "render"]
 
 # The gateway keeps serving while the load balancer still sends to it; 5 s (Istio's default) is shorter
 # than the deregistration delay of cloud load balancers and gives 502s on scale-in (istio-traps.md 63).
@@ -22,6 +22,14 @@ _DRAIN_SECONDS = 30
 def istiod_name(istio: InstallParams) -> str:
     """Return the name of istiod's Deployment; a revision has its own."""
     return f"istiod-{istio.revision}" if istio.revision else "istiod"
+
+
+def gateway_selector(istio: InstallParams) -> dict[str, str]:
+    """Return the label by which Gateway resources choose this gateway's pods, as Istio's charts build it.
+
+    It follows from the Service's name, so that a gateway beside another Istio's has a label of its own.
+    """
+    return {"istio": istio.gateway_service.removeprefix("istio-")}
 
 
 def operator(params: Params) -> dict[str, Any]:
@@ -38,11 +46,12 @@ def operator(params: Params) -> dict[str, Any]:
                 {
                     "name": istio.gateway_service,
                     "enabled": True,
-                    "label": {"app": istio.gateway_service, "istio": "ingressgateway"},
+                    "label": {"app": istio.gateway_service, **gateway_selector(istio)},
                     "k8s": {
                         **_component(istio.gateway, {"app": istio.gateway_service}),
                         "env": [{"name": "TERMINATION_DRAIN_DURATION_SECONDS", "value": str(_DRAIN_SECONDS)}],
-                        "service": {"type": "LoadBalancer", "ports": _ports(istio)},
+                        "service": _service(istio),
+                        **_annotations(istio),
                     },
                 }
             ],
@@ -65,7 +74,10 @@ def render(params: Params) -> str:
 
 
 def helm_values(params: Params) -> dict[str, dict[str, Any]]:
-    """Return values for the charts ``istiod`` and ``gateway`` that install the same."""
+    """Return values for the charts ``base``, ``istiod`` and ``gateway`` that install the same.
+
+    The gateway's chart has a name, not a component list: its release is ``istio.gateway_service``.
+    """
     istio = params.istio
     mesh = operator(params)["spec"]["meshConfig"]
     istiod: dict[str, Any] = {
@@ -76,7 +88,7 @@ def helm_values(params: Params) -> dict[str, dict[str, Any]]:
     }
     gateway: dict[str, Any] = {
         "name": istio.gateway_service,
-        "labels": {"app": istio.gateway_service, "istio": "ingressgateway"},
+        "labels": {"app": istio.gateway_service, **gateway_selector(istio)},
         "resources": _resources(istio.gateway),
         "autoscaling": {
             "enabled": True,
@@ -86,12 +98,15 @@ def helm_values(params: Params) -> dict[str, dict[str, Any]]:
         "podDisruptionBudget": _budget(istio.gateway),
         "affinity": _spread({"app": istio.gateway_service}),
         "env": {"TERMINATION_DRAIN_DURATION_SECONDS": str(_DRAIN_SECONDS)},
-        "service": {"type": "LoadBalancer", "ports": _ports(istio)},
+        "service": {**_service(istio), "annotations": dict(istio.gateway_annotations)},
     }
+    if istio.istiod.replicas_min > 1:
+        istiod["pdb"] = _budget(istio.istiod)
     if istio.revision:
         istiod["revision"] = istio.revision
         gateway["revision"] = istio.revision
-    return {"istiod": istiod, "gateway": gateway}
+    base = {"global": {"istioNamespace": istio.namespace}, "defaultRevision": istio.revision or "default"}
+    return {"base": base, "istiod": istiod, "gateway": gateway}
 
 
 def _helm_scale(scaled: Autoscaled) -> dict[str, Any]:
@@ -134,6 +149,19 @@ def _spread(labels: dict[str, str]) -> dict[str, Any]:
             "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": term}]
         }
     }
+
+
+def _service(istio: InstallParams) -> dict[str, Any]:
+    out: dict[str, Any] = {"type": "LoadBalancer", "ports": _ports(istio)}
+    if istio.external_traffic_policy:
+        out["externalTrafficPolicy"] = istio.external_traffic_policy
+    if istio.load_balancer_class:
+        out["loadBalancerClass"] = istio.load_balancer_class
+    return out
+
+
+def _annotations(istio: InstallParams) -> dict[str, Any]:
+    return {"serviceAnnotations": dict(istio.gateway_annotations)} if istio.gateway_annotations else {}
 
 
 def _ports(istio: InstallParams) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from gateshift.cluster.apply import missing_from_gateway
+from gateshift.cluster.acceptance import missing_from_gateway
 from gateshift.cluster.checks import Check, Item, failed, passed, run_items, warned
 from gateshift.cluster.client import Cluster
 from gateshift.cluster.gateways import gateway_pods, load_balancer_name, pod_ready, proxy_status, rejected

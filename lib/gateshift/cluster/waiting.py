@@ -7,7 +7,20 @@ from gateshift.cluster.gateways import pod_ready, selector_text
 from gateshift.cluster.objects import Object, name_of
 from gateshift.errors import ClusterError
 
-__all__ = ["deployment_standing", "pod_problem", "reasons"]
+__all__ = ["deployment_standing", "hopeless", "pod_problem", "reasons"]
+
+_WAITS_FOREVER = frozenset(
+    {
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "CrashLoopBackOff",
+        "RunContainerError",
+    }
+)
 
 
 def deployment_standing(deployment: Object | None) -> str:
@@ -66,3 +79,29 @@ def reasons(cluster: Cluster, namespace: str, name: str) -> list[str]:
     except ClusterError as error:
         return [f"the reason cannot be read: {error}"]
     return list(dict.fromkeys(found))[:6]
+
+
+def hopeless(cluster: Cluster, namespace: str, name: str) -> list[str]:
+    """Return what keeps a Deployment from becoming ready and does not heal by waiting: image, quota, crash.
+
+    A pod without a node is not in it: an autoscaler may bring one.
+    """
+    deployment = cluster.get("Deployment", name, namespace)
+    if deployment is None or not deployment_standing(deployment):
+        return []
+    found = [
+        f"{c.get('reason', '')}: {c.get('message', '')}"
+        for c in deployment.get("status", {}).get("conditions") or []
+        if c.get("type") == "ReplicaFailure" and c.get("status") == "True"
+    ]
+    labels = selector_text((deployment["spec"].get("selector") or {}).get("matchLabels") or {})
+    for pod in cluster.list("Pod", namespace, labels=labels):
+        status = pod.get("status", {})
+        for state in (status.get("initContainerStatuses") or []) + (status.get("containerStatuses") or []):
+            waiting = state.get("state", {}).get("waiting") or {}
+            if waiting.get("reason") in _WAITS_FOREVER:
+                # Without the pod's name and the changing back-off: the same cause must read the same.
+                found.append(
+                    f"container {state['name']}: {waiting['reason']} (image {state.get('image', '?')})"
+                )
+    return list(dict.fromkeys(found))

@@ -123,6 +123,8 @@ class State:
     stable_since: str = ""
     stable_since_unix: float | None = None
     soak_samples: int = 0
+    soak_until: float | None = None
+    """Unix seconds up to which the stable run's samples cover the time."""
     token: int = 0
     """The newest fencing token; writes with an older one are refused."""
 

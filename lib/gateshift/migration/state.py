@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from gateshift.errors import JournalError
 from gateshift.migration.phases import Entry, Phase, RunMark, State, VerdictMark
@@ -87,7 +88,7 @@ def _intent(what: str) -> Step:
 def _outcome(what: str, phase: Phase) -> Step:
     def apply(state: State, entry: Entry) -> State:
         del entry
-        _need(state.pending == what, f"{what}.intent is not on record before it")
+        _need(state.pending == what, f"the intent of {what} is not on record before it")
         return replace(state, phase=phase, pending="")
 
     return apply
@@ -210,23 +211,40 @@ def _rollback_done(state: State, entry: Entry) -> State:
         stable_since="",
         stable_since_unix=None,
         soak_samples=0,
+        soak_until=None,
         pending="",
         cleanup_started=False,
     )
 
 
 def _soak_sample(state: State, entry: Entry) -> State:
+    """A sample covers ``from`` to ``to`` (unix seconds); what no sample covers was not stable.
+
+    ``stable_from`` moves the beginning of the stable time past a gap inside the sample, ``allowed_gap``
+    (seconds) says how much may lie between two samples. Without them the sample is a moment.
+    """
     _need(state.weight_percent == 100 and state.shifting_to is None, "not all traffic is on Istio")
     _need(state.stage_entered is None, f"stage {state.stage_entered} is not promoted yet")
     stable = bool(entry.data.get("stable", True))
+    begin, end = float(entry.data.get("from", entry.unix)), float(entry.data.get("to", entry.unix))
+    covered = state.soak_until if state.soak_until is not None else state.stable_since_unix
+    allowed = entry.data.get("allowed_gap")
+    gap = allowed is not None and covered is not None and begin - covered > float(allowed)
     since, unix = state.stable_since, state.stable_since_unix
+    resumed = entry.data.get("stable_from")
     if not stable:
         since, unix = "", None
-    elif unix is None:
-        since, unix = entry.time, entry.unix
-    phase = state.phase if stable and state.phase is Phase.SOAKED else Phase.SOAK
+    elif unix is None or gap or (resumed is not None and float(resumed) > unix):
+        unix = begin if resumed is None else float(resumed)
+        since = datetime.fromtimestamp(unix, UTC).isoformat()
+    phase = state.phase if stable and not gap and state.phase is Phase.SOAKED else Phase.SOAK
     return replace(
-        state, phase=phase, soak_samples=state.soak_samples + 1, stable_since=since, stable_since_unix=unix
+        state,
+        phase=phase,
+        soak_samples=state.soak_samples + 1,
+        stable_since=since,
+        stable_since_unix=unix,
+        soak_until=end,
     )
 
 
@@ -279,9 +297,11 @@ _OPEN = _ANY - {Phase.NEW}
 # Objects are not installed or applied under live traffic, nor while a rollback runs.
 _SETUP = frozenset({Phase.PREFLIGHTED, Phase.INSTALLED, Phase.APPLIED, Phase.VERIFIED, Phase.ROLLED_BACK})
 _APPLY = _SETUP - {Phase.PREFLIGHTED}
+_UNDO = _SETUP - {Phase.PREFLIGHTED}
 _STAGE = frozenset({Phase.VERIFIED, Phase.CANARY})
 _CANARY = frozenset({Phase.CANARY})
 _BACK = frozenset({Phase.ROLLING_BACK})
+_GONE = frozenset({Phase.SOAKED, Phase.CLEANED})  # a clean-up that died half-way is restored as well
 _SOAK = frozenset({Phase.CANARY, Phase.SOAK, Phase.SOAKED})
 
 _RULES = (
@@ -293,9 +313,13 @@ _RULES = (
     Rule("preflight.done", ("ok",), _OPEN, _preflight, Phase.PREFLIGHTED),
     Rule("install.intent", (), _SETUP, _intent("install")),
     Rule("install.done", (), _SETUP, _outcome("install", Phase.INSTALLED), Phase.INSTALLED),
+    Rule("uninstall.intent", (), _SETUP, _intent("uninstall")),
+    Rule("uninstall.done", (), _SETUP, _outcome("uninstall", Phase.PREFLIGHTED), Phase.PREFLIGHTED),
     Rule("translate.done", (), _OPEN, _nothing),
     Rule("apply.intent", ("snapshot",), _APPLY, _intent("apply")),
     Rule("apply.done", (), _APPLY, _outcome("apply", Phase.APPLIED), Phase.APPLIED),
+    Rule("apply.undo.intent", (), _UNDO, _intent("apply undo")),
+    Rule("apply.undone", (), _UNDO, _outcome("apply undo", Phase.INSTALLED), Phase.INSTALLED),
     Rule("verify.done", ("ok",), _OPEN - {Phase.ROLLING_BACK}, _verified, Phase.VERIFIED),
     Rule("stage.entered", ("stage", "weight"), _STAGE, _stage_entered, Phase.CANARY),
     Rule("shift.intent", ("stage", "from", "to", "snapshot"), _CANARY, _shift_intent),
@@ -316,6 +340,8 @@ _RULES = (
     Rule("soak.done", (), frozenset({Phase.SOAK, Phase.SOAKED}), _soak_done, Phase.SOAKED),
     Rule("cleanup.intent", ("export",), frozenset({Phase.SOAKED}), _cleanup_intent),
     Rule("cleanup.done", (), frozenset({Phase.SOAKED}), _outcome("cleanup", Phase.CLEANED), Phase.CLEANED),
+    Rule("restore.intent", ("export",), _GONE, _intent("restore")),
+    Rule("restore.done", (), _GONE, _outcome("restore", Phase.SOAKED), Phase.SOAKED),
     Rule("lock.acquired", ("holder",), _ANY, _lock_acquired),
     Rule("lock.released", ("holder",), _ANY, _nothing),
     Rule("reconciled", ("weight",), _OPEN, _reconciled),

@@ -185,7 +185,11 @@ _ISTIOD = Autoscaled(
 
 
 class InstallParams(Model):
-    """Istio as it is installed. No profile is called ``production``: ``default`` is the base."""
+    """Istio as it is installed. No profile is called ``production``: ``default`` is the base.
+
+    ``gateway_annotations``, ``external_traffic_policy`` and ``load_balancer_class`` go onto the gateway's
+    Service: what the cloud needs to make the same kind of load balancer as APISIX has.
+    """
 
     version: Version
     profile: str = Field(default="default", pattern=r"^(default|minimal|openshift|stable)$")
@@ -196,6 +200,9 @@ class InstallParams(Model):
     istiod: Autoscaled = _ISTIOD
     http_target_port: int = Field(default=8080, ge=1, le=65535)
     https_target_port: int = Field(default=8443, ge=1, le=65535)
+    gateway_annotations: dict[str, str] = Field(default_factory=dict)
+    external_traffic_policy: str | None = Field(default=None, pattern=r"^(Cluster|Local)$")
+    load_balancer_class: str | None = None
     istioctl: str = "istioctl"
     kubectl: str = "kubectl"
     ready_timeout: Seconds = 300.0
@@ -330,11 +337,17 @@ class JudgeParams(Model):
 
 
 class SoakParams(Model):
-    """The stable run before clean-up."""
+    """The stable run before clean-up.
+
+    ``stable_for`` must pass without a gap: a run is due each ``sample_every`` and covers all the time since
+    the run before, at least ``sample_for`` of it; ``grace`` is how late it may be, and how long metrics may
+    be missing in between.
+    """
 
     stable_for: Seconds = 14 * 86400.0
     sample_every: Seconds = 86400.0
     sample_for: Seconds = 600.0
+    grace: Seconds = 7200.0
 
 
 class Probe(Model):

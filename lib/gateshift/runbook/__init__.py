@@ -37,9 +37,9 @@ def open_run(name: str, variables: Mapping[str, Any]) -> Any:
 # Only the notebook's own runbook is imported: an operator waits for matplotlib where there is a plot.
 _RUNBOOKS = {
     "00_preflight": "setup:Preflight",
-    "10_install": "setup:Install",
+    "10_install": "install:Install",
     "20_translate": "setup:Translate",
-    "30_apply": "setup:Apply",
+    "30_apply": "apply:Apply",
     "40_verify": "setup:Verify",
     "50_canary": "canary:Canary",
     "60_soak": "soak:Soak",

@@ -1,4 +1,4 @@
-"""Runbooks before any traffic moves: preflight, install, translate, apply, verify."""
+"""Runbooks before any traffic moves: preflight, translate, verify."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any, ClassVar
 from gateshift.apisix.admin import AdminClient
 from gateshift.apisix.model import Configuration, Router
 from gateshift.apisix.readers import read_files
-from gateshift.cluster import apply as cluster_apply
-from gateshift.cluster import install as cluster_install
 from gateshift.cluster import preflight as cluster_preflight
 from gateshift.cluster import verify as cluster_verify
+from gateshift.cluster.operator import gateway_selector
 from gateshift.errors import Blocked
 from gateshift.notebook.show import Note, Table
 from gateshift.plan import Plan
@@ -21,7 +20,7 @@ from gateshift.runbook.context import Context
 from gateshift.runbook.inputs import project_root
 from gateshift.translate import Target, Translation, prove, translate, write_translation
 
-__all__ = ["Apply", "Install", "Preflight", "Translate", "Verify", "read_configuration", "translate_now"]
+__all__ = ["Preflight", "Translate", "Verify", "read_configuration", "translate_now"]
 
 
 def read_configuration(context: Context) -> Configuration:
@@ -41,7 +40,7 @@ def translate_now(context: Context, configuration: Configuration) -> Translation
         version=istio.version,
         namespace=context.params.cluster.application_namespace,
         gateway_namespace=istio.namespace,
-        gateway_selector={"istio": "ingressgateway"},
+        gateway_selector=gateway_selector(istio),
         router=Router(context.params.apisix.router) if context.params.apisix.router else None,
     )
     return translate(configuration, context.params.translate, target)
@@ -95,38 +94,6 @@ class Preflight(Runbook):
                 hint="each failed check names its remedy in the table above",
             )
         return Note("pass", f"{len(self.checks)} checks, none failed")
-
-
-class Install(Runbook):
-    """``10_install``: Istio with the guide's production settings, beside APISIX."""
-
-    name: ClassVar[str] = "10_install"
-    title: ClassVar[str] = "Install Istio"
-
-    def read(self) -> object:
-        """Show the IstioOperator file that would be installed."""
-        return Note("info", "IstioOperator to install:\n" + cluster_install.render(self.params))
-
-    def make_plan(self) -> Plan:
-        """Diff the wanted components against the cluster."""
-        return cluster_install.plan(self.params, self.context.cluster)
-
-    def perform(self, plan: Plan) -> object:
-        """Install and wait until everything answers."""
-        self.record("install.intent", digest=plan.digest)
-        cluster_install.execute(plan, self.params, self.context.cluster, progress=say)
-        self.record("install.done", version=self.params.istio.version)
-        return Note("pass", f"Istio {self.params.istio.version} installed")
-
-    def nothing_to_do(self, plan: Plan) -> object:
-        """Istio is there as wanted."""
-        self.record("install.intent", digest=plan.digest)
-        self.record("install.done", version=self.params.istio.version)
-        return Note("pass", f"Istio {self.params.istio.version} is already installed as planned")
-
-    def check(self) -> object:
-        """Name the new gateway's address."""
-        return Note("pass", f"gateway load balancer: {self.context.istio_target}")
 
 
 class Translate(Runbook):
@@ -187,46 +154,6 @@ class Translate(Runbook):
         if proof.disagreements:
             raise Blocked(f"translate: routing differs, smallest example: {proof.disagreements[0]}")
         return Note("pass", f"{proof.checked} generated requests choose the same route in APISIX and Istio")
-
-
-class Apply(Runbook):
-    """``30_apply``: the translated objects into the cluster, all or nothing."""
-
-    name: ClassVar[str] = "30_apply"
-    title: ClassVar[str] = "Apply"
-
-    def read(self) -> object:
-        """Translate again from the live configuration, so that nothing stale is applied."""
-        translation = translate_now(self.context, read_configuration(self.context))
-        if translation.blockers:
-            raise Blocked("apply: the translation has blockers", hint="run 20_translate first")
-        self.objects = [dict(o) for o in translation.objects]
-        return Note("info", f"{len(self.objects)} objects to apply")
-
-    def make_plan(self) -> Plan:
-        """Server-side dry run of every object."""
-        return cluster_apply.plan(self.context.cluster, self.objects)
-
-    def perform(self, plan: Plan) -> object:
-        """Apply with a snapshot; a failure half-way restores."""
-        before = self.context.run_folder / "before.json"
-        self.record("apply.intent", snapshot=before.name, digest=plan.digest)
-        snapshot = cluster_apply.execute(self.context.cluster, self.objects, plan, progress=say)
-        before.write_text(json.dumps(snapshot, indent=1, default=str) + "\n")
-        self.record("apply.done", objects=len(self.objects))
-        return Note("pass", f"{len(plan.steps)} changes applied")
-
-    def nothing_to_do(self, plan: Plan) -> object:
-        """The cluster already has these objects."""
-        self.record("apply.intent", snapshot="", digest=plan.digest)
-        self.record("apply.done", objects=len(self.objects))
-        return super().nothing_to_do(plan)
-
-    def check(self) -> object:
-        """Wait until the gateway's Envoy really has the configuration."""
-        return Note(
-            "pass", cluster_apply.wait_in_sync(self.params, self.context.cluster, self.objects, progress=say)
-        )
 
 
 class Verify(Runbook):

@@ -1,0 +1,141 @@
+"""Whether the gateway's Envoys really have what was applied: listeners, routes, and no rejected push."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from gateshift.cluster.client import Cluster
+from gateshift.cluster.gateways import (
+    gateway_pods,
+    listener_ports,
+    pod_ready,
+    proxy_status,
+    rejected,
+    route_names,
+    wanted_routes,
+    watch,
+)
+from gateshift.cluster.objects import Object, name_of, title_of
+from gateshift.errors import ClusterError
+from gateshift.params.model import Params
+
+__all__ = ["missing_from_gateway", "wait_in_sync", "wanted_listeners"]
+
+_REFUSED = "rejected by Envoy"
+_LOOKS = 3
+"""Looks in a row that must see a rejection: while a push is under way an old error may still stand."""
+
+
+def wanted_listeners(
+    objects: Iterable[Object], service: Object, pod_labels: Mapping[str, str]
+) -> tuple[set[int], list[str]]:
+    """Return the container ports on which the gateway must listen, and what stands in the way.
+
+    A Gateway names the port of the Service, Envoy listens on its target port (istio-traps.md 22). Only
+    Gateways whose selector matches *pod_labels* count.
+    """
+    targets = {
+        int(p["port"]): p.get("targetPort", p["port"]) for p in service.get("spec", {}).get("ports") or []
+    }
+    ports: set[int] = set()
+    problems = []
+    for obj in objects:
+        if obj.get("kind") != "Gateway" or "servers" not in obj.get("spec", {}):
+            continue
+        if not (obj["spec"].get("selector") or {}).items() <= pod_labels.items():
+            continue
+        for server in obj["spec"]["servers"] or []:
+            number = int(server["port"]["number"])
+            target = targets.get(number)
+            if target is None:
+                problems.append(
+                    f"{title_of(obj)} names port {number}, which Service {name_of(service)} does not have"
+                )
+            elif isinstance(target, int):  # a named target port is resolved by istiod alone
+                ports.add(target)
+    return ports, problems
+
+
+def missing_from_gateway(params: Params, cluster: Cluster, objects: Iterable[Object]) -> str:
+    """Return what the gateway's Envoys lack of *objects*, or an empty text when all is there.
+
+    istiod's acceptance is not enough: a rejected push freezes a proxy at its old configuration
+    (istio-traps.md 51), so every ready gateway pod is asked for its listeners and routes.
+    """
+    wanted_objects = list(objects)
+    pods = [p for p in gateway_pods(cluster, params) if pod_ready(p)]
+    if not pods:
+        return "no gateway pod is ready"
+    connected = _connected(params)
+    ours = {name: kinds for p in pods if (kinds := connected.get(name := name_of(p))) is not None}
+    if not ours:
+        return "no gateway pod is connected to istiod"
+    if behind := rejected(ours):
+        refused = [b for b in behind if "ERROR" in b]
+        return f"{_REFUSED}: {'; '.join(refused)}" if refused else f"not in sync: {'; '.join(behind)}"
+    service = cluster.get("Service", params.istio.gateway_service, params.istio.namespace) or {}
+    ports, problems = wanted_listeners(wanted_objects, service, pods[0]["metadata"].get("labels") or {})
+    if problems:
+        return "; ".join(problems)
+    wanted = wanted_routes(wanted_objects)
+    lacks = (_missing_of(params, pod, ports, wanted) for pod in sorted(ours))
+    return next(filter(None, lacks), "")
+
+
+def _connected(params: Params) -> dict[str, dict[str, str]]:
+    """Return the xDS states of the proxies in the gateway's namespace, by pod name."""
+    end = f".{params.istio.namespace}"
+    return {p.removesuffix(end): kinds for p, kinds in proxy_status(params).items() if p.endswith(end)}
+
+
+def _missing_of(params: Params, pod: str, ports: set[int], wanted: Mapping[str, set[str]]) -> str:
+    if ports and (lost := ports - listener_ports(params, pod)):
+        return f"{pod} does not listen on {', '.join(map(str, sorted(lost)))}"
+    return _missing_routes(pod, wanted, route_names(params, pod))
+
+
+def _missing_routes(pod: str, wanted: Mapping[str, set[str]], have: Mapping[str, set[str]]) -> str:
+    for host, services in sorted(wanted.items()):
+        if host not in have:
+            return f"{pod} has no virtual host {host}"
+        # Istio merges virtual services of one host; each must have left at least one route.
+        lost = {s for s in services if s not in have[host]}
+        if lost and "" not in have[host]:
+            return f"{pod} has no route of {', '.join(sorted(lost))} for {host}"
+    return ""
+
+
+def wait_in_sync(
+    params: Params,
+    cluster: Cluster,
+    objects: Iterable[Object],
+    *,
+    progress: Callable[[str], None] | None = None,
+    timeout: float | None = None,
+) -> str:
+    """Wait until every gateway Envoy has the configuration; return a sentence for the operator.
+
+    *timeout* is in seconds (default ``istio.ready_timeout``). Raises :class:`ClusterError` at its end, and
+    at once when Envoy has rejected the configuration: waiting does not heal that.
+    """
+    wanted = list(objects)
+    seen = 0
+
+    def look() -> str:
+        nonlocal seen
+        missing = missing_from_gateway(params, cluster, wanted)
+        seen = seen + 1 if missing.startswith(_REFUSED) else 0
+        if seen >= _LOOKS:
+            raise ClusterError(
+                f"gateway configuration {missing}",
+                hint="correct the object that Envoy names; until then the old configuration stays",
+            )
+        return missing
+
+    watch(
+        look,
+        timeout=params.istio.ready_timeout if timeout is None else timeout,
+        progress=progress,
+        subject="gateway configuration",
+    )
+    return f"all gateway Envoys have routes for {len(wanted_routes(wanted))} hosts, in sync with istiod"

@@ -1,0 +1,198 @@
+"""Take an installation back: exactly what it brought, and nothing that others use or that a person made."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from gateshift.cluster.client import Cluster
+from gateshift.cluster.objects import Object, clean, diff_text, name_of, title_of
+from gateshift.cluster.operator import istiod_name
+from gateshift.cluster.ownership import is_ours, owner_selector
+from gateshift.errors import Blocked, ClusterError
+from gateshift.params.model import Params
+from gateshift.plan import Plan, Step, digest_of
+
+__all__ = ["execute", "plan", "shared_before"]
+
+# Webhooks first, so that nothing fails closed while the rest goes; what serves before what it needs.
+_KINDS = (
+    "ValidatingWebhookConfiguration",
+    "MutatingWebhookConfiguration",
+    "HorizontalPodAutoscaler",
+    "PodDisruptionBudget",
+    "Deployment",
+    "DaemonSet",
+    "Service",
+    "ConfigMap",
+    "ClusterRoleBinding",
+    "ClusterRole",
+    "RoleBinding",
+    "Role",
+    "ServiceAccount",
+)
+# istiod makes these at run time; they are nobody's once the last istiod is gone.
+_ROOT_CERTIFICATE = "istio-ca-root-cert"
+_RUNTIME_SECRETS = {"istio-ca-secret", "istio-ca-secret-lock"}
+_MADE_BY_KUBERNETES = {("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default")}
+
+
+def shared_before(params: Params, cluster: Cluster, plan_: Plan) -> list[Object]:
+    """Return, as they are now, the CRDs of others that an install plan changes (see :func:`plan`)."""
+    found = []
+    for step in plan_.steps:
+        kind, _, name = step.target.partition(" ")
+        if kind == "CustomResourceDefinition" and step.verb == "change":
+            live = cluster.get(kind, name)
+            if live is not None and not is_ours(live, params):
+                found.append(live)
+    return found
+
+
+def plan(
+    params: Params, cluster: Cluster, *, before: Iterable[Object] = (), created_namespace: bool = False
+) -> Plan:
+    """List what the uninstall removes and puts back.
+
+    *before* are the CRDs of others as they were (:func:`shared_before`); *created_namespace* says that the
+    install made the namespace. A CRD with objects stays, and so does a namespace with anything in it.
+    """
+    steps: list[Step] = []
+    goes: set[tuple[str, str]] = set()
+    for kind in _KINDS:
+        for obj in cluster.list(kind, labels=owner_selector(params)):
+            steps.append(_delete(obj, "made by the install"))
+            goes.add((kind, name_of(obj)))
+    last = not _other_istiods(params, cluster)
+    runtime = _made_by_istiod(params, cluster) if last and steps else []
+    steps += [_delete(o, "made by istiod at run time") for o in runtime]
+    goes |= {(o["kind"], name_of(o)) for o in runtime}
+    kept: list[str] = []
+    steps += _crds(params, cluster, {name_of(o): o for o in before}, last, kept)
+    if created_namespace and (namespace := cluster.get("Namespace", params.istio.namespace)):
+        left = [o for o in _contents(cluster, params.istio.namespace) if (o["kind"], name_of(o)) not in goes]
+        if left:
+            kept.append(
+                f"namespace {params.istio.namespace}: {', '.join(title_of(o) for o in left[:3])} in it"
+            )
+        else:
+            steps.append(_delete(namespace, "made by the install, empty now"))
+    title = f"Istio {params.istio.version}: take back {len(steps)} objects"
+    return Plan(
+        kind="uninstall",
+        title=title + (f"; kept: {'; '.join(kept)}" if kept else ""),
+        steps=tuple(steps),
+        way_back="10_install installs the same again",
+        inputs={"cluster": cluster.uid, "kept": sorted(kept)},
+    )
+
+
+def _delete(obj: Object, note: str) -> Step:
+    where = {"apiVersion": obj["apiVersion"], "uid": obj["metadata"]["uid"]}
+    return Step("delete", title_of(obj), where, None, note)
+
+
+def _other_istiods(params: Params, cluster: Cluster) -> bool:
+    ours = (params.istio.namespace, istiod_name(params.istio))
+    return any(
+        (d["metadata"]["namespace"], name_of(d)) != ours
+        for d in cluster.list("Deployment", labels="app=istiod")
+    )
+
+
+def _made_by_istiod(params: Params, cluster: Cluster) -> list[Object]:
+    found = [
+        o for o in cluster.list("ConfigMap", labels="istio.io/config=true") if name_of(o) == _ROOT_CERTIFICATE
+    ]
+    namespace = params.istio.namespace
+    found += [o for o in cluster.list("Secret", namespace) if name_of(o) in _RUNTIME_SECRETS]
+    # Leader elections: ConfigMaps that carry nothing but the election's record.
+    found += [
+        o
+        for o in cluster.list("ConfigMap", namespace)
+        if "control-plane.alpha.kubernetes.io/leader" in (o["metadata"].get("annotations") or {})
+        and name_of(o).startswith("istio-")
+    ]
+    found += [o for o in cluster.list("Lease", namespace) if name_of(o).startswith("istio-")]
+    return found
+
+
+def _crds(
+    params: Params, cluster: Cluster, before: Mapping[str, Object], last: bool, kept: list[str]
+) -> list[Step]:
+    steps = []
+    for crd in cluster.list("CustomResourceDefinition", labels=owner_selector(params)):
+        name = name_of(crd)
+        if name in before:
+            old, now = clean(before[name]), clean(crd)
+            if old != now:
+                where = {"apiVersion": crd["apiVersion"], "uid": crd["metadata"]["uid"]}
+                note = f"as before the install\n{diff_text(now, old)[:2000]}"
+                steps.append(Step("restore", title_of(crd), where, {"digest": digest_of(old)}, note))
+            continue
+        users = _instances(cluster, crd)
+        if users or not last:
+            why = f"{len(users)} objects of it" if users else "another istiod uses it"
+            kept.append(f"{name}: {why}")
+            continue
+        steps.append(_delete(crd, "made by the install, no object of it exists"))
+    return steps
+
+
+def _instances(cluster: Cluster, crd: Object) -> list[Object]:
+    spec = crd["spec"]
+    for version in spec["versions"]:
+        kind = f"{spec['group']}/{version['name']}/{spec['names']['kind']}"
+        if version.get("served") and cluster.serves(kind):
+            return cluster.list(kind)
+    return []
+
+
+def _contents(cluster: Cluster, namespace: str) -> list[Object]:
+    """List what a person would miss: everything of the kinds that people make."""
+    found = []
+    kinds = ("Deployment", "StatefulSet", "DaemonSet", "Service", "ConfigMap", "Secret", "ServiceAccount")
+    for kind in kinds:
+        for obj in cluster.list(kind, namespace):
+            token = kind == "Secret" and obj.get("type") == "kubernetes.io/service-account-token"
+            if (kind, name_of(obj)) not in _MADE_BY_KUBERNETES and not token:
+                found.append(obj)
+    return found
+
+
+def execute(
+    plan_: Plan,
+    params: Params,
+    cluster: Cluster,
+    *,
+    before: Iterable[Object] = (),
+    created_namespace: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> None:
+    """Carry out the plan, only on the objects with the planned uid. Safe to repeat after an interruption."""
+    say = progress or (lambda _: None)
+    given = list(before)
+    now = plan(params, cluster, before=given, created_namespace=created_namespace)
+    if now.digest != plan_.digest:
+        raise Blocked("the cluster changed since this plan was made", hint="read the new plan and approve it")
+    old = {title_of(o): o for o in given}
+    for step in plan_.steps:
+        kind, _, where = step.target.partition(" ")
+        namespace, _, name = where.rpartition("/")
+        full = f"{step.before['apiVersion']}/{kind}"
+        if step.verb == "restore":
+            _restore(cluster, full, name, step.before["uid"], old[step.target])
+        else:
+            cluster.delete(full, name, namespace or None, uid=step.before["uid"])
+        say(f"{step.verb}: {step.target}")
+
+
+def _restore(cluster: Cluster, kind: str, name: str, uid: str, old: Mapping[str, Any]) -> None:
+    live = cluster.get(kind, name)
+    if live is None or live["metadata"]["uid"] != uid:
+        raise ClusterError(f"{kind} {name} was replaced since the plan was made")
+    wanted = copy.deepcopy(dict(old))
+    wanted["metadata"] = {**wanted["metadata"], "resourceVersion": live["metadata"]["resourceVersion"]}
+    wanted["metadata"].pop("managedFields", None)
+    cluster.update(wanted)
