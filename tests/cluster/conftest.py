@@ -17,14 +17,21 @@ import pytest
 
 from gateshift.cluster.client import Cluster
 from gateshift.cluster.objects import API_VERSIONS
+from gateshift.cluster.permissions import covered
+from gateshift.cluster.resources import Call
 from gateshift.params.model import ClusterParams, Params
 
 Object = dict[str, Any]
+
+# Kinds that a test makes up to stand for a CRD that gateshift does not know.
+UNLISTED = {Call("list", "cert-manager.io", "certificates"), Call("list", "example.com", "widgets")}
 
 _CLUSTERWIDE = {
     "Namespace",
     "Node",
     "StorageClass",
+    "PersistentVolume",
+    "IngressClass",
     "ClusterRole",
     "ClusterRoleBinding",
     "CustomResourceDefinition",
@@ -32,7 +39,12 @@ _CLUSTERWIDE = {
     "MutatingWebhookConfiguration",
     "SelfSubjectAccessReview",
 }
-_PLURALS = {"Endpoints": "endpoints", "NetworkPolicy": "networkpolicies", "Ingress": "ingresses"}
+_PLURALS = {
+    "Endpoints": "endpoints",
+    "NetworkPolicy": "networkpolicies",
+    "Ingress": "ingresses",
+    "IngressClass": "ingressclasses",
+}
 
 
 def plural(kind: str) -> str:
@@ -125,6 +137,12 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
             if parts.path == "/version":
                 self._answer(200, {"gitVersion": api.version})
                 return
+            if parts.path == "/apis":
+                groups = sorted({v for v, _ in api.kinds if "/" in v}, reverse=True)
+                preferred = {v.partition("/")[0]: v for v in groups}
+                listed = [{"name": g, "preferredVersion": {"groupVersion": v}} for g, v in preferred.items()]
+                self._answer(200, {"groups": listed})
+                return
             found = _PATH.match(parts.path)
             if not found:
                 self._fail(404, "no such path")
@@ -148,7 +166,7 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
                 self._fail(404, "the server could not find the requested resource")
                 return
             resources = [
-                {"name": plural(k), "kind": k, "namespaced": k not in _CLUSTERWIDE, "verbs": []}
+                {"name": plural(k), "kind": k, "namespaced": k not in _CLUSTERWIDE, "verbs": ["list"]}
                 for k in kinds
             ]
             self._answer(200, {"resources": resources})
@@ -288,8 +306,11 @@ def kubeconfig(server: str, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def cluster(kubeconfig: str) -> Cluster:
-    return Cluster.connect(ClusterParams(kubeconfig=kubeconfig), timeout=3)
+def cluster(kubeconfig: str) -> Iterator[Cluster]:
+    """A client whose every call must be in the permissions table: a missing one fails the test at hand."""
+    found = Cluster.connect(ClusterParams(kubeconfig=kubeconfig), timeout=3)
+    yield found
+    assert not covered(found.calls - UNLISTED), "calls that permissions.TABLE lacks"
 
 
 def make_params(kubeconfig: str = "", **sections: Any) -> Params:

@@ -4,9 +4,8 @@ from typing import Any
 
 import pytest
 
-from gateshift.cluster import cleanup
+from gateshift.cluster import cleanup, restore
 from gateshift.cluster.client import Cluster
-from gateshift.cluster.permissions import covered
 from gateshift.errors import Blocked, ClusterError, GateClosed
 from gateshift.params.model import Params
 from tests.cluster.conftest import FakeApi, make_params
@@ -26,7 +25,11 @@ def _apisix(api: FakeApi) -> None:
     )
     api.add("ConfigMap", "kube-root-ca.crt", "apisix", data={})
     api.add("Secret", "admin", "apisix", data={"key": "c2VjcmV0"})
-    api.add("CustomResourceDefinition", "apisixroutes.apisix.apache.org", spec={})
+    api.add(
+        "CustomResourceDefinition",
+        "apisixroutes.apisix.apache.org",
+        spec=crd("apisix.apache.org", "ApisixRoute", "apisixroutes"),
+    )
     api.add("ConfigMap", "bystander", "shop", data={"keep": "me"})
 
 
@@ -34,18 +37,82 @@ def confirmed(kubeconfig: str, name: str = "apisix") -> Params:
     return make_params(kubeconfig, confirm_namespace=name)
 
 
-def test_plan_lists_owners_and_keeps_crds(cluster: Cluster, params: Params) -> None:
+def crd(group: str, kind: str, plural: str) -> dict[str, Any]:
+    names = {"kind": kind, "plural": plural}
+    versions = [{"name": "v2", "served": True}]
+    return {"group": group, "names": names, "scope": "Namespaced", "versions": versions}
+
+
+def test_plan_lists_owners_in_a_safe_order(api: FakeApi, cluster: Cluster, params: Params) -> None:
+    service = {"name": "apisix-admission", "namespace": "apisix"}
+    api.add("ValidatingWebhookConfiguration", "apisix", webhooks=[{"clientConfig": {"service": service}}])
+    api.add(
+        "ValidatingWebhookConfiguration",
+        "others",
+        webhooks=[{"clientConfig": {"service": {"namespace": "x"}}}],
+    )
+    subjects = [{"kind": "ServiceAccount", "name": "apisix", "namespace": "apisix"}]
+    role = {"kind": "ClusterRole", "name": "apisix-ingress"}
+    api.add("ClusterRoleBinding", "apisix-ingress", roleRef=role, subjects=subjects)
+    shared = {"kind": "ClusterRole", "name": "view"}
+    api.add("ClusterRoleBinding", "both", roleRef=shared, subjects=[*subjects, {"kind": "User", "name": "u"}])
+    api.add("ClusterRole", "apisix-ingress")
+    api.add("ClusterRole", "view")
+    api.add("Pod", "apisix-1", "apisix", metadata={"ownerReferences": [{"kind": "ReplicaSet"}]})
     plan = cleanup.plan(params, cluster)
-    targets = [s.target for s in plan.steps]
-    assert targets == [
-        "Deployment apisix/apisix",
-        "StatefulSet apisix/etcd",
-        "Service apisix/apisix-gateway",
-        "Secret apisix/admin",
-        "Namespace apisix",
+    assert [(s.verb, s.target) for s in plan.steps] == [
+        ("copy", "Secret apisix/admin"),
+        ("delete", "ValidatingWebhookConfiguration apisix"),
+        ("delete", "Deployment apisix/apisix"),
+        ("delete", "StatefulSet apisix/etcd"),
+        ("delete", "Service apisix/apisix-gateway"),
+        ("delete", "Secret apisix/admin"),
+        ("delete", "Namespace apisix"),
+        ("delete", "ClusterRoleBinding apisix-ingress"),
+        ("delete", "ClusterRole apisix-ingress"),
+        ("delete", "CustomResourceDefinition apisixroutes.apisix.apache.org"),
     ]
-    assert plan.inputs["kept_crds"] == ["apisixroutes.apisix.apache.org"]
-    assert all(s.note.startswith("owner: ") for s in plan.steps[:-1])
+    assert all(s.note.startswith("owner: ") for s in plan.steps if s.verb == "delete")
+    assert "c2VjcmV0" not in str(plan.as_json())
+
+
+def test_crds_that_others_use_stay(api: FakeApi, cluster: Cluster, params: Params) -> None:
+    api.add("ApisixRoute", "theirs", "shop", spec={})
+    plan = cleanup.plan(params, cluster)
+    assert plan.inputs["kept_crds"] == {"apisixroutes.apisix.apache.org": "objects in shop"}
+    assert not [s for s in plan.steps if s.target.startswith("CustomResourceDefinition")]
+
+
+def test_crd_that_cannot_be_listed_stays(api: FakeApi, cluster: Cluster, params: Params) -> None:
+    api.kinds = {k for k in api.kinds if k[1] != "ApisixRoute"}
+    assert "cannot be listed" in str(cleanup.plan(params, cluster).inputs["kept_crds"])
+
+
+def test_objects_of_unknown_kinds_are_exported_too(api: FakeApi, cluster: Cluster, kubeconfig: str) -> None:
+    api.kinds.add(("example.com/v1", "Widget"))
+    api.store(
+        {
+            "apiVersion": "example.com/v1",
+            "kind": "Widget",
+            "metadata": {"name": "w", "namespace": "apisix"},
+            "spec": {"size": 3},
+        }
+    )
+    params = confirmed(kubeconfig)
+    plan = cleanup.plan(params, cluster)
+    assert ("goes", "Widget apisix/w") in [(s.verb, s.target) for s in plan.steps]
+    exported = cleanup.export(params, cluster, plan)
+    assert any(o["kind"] == "Widget" and o["spec"] == {"size": 3} for o in exported)
+
+
+def test_finalizers_are_released_while_their_controller_runs(
+    api: FakeApi, cluster: Cluster, params: Params
+) -> None:
+    api.add("ApisixRoute", "plain", "apisix", spec={})
+    api.add("ApisixRoute", "held", "apisix", spec={}, metadata={"finalizers": ["apisix.apache.org/x"]})
+    order = [s.target for s in cleanup.plan(params, cluster).steps]
+    controller = order.index("Deployment apisix/apisix")
+    assert order.index("ApisixRoute apisix/held") < controller < order.index("ApisixRoute apisix/plain")
 
 
 def test_name_must_be_typed(api: FakeApi, cluster: Cluster, kubeconfig: str) -> None:
@@ -58,19 +125,78 @@ def test_name_must_be_typed(api: FakeApi, cluster: Cluster, kubeconfig: str) -> 
 
 def test_delete_export_and_restore(api: FakeApi, cluster: Cluster, kubeconfig: str) -> None:
     params = confirmed(kubeconfig)
+    api.add("ApisixRoute", "r", "apisix", spec={"http": []})
+    before = {k: o for k, o in api.objects.items() if "apisix" in k[2:]}
     plan = cleanup.plan(params, cluster)
-    exported = cleanup.export(cluster, plan)
+    exported = [restore.portable(o) for o in cleanup.export(params, cluster, plan)]
     assert "c2VjcmV0" not in str(exported)
     cleanup.execute(params, cluster, plan)
+    assert not [k for k in api.objects if k[2] == "apisix" and k[3] != "kube-root-ca.crt"]
     assert api.find("Namespace", "apisix") is None
-    assert api.find("Deployment", "apisix", "apisix") is None
     assert api.find("ConfigMap", "bystander", "shop")
-    assert api.find("CustomResourceDefinition", "apisixroutes.apisix.apache.org")
-    owed = cleanup.restore(cluster, exported)
-    assert owed == ["Secret apisix/admin (keys: key)"]
+    assert api.find("CustomResourceDefinition", "apisixroutes.apisix.apache.org") is None
+    back = restore.plan(params, cluster, exported)
+    assert [s.target for s in back.steps][:2] == [
+        "CustomResourceDefinition apisixroutes.apisix.apache.org",
+        "Namespace apisix",
+    ]
+    restore.execute(params, cluster, back, exported)
+    assert set(before) <= set(api.objects)
     assert api.find("Deployment", "apisix", "apisix")["spec"] == {"replicas": 2}  # type: ignore[index]
     assert "clusterIP" not in api.find("Service", "apisix-gateway", "apisix")["spec"]  # type: ignore[index]
-    assert not covered(cluster.calls)
+    assert api.find("Secret", "admin", "apisix")["data"] == {"key": "c2VjcmV0"}  # type: ignore[index]
+    assert restore.plan(params, cluster, exported).empty
+
+
+def test_restore_names_the_secrets_it_lacks(api: FakeApi, cluster: Cluster, kubeconfig: str) -> None:
+    params = confirmed(kubeconfig)
+    plan = cleanup.plan(params, cluster)
+    exported = [restore.portable(o) for o in cleanup.export(params, cluster, plan)]
+    cleanup.execute(params, cluster, plan)
+    del api.objects[("v1", "secrets", "istio-system", "gateshift-kept-admin")]
+    with pytest.raises(Blocked, match=r"Secret apisix/admin \(keys: key\)"):
+        restore.plan(params, cluster, exported)
+    assert api.find("Namespace", "apisix") is None
+
+
+def test_an_interrupted_clean_up_goes_on(api: FakeApi, cluster: Cluster, kubeconfig: str) -> None:
+    params = confirmed(kubeconfig)
+    role = {"kind": "ClusterRole", "name": "apisix"}
+    subjects = [{"kind": "ServiceAccount", "name": "apisix", "namespace": "apisix"}]
+    api.add("ClusterRoleBinding", "apisix", roleRef=role, subjects=subjects)
+    plan = cleanup.plan(params, cluster)
+
+    def die(method: str, path: str, _: Any) -> Any:
+        if method == "DELETE" and path.endswith("/clusterrolebindings/apisix"):
+            return 500, {"message": "killed"}
+        return None
+
+    api.refuse = die
+    with pytest.raises(ClusterError, match="killed"):
+        cleanup.execute(params, cluster, plan)
+    api.refuse = lambda *_: None
+    with pytest.raises(Blocked, match="does not exist"):
+        cleanup.plan(params, cluster)
+    rest = cleanup.plan(params, cluster, resuming=True)
+    assert next(s.target for s in rest.steps) == "ClusterRoleBinding apisix"
+    cleanup.execute(params, cluster, rest, resuming=True)
+    assert cleanup.plan(params, cluster, resuming=True).empty
+
+
+def test_a_retained_volume_is_bound_again(api: FakeApi, cluster: Cluster, kubeconfig: str) -> None:
+    params = confirmed(kubeconfig)
+    claim = {"name": "data", "namespace": "apisix", "uid": "old", "resourceVersion": "7"}
+    spec = {"persistentVolumeReclaimPolicy": "Retain", "claimRef": claim}
+    api.add("PersistentVolume", "pv1", spec=spec)
+    api.add("PersistentVolumeClaim", "data", "apisix", spec={"volumeName": "pv1"})
+    plan = cleanup.plan(params, cluster)
+    exported = [restore.portable(o) for o in cleanup.export(params, cluster, plan)]
+    cleanup.execute(params, cluster, plan)
+    restore.execute(params, cluster, restore.plan(params, cluster, exported), exported)
+    volume = api.find("PersistentVolume", "pv1")
+    assert volume
+    assert volume["spec"]["claimRef"] == {"name": "data", "namespace": "apisix"}
+    assert api.find("PersistentVolumeClaim", "data", "apisix")["spec"]["volumeName"] == "pv1"  # type: ignore[index]
 
 
 @pytest.mark.parametrize("namespace", ["default", "kube-system", "istio-system", "shop"])
@@ -107,6 +233,52 @@ def _ingress(api: FakeApi) -> None:
     api.add("Ingress", "i", "shop", spec={"ingressClassName": "apisix"})
 
 
+def _ingress_of_a_renamed_class(api: FakeApi) -> None:
+    api.add("IngressClass", "edge", spec={"controller": "apisix.apache.org/apisix-ingress-controller"})
+    api.add("Ingress", "i", "shop", spec={"ingressClassName": "edge"})
+
+
+def _ingress_of_the_default_class(api: FakeApi) -> None:
+    api.add(
+        "IngressClass",
+        "edge",
+        metadata={"annotations": {"ingressclass.kubernetes.io/is-default-class": "true"}},
+        spec={"controller": "apisix.apache.org/apisix-ingress"},
+    )
+    api.add("Ingress", "i", "shop", spec={})
+
+
+def _mirror(api: FakeApi) -> None:
+    mirrors = [{"destination": {"host": "apisix-gateway.apisix.svc.cluster.local"}}]
+    api.add("VirtualService", "v", "shop", spec={"hosts": ["a"], "http": [{"mirrors": mirrors}]})
+
+
+def _tcp_route(api: FakeApi) -> None:
+    tcp = [{"route": [{"destination": {"host": "apisix-gateway.apisix"}}]}]
+    api.add("VirtualService", "v", "shop", spec={"hosts": ["a"], "tcp": tcp})
+
+
+def _service_entry(api: FakeApi) -> None:
+    endpoints = [{"address": "apisix-gateway.apisix.svc.cluster.local"}]
+    api.add("ServiceEntry", "e", "shop", spec={"hosts": ["old.shop.com"], "endpoints": endpoints})
+
+
+def _alien_job(api: FakeApi) -> None:
+    api.add("CronJob", "backup", "apisix", spec={})
+
+
+def _volume(api: FakeApi) -> None:
+    api.add("PersistentVolume", "pv1", spec={"persistentVolumeReclaimPolicy": "Delete"})
+    api.add("PersistentVolumeClaim", "data-etcd-0", "apisix", spec={"volumeName": "pv1"})
+
+
+def _blind(api: FakeApi) -> None:
+    api.kinds.add(("cert-manager.io/v1", "Certificate"))
+    api.refuse = lambda _, path, __: (
+        (403, {"message": "forbidden"}) if path.endswith("/certificates") else None
+    )
+
+
 @pytest.mark.parametrize(
     ("inject", "said"),
     [
@@ -114,6 +286,14 @@ def _ingress(api: FakeApi) -> None:
         (_alias, "Service shop/old is an alias"),
         (_route, "VirtualService shop/v sends to apisix-gateway"),
         (_ingress, "Ingress shop/i is served by APISIX"),
+        (_ingress_of_a_renamed_class, "Ingress shop/i is served by APISIX"),
+        (_ingress_of_the_default_class, "Ingress shop/i is served by APISIX"),
+        (_mirror, "VirtualService shop/v sends to apisix-gateway"),
+        (_tcp_route, "VirtualService shop/v sends to apisix-gateway"),
+        (_service_entry, "ServiceEntry shop/e sends to apisix-gateway"),
+        (_alien_job, "CronJob apisix/backup is not a part of APISIX"),
+        (_volume, "volume pv1 would be destroyed"),
+        (_blind, "cannot be seen whether the namespace holds certificates.cert-manager.io"),
     ],
 )
 def test_whoever_still_needs_apisix_blocks(
@@ -137,4 +317,4 @@ def test_export_of_what_is_gone_fails(api: FakeApi, cluster: Cluster, params: Pa
     plan = cleanup.plan(params, cluster)
     del api.objects[("apps/v1", "deployments", "apisix", "apisix")]
     with pytest.raises(ClusterError, match="cannot export Deployment apisix/apisix"):
-        cleanup.export(cluster, plan)
+        cleanup.export(params, cluster, plan)

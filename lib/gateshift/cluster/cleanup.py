@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
-from typing import Any
 
+from gateshift.cluster import leftovers
 from gateshift.cluster.client import Cluster
-from gateshift.cluster.objects import Object, clean, identity, name_of, title_of
+from gateshift.cluster.gateways import watch
+from gateshift.cluster.inventory import Inventory, contents, users_of
+from gateshift.cluster.kept import copy_step, keep_copy, to_copy
+from gateshift.cluster.objects import Object, name_of, title_of
+from gateshift.cluster.permissions import covered
+from gateshift.cluster.resources import Call
 from gateshift.errors import Blocked, ClusterError, GateClosed
 from gateshift.params.model import Params
 from gateshift.plan import Plan, Step
 
-__all__ = ["execute", "export", "plan", "refusals", "restore"]
+__all__ = ["execute", "export", "plan", "refusals", "wait_gone"]
 
-# What the namespace holds, in the order in which it is deleted: first what could act (controllers would
-# recreate or delete routes), then what serves, then what is stored. The namespace itself comes last.
+# The order within the namespace: first what could act (controllers would recreate or delete routes), then
+# what serves, then what is stored. Kinds that are not named are custom resources; see _rank.
 _DELETED = (
     "HorizontalPodAutoscaler",
     "PodDisruptionBudget",
@@ -24,6 +28,8 @@ _DELETED = (
     "Deployment",
     "StatefulSet",
     "DaemonSet",
+    "ReplicaSet",
+    "Pod",
     "Ingress",
     "Service",
     "NetworkPolicy",
@@ -33,16 +39,18 @@ _DELETED = (
     "Role",
     "ServiceAccount",
     "PersistentVolumeClaim",
+    "ResourceQuota",
+    "LimitRange",
 )
-_MADE_BY_KUBERNETES = {("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default")}
 _PROTECTED = {"default", "kube-system", "kube-public", "kube-node-lease"}
-_CRD_SUFFIX = ".apisix.apache.org"
+_WORKLOADS = {"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "CronJob", "Job", "Pod"}
 
 
-def refusals(params: Params, cluster: Cluster) -> list[str]:
+def refusals(params: Params, cluster: Cluster, held: Inventory | None = None) -> list[str]:
     """Name everything in the cluster that forbids deleting the APISIX namespace (empty = none).
 
-    That the stable time is on record, DNS points away and no traffic arrives is checked by the runbook.
+    *held* is the namespace's inventory, if it was taken already. That the stable time is on record, DNS
+    points away and no traffic arrives is checked by the runbook.
     """
     namespace = params.apisix.namespace
     if namespace in _PROTECTED or namespace in {
@@ -52,15 +60,20 @@ def refusals(params: Params, cluster: Cluster) -> list[str]:
         return [f"namespace {namespace} holds more than APISIX and is never deleted"]
     if cluster.get("Namespace", namespace) is None:
         return [f"namespace {namespace} does not exist"]
-    found = []
-    for workload in [*cluster.list("Deployment", namespace), *cluster.list("StatefulSet", namespace)]:
-        if not _belongs(workload):
-            found.append(f"{title_of(workload)} is not a part of APISIX")
-    internal = {f"{name_of(s)}.{namespace}" for s in cluster.list("Service", namespace)}
-    found += _routed_to(cluster, namespace, internal)
-    for ingress in cluster.list("Ingress"):
-        if ingress["metadata"]["namespace"] != namespace and _ingress_class(ingress) == "apisix":
-            found.append(f"{title_of(ingress)} is served by APISIX")
+    held = held or contents(cluster, namespace)
+    found = [
+        f"{title_of(o)} is not a part of APISIX"
+        for o in held.objects
+        if o["kind"] in _WORKLOADS and not _belongs(o)
+    ]
+    if held.unseen:
+        found.append(
+            f"it cannot be seen whether the namespace holds {', '.join(held.unseen)}: grant list on them"
+        )
+    services = [name_of(o) for o in held.objects if o["kind"] == "Service"]
+    found += users_of(cluster, namespace, services)
+    if not params.cleanup.discard_volumes:
+        found += _volumes(cluster, held)
     return found
 
 
@@ -69,62 +82,77 @@ def _belongs(obj: Object) -> bool:
     return any("apisix" in str(w) or "etcd" in str(w) for w in words)
 
 
-def _ingress_class(ingress: Object) -> str:
-    annotations = ingress["metadata"].get("annotations") or {}
-    return str(
-        ingress["spec"].get("ingressClassName") or annotations.get("kubernetes.io/ingress.class") or ""
-    )
-
-
-def _routed_to(cluster: Cluster, namespace: str, internal: set[str]) -> list[str]:
-    """Find objects elsewhere that send to a Service of the namespace."""
+def _volumes(cluster: Cluster, held: Inventory) -> list[str]:
+    """Name the volumes that would be destroyed with their claims: etcd's holds the whole configuration."""
     found = []
-    for service in cluster.list("Service"):
-        target = str(service["spec"].get("externalName", ""))
-        if service["metadata"]["namespace"] != namespace and any(target.startswith(n) for n in internal):
-            found.append(f"{title_of(service)} is an alias of {target}")
-    if cluster.serves("VirtualService"):
-        for obj in cluster.list("VirtualService"):
-            for rule in obj["spec"].get("http") or []:
-                for route in rule.get("route") or []:
-                    host = str(route.get("destination", {}).get("host", ""))
-                    if any(host == n or host.startswith(f"{n}.") for n in internal):
-                        found.append(f"{title_of(obj)} sends to {host}")
+    for claim in held.objects:
+        volume = str(claim.get("spec", {}).get("volumeName", ""))
+        if claim["kind"] != "PersistentVolumeClaim" or not volume:
+            continue
+        live = cluster.get("PersistentVolume", volume)
+        policy = (live or {}).get("spec", {}).get("persistentVolumeReclaimPolicy", "Delete")
+        if policy != "Retain":
+            found.append(
+                f"{title_of(claim)}: its volume {volume} would be destroyed (reclaim policy {policy}): "
+                "set Retain, or sign with cleanup.discard_volumes"
+            )
     return found
 
 
-def plan(params: Params, cluster: Cluster) -> Plan:
+def _rank(obj: Object) -> tuple[int, int, str]:
+    kind = obj["kind"]
+    if kind in _DELETED and "." not in obj["apiVersion"].replace(".k8s.io", ""):
+        return (1, _DELETED.index(kind), title_of(obj))
+    # A custom resource with a finalizer needs its controller to go; without one it goes after the
+    # controller, which can then not translate its deletion into deleted routes.
+    return (0 if obj["metadata"].get("finalizers") else 2, 0, title_of(obj))
+
+
+def plan(params: Params, cluster: Cluster, *, resuming: bool = False) -> Plan:
     """List all that would be deleted, with owners, in order.
 
-    Raises :class:`Blocked` naming everything that still needs APISIX. CRDs stay: other namespaces may hold
-    objects of them, and deleting a CRD deletes these.
+    Raises :class:`Blocked` naming everything that still needs APISIX. CRDs that others use stay. When
+    *resuming* a clean-up that was interrupted, a namespace that is gone already is no refusal.
     """
-    against = refusals(params, cluster)
-    if against:
-        raise Blocked(f"clean-up refuses: {'; '.join(against)}", hint="move or remove these first")
     namespace = params.apisix.namespace
-    steps = [
-        Step(
-            "delete",
-            title_of(o),
-            {"uid": o["metadata"]["uid"], "apiVersion": o["apiVersion"]},
-            None,
-            _owner(o),
-        )
-        for o in _contents(cluster, namespace)
-    ]
     home = cluster.get("Namespace", namespace)
-    if home is not None:
-        before = {"uid": home["metadata"]["uid"], "apiVersion": "v1"}
-        steps.append(Step("delete", title_of(home), before, None, "with whatever is left in it"))
-    crds = [name_of(c) for c in cluster.list("CustomResourceDefinition") if name_of(c).endswith(_CRD_SUFFIX)]
+    gone = home is None or home.get("status", {}).get("phase") == "Terminating"
+    held = Inventory(()) if home is None else contents(cluster, namespace)
+    if not (resuming and gone):
+        against = refusals(params, cluster, held)
+        if against:
+            raise Blocked(f"clean-up refuses: {'; '.join(against)}", hint="move or remove these first")
+    steps = [copy_step(params, o) for o in to_copy(params, cluster, held.objects)]
+    deleted = [*leftovers.first(cluster, namespace), *sorted(held.objects, key=_rank)]
+    steps += [_delete(o) if _may_delete(cluster, o) else _goes(o) for o in deleted]
+    if home is not None and not gone:
+        steps.append(_delete(home, "with whatever Kubernetes made in it"))
+    steps += [_delete(o) for o in leftovers.last(cluster, namespace)]
+    free, used = leftovers.crds(cluster, namespace)
+    steps += [_delete(c, "no object of it outside this namespace") for c in free]
     return Plan(
         kind="cleanup",
-        title=f"delete namespace {namespace} with {len(steps) - 1} objects; type its name to confirm",
+        title=f"delete namespace {namespace} with {len(held.objects)} objects; type its name to confirm",
         steps=tuple(steps),
-        way_back="the export restores every object (volumes' contents excepted)",
-        inputs={"cluster": cluster.uid, "namespace": namespace, "kept_crds": sorted(crds)},
+        way_back="`gateshift cleanup -p undo=true` restores every object from the export",
+        inputs={"cluster": cluster.uid, "namespace": namespace, "kept_crds": dict(sorted(used.items()))},
     )
+
+
+def _delete(obj: Object, note: str = "") -> Step:
+    where = {"uid": obj["metadata"]["uid"], "apiVersion": obj["apiVersion"]}
+    return Step("delete", title_of(obj), where, None, "; ".join(filter(None, [_owner(obj), note])))
+
+
+def _may_delete(cluster: Cluster, obj: Object) -> bool:
+    resource = cluster.resource(f"{obj['apiVersion']}/{obj['kind']}")
+    return not covered([Call("delete", resource.group, resource.plural)])
+
+
+def _goes(obj: Object) -> Step:
+    """Return the step for a kind that we hold no right to delete: Kubernetes does it with the namespace."""
+    where = {"uid": obj["metadata"]["uid"], "apiVersion": obj["apiVersion"]}
+    return Step("goes", title_of(obj), where, None, f"{_owner(obj)}; deleted with the namespace")
 
 
 def _owner(obj: Object) -> str:
@@ -136,68 +164,40 @@ def _owner(obj: Object) -> str:
     return f"owner: {made or ', '.join(sorted(managers)) or 'unknown'}"
 
 
-def _contents(cluster: Cluster, namespace: str) -> list[Object]:
-    kinds = list(_DELETED)
-    if cluster.serves("apisix.apache.org/v2/ApisixRoute"):
-        # The controller is gone by then, so it cannot translate their deletion into deleted routes.
-        kinds += [f"apisix.apache.org/v2/{k}" for k in ("ApisixRoute", "ApisixUpstream", "ApisixTls")]
-    found = []
-    for kind in kinds:
-        if not cluster.serves(kind):
-            continue
-        for obj in cluster.list(kind, namespace):
-            if (obj["kind"], name_of(obj)) in _MADE_BY_KUBERNETES or obj["metadata"].get("ownerReferences"):
-                continue  # made by Kubernetes or by an owner that is deleted itself
-            if obj["kind"] == "Secret" and obj.get("type") == "kubernetes.io/service-account-token":
-                continue
-            found.append(obj)
-    return found
+def export(params: Params, cluster: Cluster, plan_: Plan) -> list[Object]:
+    """Return everything the plan deletes as it is now, for :func:`gateshift.cluster.restore.portable`.
 
-
-def export(cluster: Cluster, plan_: Plan) -> list[Object]:
-    """Return everything the plan deletes, ready to be applied again.
-
-    Secrets are exported without their values: an archive holds no secrets. They are named, so that
-    whoever restores knows which to bring.
+    Raises :class:`ClusterError` when something of the plan is gone already.
     """
-    namespace = str(plan_.inputs["namespace"])
-    planned = {s.target for s in plan_.steps}
-    found = [o for o in _contents(cluster, namespace) if title_of(o) in planned]
-    home = cluster.get("Namespace", namespace)
-    every = ([home] if home else []) + found
-    missing = planned - {title_of(o) for o in every}
+    namespace = params.apisix.namespace
+    found = {title_of(o): o for o in contents(cluster, namespace).objects}
+    found |= {title_of(o): o for o in leftovers.first(cluster, namespace)}
+    found |= {title_of(o): o for o in leftovers.last(cluster, namespace)}
+    found |= {title_of(o): o for o in leftovers.crds(cluster, namespace)[0]}
+    if home := cluster.get("Namespace", namespace):
+        found[title_of(home)] = home
+    planned = [s.target for s in plan_.steps if s.verb in {"delete", "goes"}]
+    missing = [t for t in planned if t not in found]
     if missing:
-        raise ClusterError(f"cannot export {', '.join(sorted(missing))}: gone since the plan was made")
-    return [_portable(o) for o in every]
+        raise ClusterError(f"cannot export {', '.join(missing)}: gone since the plan was made")
+    return [found[t] for t in planned]
 
 
-def _portable(obj: Object) -> Object:
-    out = clean(obj) or {}
-    spec: dict[str, Any] = out.get("spec") or {}
-    if out["kind"] == "Service":
-        # The old addresses may be taken; the load balancer gets a new one in any case.
-        for field in ("clusterIP", "clusterIPs"):
-            if spec.get(field) not in ("None", ["None"]):
-                spec.pop(field, None)
-        spec.pop("healthCheckNodePort", None)
-        for port in spec.get("ports") or []:
-            port.pop("nodePort", None)
-    if out["kind"] == "PersistentVolumeClaim":
-        spec.pop("volumeName", None)
-        for key in [k for k in out["metadata"].get("annotations") or {} if k.startswith("pv.kubernetes.io/")]:
-            del out["metadata"]["annotations"][key]
-    if out["kind"] == "Job":
-        spec.pop("selector", None)
-        spec.get("template", {}).get("metadata", {}).pop("labels", None)
-    if out["kind"] == "Namespace":
-        out["spec"] = {}
-    return out
+def _place(step: Step) -> tuple[str, str | None, str]:
+    kind, _, where = step.target.partition(" ")
+    namespace, _, name = where.rpartition("/")
+    return f"{step.before['apiVersion']}/{kind}", namespace or None, name
 
 
 def execute(
-    params: Params, cluster: Cluster, plan_: Plan, *, progress: Callable[[str], None] | None = None
+    params: Params,
+    cluster: Cluster,
+    plan_: Plan,
+    *,
+    resuming: bool = False,
+    progress: Callable[[str], None] | None = None,
 ) -> None:
-    """Delete what the plan lists, in its order, only objects with the planned uid.
+    """Delete what the plan lists, in its order, only objects with the planned uid; wait for the namespace.
 
     Raises :class:`GateClosed` unless ``confirm_namespace`` repeats the namespace's name.
     """
@@ -208,43 +208,34 @@ def execute(
             f"clean-up deletes namespace {namespace}: its name was not typed as confirmation",
             hint=f"run again with -p confirm_namespace={namespace}",
         )
-    if plan(params, cluster).digest != plan_.digest:
+    if plan(params, cluster, resuming=resuming).digest != plan_.digest:
         raise Blocked("the cluster changed since this plan was made", hint="read the new plan and approve it")
     for step in plan_.steps:
-        kind, _, where = step.target.partition(" ")
-        name = where.rpartition("/")[2]
-        cluster.delete(
-            f"{step.before['apiVersion']}/{kind}",
-            name,
-            None if kind == "Namespace" else namespace,
-            uid=step.before["uid"],
-        )
-        say(f"deleted {step.target}")
+        if step.verb == "copy":
+            keep_copy(params, cluster, step)
+        elif step.verb == "delete":
+            kind, where, name = _place(step)
+            cluster.delete(kind, name, where, uid=step.before["uid"])
+            if kind == "v1/Namespace":
+                wait_gone(params, cluster, progress=say)
+        say(f"{step.verb}: {step.target}")
 
 
-def restore(
-    cluster: Cluster, objects: Iterable[Object], *, progress: Callable[[str], None] | None = None
-) -> list[str]:
-    """Create an export again; return what a person must bring (Secrets' values)."""
-    say = progress or (lambda _: None)
-    wanted = {identity(o): copy.deepcopy(o) for o in objects}
-    order = (
-        "Namespace",
-        "ServiceAccount",
-        "Role",
-        "RoleBinding",
-        "Secret",
-        "ConfigMap",
-        "PersistentVolumeClaim",
-    )
-    rank = {kind: i for i, kind in enumerate(order)}
-    owed = []
-    for obj in sorted(wanted.values(), key=lambda o: rank.get(o["kind"], len(order))):
-        if obj["kind"] == "Secret":
-            owed.append(f"{title_of(obj)} (keys: {', '.join(sorted(obj.get('data') or {}))})")
-            continue
-        kind = f"{obj['apiVersion']}/{obj['kind']}"
-        if cluster.get(kind, name_of(obj), obj["metadata"].get("namespace")) is None:
-            cluster.create(obj)
-            say(f"restored {title_of(obj)}")
-    return owed
+def wait_gone(params: Params, cluster: Cluster, *, progress: Callable[[str], None] | None = None) -> None:
+    """Wait until the namespace is gone; at the end of ``istio.ready_timeout`` say what holds it."""
+    namespace = params.apisix.namespace
+
+    def look() -> str:
+        live = cluster.get("Namespace", namespace)
+        return "" if live is None else _holds(live.get("status", {}).get("conditions") or [])
+
+    watch(look, timeout=params.istio.ready_timeout, progress=progress, subject=f"namespace {namespace}")
+
+
+def _holds(conditions: Iterable[Object]) -> str:
+    told = [
+        str(c.get("message"))
+        for c in conditions
+        if c.get("status") == "True" and c.get("type") not in {"NamespaceDeletionContentSuccess"}
+    ]
+    return f"being deleted: {'; '.join(told)}" if told else "being deleted"

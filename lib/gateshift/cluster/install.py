@@ -14,7 +14,7 @@ import yaml
 
 from gateshift.cluster.client import ApiError, Cluster
 from gateshift.cluster.gateways import load_balancer_name, watch
-from gateshift.cluster.objects import Object, clean, diff_text, identity, title_of
+from gateshift.cluster.objects import Object, clean, diff_text, identity, name_of, title_of
 from gateshift.cluster.operator import helm_values, istiod_name, render
 from gateshift.cluster.ownership import OWNER, is_ours, owner_of, owner_selector
 from gateshift.cluster.tools import (
@@ -144,7 +144,10 @@ def _pruned(params: Params, cluster: Cluster, wanted: list[Object]) -> list[Step
     steps = []
     for kind in ("Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget"):
         for obj in cluster.list(kind, params.istio.namespace, labels=owner_selector(params)):
-            if identity(obj) not in keep and "operator.istio.io/component" in obj["metadata"]["labels"]:
+            # Revision tags are made after the pruning, from a chart of their own.
+            tag = "-revision-tag-" in name_of(obj)
+            component = "operator.istio.io/component" in obj["metadata"]["labels"]
+            if identity(obj) not in keep and component and not tag:
                 steps.append(Step("delete", title_of(obj), {"uid": obj["metadata"]["uid"]}, None, "pruned"))
     return steps
 

@@ -65,6 +65,8 @@ API_VERSIONS: Mapping[str, tuple[str, ...]] = {
     "EndpointSlice": ("discovery.k8s.io/v1",),
     "Lease": ("coordination.k8s.io/v1",),
     "StorageClass": ("storage.k8s.io/v1",),
+    "PersistentVolume": ("v1",),
+    "IngressClass": ("networking.k8s.io/v1",),
     "Role": ("rbac.authorization.k8s.io/v1",),
     "RoleBinding": ("rbac.authorization.k8s.io/v1",),
     "ClusterRole": ("rbac.authorization.k8s.io/v1",),

@@ -14,82 +14,56 @@ import yaml
 from gateshift.cluster.client import Call, Cluster
 from gateshift.params.model import Params
 
-__all__ = ["TABLE", "cluster_role", "covered", "missing", "needed"]
+__all__ = ["TABLE", "binding", "cluster_role", "covered", "missing", "needed", "needed_here"]
 
 _READ = ("get", "list")
 _WRITE = ("get", "list", "create", "patch", "update", "delete")
+_RESTORE = ("get", "list", "create", "delete")
+_WATCH = ("watch",)
 _ISTIO = "networking.istio.io"
 _SECURITY = "security.istio.io"
+_RBAC = "rbac.authorization.k8s.io"
+_ADMISSION = "admissionregistration.k8s.io"
+_APISIX = (
+    "apisixroutes",
+    "apisixupstreams",
+    "apisixtlses",
+    "apisixconsumers",
+    "apisixpluginconfigs",
+    "apisixglobalrules",
+    "apisixclusterconfigs",
+)
 
 TABLE: tuple[tuple[str, tuple[str, ...], tuple[str, ...], str], ...] = (
     # group, resources, verbs, what for
-    ("", ("namespaces",), ("get", "list", "create", "patch", "delete"), "istio-system; clean-up"),
-    ("", ("nodes", "resourcequotas", "limitranges", "endpoints"), _READ, "preflight: capacity"),
+    ("", ("namespaces",), (*_RESTORE, "patch"), "istio-system; clean-up and restore"),
+    ("", ("nodes", "resourcequotas", "limitranges"), _READ, "preflight: capacity"),
     ("", ("pods", "events"), _READ, "readiness and its reasons"),
-    ("", ("pods/log",), ("get",), "evidence after a rollback"),
+    ("", ("pods/log",), ("get",), "evidence after a rollback; error patterns of the stable run"),
     ("", ("pods/portforward",), ("create",), "istioctl proxy-status and proxy-config"),
     ("", ("services", "configmaps", "serviceaccounts", "secrets"), _WRITE, "install, apply, clean-up"),
-    ("", ("persistentvolumeclaims",), ("get", "list", "create", "delete"), "clean-up and restore"),
+    ("", ("serviceaccounts/token",), ("create",), "istioctl proxy-status asks istiod with such a token"),
+    ("", ("persistentvolumeclaims",), _RESTORE, "clean-up and restore"),
+    ("", ("persistentvolumes",), ("get", "update"), "clean-up: reclaim policy; restore: bind again"),
+    ("", ("resourcequotas", "limitranges", "pods"), ("create", "delete"), "clean-up and restore"),
+    ("", ("endpoints", "podtemplates", "replicationcontrollers"), ("list",), "what a namespace holds"),
     ("apps", ("deployments", "statefulsets", "daemonsets"), _WRITE, "install, clean-up"),
-    ("apps", ("replicasets",), _READ, "reasons of a failed roll-out"),
-    ("batch", ("jobs", "cronjobs"), ("get", "list", "create", "delete"), "clean-up and restore"),
+    ("apps", ("replicasets",), _RESTORE, "reasons of a failed roll-out; clean-up"),
+    ("batch", ("jobs", "cronjobs"), _RESTORE, "clean-up and restore"),
     ("autoscaling", ("horizontalpodautoscalers",), _WRITE, "install, clean-up"),
     ("policy", ("poddisruptionbudgets",), _WRITE, "install, clean-up"),
-    ("networking.k8s.io", ("networkpolicies", "ingresses"), ("get", "list", "create", "delete"), "clean-up"),
+    ("networking.k8s.io", ("networkpolicies", "ingresses", "ingressclasses"), _RESTORE, "clean-up"),
+    ("storage.k8s.io", ("storageclasses",), _READ, "preflight: storage"),
+    ("storage.k8s.io", ("csistoragecapacities",), ("list",), "what a namespace holds"),
+    ("resource.k8s.io", ("resourceclaims", "resourceclaimtemplates"), ("list",), "what a namespace holds"),
     ("discovery.k8s.io", ("endpointslices",), _READ, "diagnose: endpoints"),
-    ("coordination.k8s.io", ("leases",), ("get", "list", "create", "update"), "the migration's lock; clocks"),
-    ("rbac.authorization.k8s.io", ("roles", "rolebindings"), _WRITE, "install, clean-up"),
-    ("rbac.authorization.k8s.io", ("clusterroles", "clusterrolebindings"), _WRITE, "install"),
-    ("", ("serviceaccounts/token",), ("create",), "istioctl proxy-status asks istiod with such a token"),
-    (
-        "",
-        ("namespaces", "nodes", "pods", "services", "configmaps", "secrets", "endpoints", "serviceaccounts"),
-        ("watch",),
-        "istioctl analyze watches what it reads",
-    ),
-    ("apps", ("deployments", "daemonsets", "replicasets", "statefulsets"), ("watch",), "istioctl analyze"),
-    ("networking.k8s.io", ("ingresses",), ("watch",), "istioctl analyze"),
-    ("discovery.k8s.io", ("endpointslices",), ("watch",), "istioctl analyze"),
-    ("apiextensions.k8s.io", ("customresourcedefinitions",), ("watch",), "istioctl analyze"),
-    (
-        "admissionregistration.k8s.io",
-        ("validatingwebhookconfigurations", "mutatingwebhookconfigurations"),
-        ("watch",),
-        "istioctl analyze",
-    ),
-    (_ISTIO, ("workloadgroups", "proxyconfigs"), (*_READ, "watch"), "istioctl analyze"),
-    ("extensions.istio.io", ("wasmplugins", "trafficextensions"), (*_READ, "watch"), "istioctl analyze"),
-    (
-        _ISTIO,
-        (
-            "gateways",
-            "virtualservices",
-            "destinationrules",
-            "serviceentries",
-            "envoyfilters",
-            "sidecars",
-            "workloadentries",
-        ),
-        ("watch",),
-        "istioctl analyze",
-    ),
-    (
-        _SECURITY,
-        ("peerauthentications", "requestauthentications", "authorizationpolicies"),
-        ("watch",),
-        "istioctl analyze",
-    ),
-    ("telemetry.istio.io", ("telemetries",), ("watch",), "istioctl analyze"),
-    (
-        # istiod's roles grant more than we hold (token reviews, watches): the API server asks for these.
-        "rbac.authorization.k8s.io",
-        ("roles", "clusterroles"),
-        ("escalate", "bind"),
-        "install: istiod's own roles",
-    ),
+    ("coordination.k8s.io", ("leases",), ("get", "list", "create", "update", "delete"), "lock; clocks"),
+    (_RBAC, ("roles", "rolebindings", "clusterroles", "clusterrolebindings"), _WRITE, "install, clean-up"),
+    # istiod's roles grant more than we hold (token reviews, watches): the API server asks for these.
+    (_RBAC, ("roles", "clusterroles"), ("escalate", "bind"), "install: istiod's own roles"),
     ("apiextensions.k8s.io", ("customresourcedefinitions",), _WRITE, "install: Istio's CRDs"),
     (
-        "admissionregistration.k8s.io",
+        _ADMISSION,
         ("validatingwebhookconfigurations", "mutatingwebhookconfigurations"),
         _WRITE,
         "install: istiod's webhooks",
@@ -100,7 +74,7 @@ TABLE: tuple[tuple[str, tuple[str, ...], tuple[str, ...], str], ...] = (
         _WRITE,
         "apply",
     ),
-    (_ISTIO, ("sidecars", "workloadentries"), _READ, "diagnose"),
+    (_ISTIO, ("sidecars", "workloadentries", "workloadgroups", "proxyconfigs"), _READ, "diagnose, analyze"),
     (
         _SECURITY,
         ("peerauthentications", "requestauthentications", "authorizationpolicies"),
@@ -108,23 +82,75 @@ TABLE: tuple[tuple[str, tuple[str, ...], tuple[str, ...], str], ...] = (
         "apply",
     ),
     ("telemetry.istio.io", ("telemetries",), _WRITE, "apply"),
+    ("extensions.istio.io", ("wasmplugins", "trafficextensions"), _READ, "analyze; uninstall"),
+    ("apisix.apache.org", _APISIX, _RESTORE, "clean-up and restore"),
+    ("gateway.networking.k8s.io", ("gateways",), _READ, "clean-up: who is served by APISIX"),
+    ("gateway.networking.k8s.io", ("gatewayclasses",), _RESTORE, "clean-up and restore"),
+    # istioctl analyze watches what it reads
     (
-        "apisix.apache.org",
-        ("apisixroutes", "apisixupstreams", "apisixtlses"),
-        ("get", "list", "create", "delete"),
-        "clean-up and restore",
+        "",
+        ("namespaces", "nodes", "pods", "services", "configmaps", "secrets", "endpoints", "serviceaccounts"),
+        _WATCH,
+        "istioctl analyze",
     ),
+    ("apps", ("deployments", "daemonsets", "replicasets", "statefulsets"), _WATCH, "istioctl analyze"),
+    ("networking.k8s.io", ("ingresses",), _WATCH, "istioctl analyze"),
+    ("discovery.k8s.io", ("endpointslices",), _WATCH, "istioctl analyze"),
+    ("apiextensions.k8s.io", ("customresourcedefinitions",), _WATCH, "istioctl analyze"),
+    (
+        _ADMISSION,
+        ("validatingwebhookconfigurations", "mutatingwebhookconfigurations"),
+        _WATCH,
+        "istioctl analyze",
+    ),
+    (
+        _ISTIO,
+        (
+            "gateways",
+            "virtualservices",
+            "destinationrules",
+            "serviceentries",
+            "envoyfilters",
+            "sidecars",
+            "workloadentries",
+            "workloadgroups",
+            "proxyconfigs",
+        ),
+        _WATCH,
+        "istioctl analyze",
+    ),
+    (
+        _SECURITY,
+        ("peerauthentications", "requestauthentications", "authorizationpolicies"),
+        _WATCH,
+        "istioctl analyze",
+    ),
+    ("telemetry.istio.io", ("telemetries",), _WATCH, "istioctl analyze"),
+    ("extensions.istio.io", ("wasmplugins", "trafficextensions"), _WATCH, "istioctl analyze"),
 )
 
 
 def needed() -> tuple[Call, ...]:
-    """Return every call of the table."""
-    out = []
+    """Return every call of the table, each once."""
+    out: dict[Call, None] = {}
     for group, resources, verbs, _ in TABLE:
         for resource in resources:
             plural, _, sub = resource.partition("/")
-            out += [Call(verb, group, plural, sub) for verb in verbs]
+            out |= dict.fromkeys(Call(verb, group, plural, sub) for verb in verbs)
     return tuple(out)
+
+
+def needed_here(cluster: Cluster) -> tuple[Call, ...]:
+    """Return the table's calls and those that depend on the cluster at hand.
+
+    The clean-up looks into the APISIX namespace for objects of every CRD, so that none is deleted unseen.
+    """
+    found = dict.fromkeys(needed())
+    for crd in cluster.list("CustomResourceDefinition"):
+        spec = crd.get("spec", {})
+        if spec.get("scope") == "Namespaced":
+            found[Call("list", spec["group"], spec["names"]["plural"])] = None
+    return tuple(found)
 
 
 def covered(calls: Iterable[Call]) -> set[Call]:
@@ -133,9 +159,9 @@ def covered(calls: Iterable[Call]) -> set[Call]:
 
 
 def missing(cluster: Cluster, params: Params) -> list[Call]:
-    """Ask the cluster for each call of the table; return what is denied."""
+    """Ask the cluster for each call that a migration needs; return what is denied."""
     del params  # all namespaces are asked at once: the ClusterRole below is bound cluster-wide
-    calls = needed()
+    calls = needed_here(cluster)
     with ThreadPoolExecutor(16) as pool:
         allowed = list(pool.map(cluster.may, calls))
     return [call for call, yes in zip(calls, allowed, strict=True) if not yes]
@@ -161,3 +187,17 @@ def cluster_role(calls: Iterable[Call] | None = None, *, name: str = "gateshift"
         "rules": rules,
     }
     return yaml.safe_dump(role, sort_keys=False)
+
+
+def binding(account: str, namespace: str, *, name: str = "gateshift") -> str:
+    """Return as YAML the ClusterRoleBinding that gives :func:`cluster_role` to a ServiceAccount."""
+    return yaml.safe_dump(
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": _RBAC, "kind": "ClusterRole", "name": name},
+            "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": namespace}],
+        },
+        sort_keys=False,
+    )

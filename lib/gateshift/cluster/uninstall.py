@@ -33,7 +33,7 @@ _KINDS = (
     "ServiceAccount",
 )
 # istiod makes these at run time; they are nobody's once the last istiod is gone.
-_ROOT_CERTIFICATE = "istio-ca-root-cert"
+_RUNTIME_MAPS = {"istio-ca-root-cert", "istio-ca-crl"}
 _RUNTIME_SECRETS = {"istio-ca-secret", "istio-ca-secret-lock"}
 _MADE_BY_KUBERNETES = {("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default")}
 
@@ -102,9 +102,8 @@ def _other_istiods(params: Params, cluster: Cluster) -> bool:
 
 
 def _made_by_istiod(params: Params, cluster: Cluster) -> list[Object]:
-    found = [
-        o for o in cluster.list("ConfigMap", labels="istio.io/config=true") if name_of(o) == _ROOT_CERTIFICATE
-    ]
+    made = cluster.list("ConfigMap", labels="istio.io/config=true")
+    found = [o for o in made if name_of(o) in _RUNTIME_MAPS]
     namespace = params.istio.namespace
     found += [o for o in cluster.list("Secret", namespace) if name_of(o) in _RUNTIME_SECRETS]
     # Leader elections: ConfigMaps that carry nothing but the election's record.

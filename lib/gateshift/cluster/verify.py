@@ -18,7 +18,7 @@ from gateshift.errors import ClusterError
 from gateshift.params.model import Params
 from gateshift.traffic import probes
 
-__all__ = ["Finding", "judge_findings", "parse_analysis", "run"]
+__all__ = ["Finding", "judge_findings", "parse_analysis", "probe_checks", "run"]
 
 LIMIT = 90.0
 """Seconds for all checks together; functional probes have limits of their own."""
@@ -114,7 +114,7 @@ def run(
     ]
     if params.verify.probes:
         why = "the guide's functional checks, before DNS knows the new gateway"
-        send = probing or (lambda target: _probes(params, target))
+        send = probing or (lambda target: probe_checks(params, target))
         items.append(Item("probes through Istio", why, lambda: send(istio_target or checks.target())))
         if apisix_target and probing is None:
             items.append(
@@ -249,7 +249,8 @@ def _address(params: Params, target: str) -> probes.Address:
     return probes.Address(host=target, connect_to=verify.connect_to, ca_file=verify.ca_file)
 
 
-def _probes(params: Params, target: str) -> Iterator[Check]:
+def probe_checks(params: Params, target: str) -> Iterator[Check]:
+    """Send the params' probes through the gateway at *target* (a load balancer's name or address)."""
     why = "the guide's functional checks, before DNS knows the new gateway"
     for result in probes.run(params.verify.probes, _address(params, target)):
         name = f"probe {result.name}"

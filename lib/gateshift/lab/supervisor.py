@@ -24,7 +24,7 @@ from typing import Any
 import httpx
 
 from gateshift.errors import LabError
-from gateshift.lab import controlplane, dataparts, prometheus, topology
+from gateshift.lab import account, controlplane, dataparts, prometheus, topology
 from gateshift.lab.build import Binaries
 from gateshift.lab.process import Child, Ports, become_subreaper, kill_parts, spawn, stop, tail, wait_for
 from gateshift.lab.seed import node_address, seed
@@ -114,6 +114,8 @@ class Supervisor:
             write_json(self.folder / "agent-config.json", self._agent_config(layout, backends))
             self._spawn("node-agent", agent, on_parent_death=signal.SIGTERM)
             seed(api)
+            operator = account.create(api, layout.api_url, layout.certificates.ca, self.folder, self.name)
+            self._values["operator_kubeconfig"] = str(operator)
             self._save("starting", "gateways, DNS and backends")
             for part, child in data_parts:
                 self._values.update(self._ready_line(part, child))

@@ -22,6 +22,7 @@ __all__ = [
     "Accept",
     "ApisixParams",
     "Autoscaled",
+    "CleanupParams",
     "CloudflareParams",
     "ClusterParams",
     "Environment",
@@ -350,6 +351,12 @@ class SoakParams(Model):
     grace: Seconds = 7200.0
 
 
+class CleanupParams(Model):
+    """``discard_volumes`` signs that volumes of the APISIX namespace may be destroyed with their contents."""
+
+    discard_volumes: bool = False
+
+
 class Probe(Model):
     """One functional check: sent through the gateway's address, before DNS knows it."""
 
@@ -419,6 +426,7 @@ class Params(Model):
     stages: Annotated[tuple[StageParams, ...], BeforeValidator(_tuple)] = Field(min_length=1)
     judge: JudgeParams = JudgeParams()
     soak: SoakParams = SoakParams()
+    cleanup: CleanupParams = CleanupParams()
     verify: VerifyParams = VerifyParams()
     notify: NotifyParams = NotifyParams()
 

@@ -1,14 +1,18 @@
-"""Clean-up: APISIX goes, after the stable run."""
+"""Clean-up: APISIX goes, after the stable run; and comes back, when somebody wants it."""
 
 from __future__ import annotations
 
 import time
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import yaml
 
+from gateshift.archive.files import atomic_write
 from gateshift.cluster import cleanup as cluster_cleanup
-from gateshift.errors import Blocked, NotEnoughEvidence
+from gateshift.cluster import leftovers
+from gateshift.cluster import restore as cluster_restore
+from gateshift.cluster import strict as cluster_strict
+from gateshift.errors import Blocked, InputError, NotEnoughEvidence
 from gateshift.migration.state import Phase
 from gateshift.notebook.show import Note
 from gateshift.params import Mode
@@ -19,35 +23,87 @@ __all__ = ["Cleanup"]
 
 
 class Cleanup(Runbook):
-    """``70_cleanup``: APISIX goes, after the stable time, exported first, by typed name."""
+    """``70_cleanup``: APISIX goes, after the stable time, exported first, by typed name.
+
+    With *undo* what was deleted is restored; with *strict_mtls* the mesh accepts only mutual TLS afterwards.
+    """
 
     name: ClassVar[str] = "70_cleanup"
     title: ClassVar[str] = "Clean up APISIX"
+    own: ClassVar[frozenset[str]] = frozenset({"undo", "strict_mtls"})
+
+    @property
+    def task(self) -> str:
+        """What this run is for: ``delete``, ``restore`` or ``strict``."""
+        if self.extra.get("undo") and self.extra.get("strict_mtls"):
+            raise InputError("undo and strict_mtls are two tasks; set one of them")
+        return (
+            "restore" if self.extra.get("undo") else "strict" if self.extra.get("strict_mtls") else "delete"
+        )
+
+    @property
+    def resuming(self) -> bool:
+        """True after a clean-up that was begun and not ended."""
+        return self.context.state.pending == "cleanup"
 
     def read(self) -> object:
         """Refuse unless the stable time is on record and APISIX is idle."""
-        state = self.context.state
-        if state.phase not in {Phase.SOAKED, Phase.CLEANED}:
-            reason = f"clean-up is not due: the migration is at {state.phase.value}"
+        phase = self.context.state.phase
+        due = {
+            "delete": {Phase.SOAKED, Phase.CLEANED},
+            "restore": {Phase.SOAKED, Phase.CLEANED},
+            "strict": {Phase.CLEANED},
+        }[self.task]
+        if phase not in due:
+            reason = f"{self.title} ({self.task}) is not due: the migration is at {phase.value}"
             if self.params.mode is Mode.ACT:
                 raise Blocked(reason, hint=f"next: {self.next_step()}")
             return Note("warn", reason)
-        weights = self.context.shifter().read()
+        if self.task == "restore":
+            return Note("info", f"{len(self._exported())} objects are in the export")
+        if self.task == "strict":
+            evidence = cluster_strict.evidence(self.params, self.context.cluster, self.context.source)
+            return Note("pass", f"mutual TLS everywhere: {evidence}")
+        return self._idle()
+
+    def _idle(self) -> Note:
+        shifter = self.context.shifter()
+        weights = shifter.read()
         if weights.istio_percent != 100:
             raise Blocked(f"DNS still sends traffic to APISIX: Istio has {weights.istio_percent} %")
-        since = time.time()
-        time.sleep(max(self.params.metrics.step * 3, 3.0))
-        sample = self.context.sampler.sample(since, time.time())
+        names_at = getattr(shifter, "names_at", None)  # only where records are names, as in Route 53
+        others = names_at(self.context.apisix_target) if names_at else []
+        if others:
+            raise Blocked(
+                f"DNS: {', '.join(others[:5])} still point to APISIX's load balancer",
+                hint="move or delete these records first; they are not in traffic.route53.hosts",
+            )
+        # As long as one stable run's interval, but never reaching back before the stable time.
+        soak = self.params.soak
+        window = max(min(soak.sample_every, soak.stable_for), self.params.metrics.step * 3)
+        now = time.time()
+        sample = self.context.sampler.sample(now - window, now)
         if sample.baseline.requests is None:
-            raise NotEnoughEvidence("clean-up: whether APISIX still serves traffic is not known")
+            raise NotEnoughEvidence(
+                f"clean-up: whether APISIX still serves traffic is not known ({sample.baseline.missing})"
+            )
         if sample.baseline.requests > 0:
-            raise Blocked(f"APISIX still served {sample.baseline.requests:.0f} requests in the last seconds")
-        return Note("pass", "stable time on record, DNS at 100 % Istio, APISIX served nothing")
+            raise Blocked(
+                f"APISIX still served {sample.baseline.requests:.0f} requests in the last {window:.0f} s",
+                hint="find who still sends there: APISIX's access log has the clients",
+            )
+        return Note(
+            "pass", f"stable time on record, DNS at 100 % Istio, APISIX served nothing for {window:.0f} s"
+        )
 
     def make_plan(self) -> Plan:
-        """List everything that would be deleted, with owners."""
+        """List everything that would be deleted, with owners; or restored; or enforced."""
+        if self.task == "restore":
+            return cluster_restore.plan(self.params, self.context.cluster, self._exported())
+        if self.task == "strict":
+            return cluster_strict.plan(self.params, self.context.cluster)
         try:
-            return cluster_cleanup.plan(self.params, self.context.cluster)
+            return cluster_cleanup.plan(self.params, self.context.cluster, resuming=self.resuming)
         except Blocked as refusal:
             if self.params.mode is Mode.ACT:
                 raise
@@ -55,11 +111,55 @@ class Cleanup(Runbook):
             return Plan(kind="cleanup", title=str(refusal), steps=(), way_back="nothing is changed")
 
     def perform(self, plan: Plan) -> object:
-        """Export, then delete in a safe order."""
-        objects = cluster_cleanup.export(self.context.cluster, plan)
+        """Export, then delete in a safe order; or the other task."""
+        cluster = self.context.cluster
+        if self.task == "restore":
+            self.record("restore.intent", export=",".join(self._exports()), digest=plan.digest)
+            cluster_restore.execute(self.params, cluster, plan, self._exported(), progress=say)
+            self.record("restore.done", restored=len(plan.steps))
+            return Note("pass", f"{len(plan.steps)} objects restored")
+        if self.task == "strict":
+            self.record("note.strict_mtls.intent", digest=plan.digest)
+            cluster_strict.execute(self.params, cluster, plan, self.context.source, progress=say)
+            self.record("note.strict_mtls", namespace=self.params.cluster.application_namespace)
+            return Note("pass", "only mutual TLS is accepted now")
+        objects = [cluster_restore.portable(o) for o in cluster_cleanup.export(self.params, cluster, plan)]
         path = self.context.run_folder / "export.yaml"
-        path.write_text(yaml.safe_dump_all(objects))
-        self.record("cleanup.intent", export=path.name, digest=plan.digest)
-        cluster_cleanup.execute(self.params, self.context.cluster, plan, progress=say)
+        atomic_write(path, yaml.safe_dump_all(objects, sort_keys=False))
+        self.record("cleanup.intent", export=f"{self.context.run}/{path.name}", digest=plan.digest)
+        cluster_cleanup.execute(self.params, cluster, plan, resuming=self.resuming, progress=say)
         self.record("cleanup.done", deleted=len(plan.steps))
         return Note("pass", f"{len(plan.steps)} objects deleted; export in {path.name}")
+
+    def nothing_to_do(self, plan: Plan) -> object:
+        """End a clean-up that died after its last deletion."""
+        if self.task == "delete" and self.resuming and self.params.mode is Mode.ACT:
+            cluster_cleanup.wait_gone(self.params, self.context.cluster, progress=say)
+            self.record("cleanup.done", deleted=0)
+            return Note("pass", "the clean-up was complete already")
+        return super().nothing_to_do(plan)
+
+    def _exports(self) -> list[str]:
+        return [str(r.data["export"]) for r in self.context.journal.records if r.kind == "cleanup.intent"]
+
+    def _exported(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        for name in self._exports():
+            try:
+                text = (self.context.folder / name).read_text(encoding="utf-8")
+                found += [o for o in yaml.safe_load_all(text) if o]
+            except (OSError, yaml.YAMLError) as error:
+                raise Blocked(f"the export {name} cannot be read: {error}") from None
+        if not found:
+            raise Blocked("there is no export of a clean-up to restore from")
+        return found
+
+    def check(self) -> object:
+        """Say what is left."""
+        if self.task != "delete":
+            return Note("pass", f"{self.task}: done")
+        if self.context.cluster.get("Namespace", self.params.apisix.namespace) is not None:
+            raise Blocked(f"namespace {self.params.apisix.namespace} is still there")
+        _, used = leftovers.crds(self.context.cluster, self.params.apisix.namespace)
+        kept = "; ".join(f"{name}: {why}" for name, why in used.items()) or "none"
+        return Note("pass", f"namespace {self.params.apisix.namespace} is gone; CRDs kept: {kept}")

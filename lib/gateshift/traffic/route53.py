@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from gateshift.errors import TrafficError
 from gateshift.params.model import Route53Params
 from gateshift.plan import Plan, Step
+from gateshift.traffic.elb import plain_name
 from gateshift.traffic.prepare import prepare_host
 from gateshift.traffic.protocol import Receipt, Weights
 from gateshift.traffic.records import (
@@ -108,6 +109,17 @@ class Route53Shifter:
         share = shares.pop() if len(shares) == 1 else None
         whole = int(share) if share is not None and share == int(share) else None
         return Weights(whole, hosts)
+
+    def names_at(self, target: str) -> list[str]:
+        """Return every other name of the zone whose record points to load balancer *target*, any weight."""
+        wanted = plain_name(target)
+        found = set()
+        for record in self._api.records(self.zone_id, None):
+            values = [r["Value"] for r in record.get("ResourceRecords") or ()]
+            values.append(record.get("AliasTarget", {}).get("DNSName", ""))
+            if wanted in map(plain_name, values):
+                found.add(record["Name"].replace("\\052", "*").rstrip("."))
+        return sorted(found - set(self._params.hosts))
 
     def prepare_plan(self) -> Plan:
         """Plan the conversion of simple records to weighted ones, everybody staying on APISIX."""

@@ -155,24 +155,24 @@ class Route53Api:
             )
         return _bare(got["Id"])
 
-    def records(self, zone_id: str, host: str) -> Iterator[Mapping[str, Any]]:
-        """Yield all record sets of exactly *host* (they are listed together)."""
-        if not (host == self._params.zone or host.endswith("." + self._params.zone)):
+    def records(self, zone_id: str, host: str | None) -> Iterator[Mapping[str, Any]]:
+        """Yield all record sets of exactly *host* (they are listed together); None: of the whole zone."""
+        if host is not None and not (host == self._params.zone or host.endswith("." + self._params.zone)):
             raise TrafficError(
                 f"{host} is not in hosted zone {self._params.zone}",
                 hint="correct traffic.route53.hosts or zone",
             )
-        start: dict[str, str] = {"StartRecordName": host}
+        start: dict[str, str] = {"StartRecordName": host} if host is not None else {}
         while True:
             now = dict(start)
             got = self._call(
-                f"reading the records of {host}",
+                f"reading the records of {host or self._params.zone}",
                 lambda now=now: dict(  # type: ignore[misc]
                     self._client.list_resource_record_sets(HostedZoneId=zone_id, MaxItems="100", **now)
                 ),
             )
             for record in got["ResourceRecordSets"]:
-                if not _same(record["Name"].replace("\\052", "*"), host):
+                if host is not None and not _same(record["Name"].replace("\\052", "*"), host):
                     return
                 yield record
             if not got.get("IsTruncated"):

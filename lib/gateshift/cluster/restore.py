@@ -1,0 +1,150 @@
+"""From the export of a clean-up back to what was there."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from gateshift.cluster.client import Cluster
+from gateshift.cluster.kept import copies, original
+from gateshift.cluster.objects import Object, clean, identity, name_of, title_of
+from gateshift.errors import Blocked
+from gateshift.params.model import Params
+from gateshift.plan import Plan, Step, digest_of
+
+__all__ = ["execute", "plan", "portable"]
+
+# What others need comes first; what acts comes last, webhooks after the servers behind them.
+_ORDER = (
+    "CustomResourceDefinition",
+    "Namespace",
+    "ResourceQuota",
+    "LimitRange",
+    "ServiceAccount",
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "Role",
+    "RoleBinding",
+    "Secret",
+    "ConfigMap",
+    "PersistentVolumeClaim",
+    "IngressClass",
+    "GatewayClass",
+    "Service",
+)
+_LAST = ("ValidatingWebhookConfiguration", "MutatingWebhookConfiguration")
+
+
+def portable(obj: Object) -> Object:
+    """Return *obj* as it can be created again, Secrets without their values."""
+    out = clean(obj) or {}
+    spec: dict[str, Any] = out.get("spec") or {}
+    out["metadata"].pop("finalizers", None)  # set again by whoever needs them
+    match out["kind"]:
+        case "Service":
+            # The old addresses may be taken; the load balancer gets a new one in any case.
+            for field in ("clusterIP", "clusterIPs"):
+                if spec.get(field) not in ("None", ["None"]):
+                    spec.pop(field, None)
+            spec.pop("healthCheckNodePort", None)
+            for port in spec.get("ports") or []:
+                port.pop("nodePort", None)
+        case "PersistentVolumeClaim":
+            notes = out["metadata"].get("annotations") or {}
+            for key in [k for k in notes if k.startswith("pv.kubernetes.io/")]:
+                del notes[key]
+        case "Job":
+            spec.pop("selector", None)
+            labels = spec.get("template", {}).get("metadata", {}).get("labels") or {}
+            for key in [k for k in labels if "controller-uid" in k or k.endswith("job-name")]:
+                del labels[key]
+        case "Namespace":
+            out["spec"] = {}
+        case "ServiceAccount":
+            out.pop("secrets", None)  # token Secrets are made anew
+        case "Pod":
+            spec.pop("nodeName", None)
+    return out
+
+
+def _rank(obj: Object) -> tuple[int, str]:
+    kind = obj["kind"]
+    if kind in _ORDER:
+        return (_ORDER.index(kind), title_of(obj))
+    return (len(_ORDER) + (1 if kind in _LAST else 0), title_of(obj))
+
+
+def plan(params: Params, cluster: Cluster, exported: Iterable[Object]) -> Plan:
+    """Plan what of the export is to be created again; what is there is left alone.
+
+    Raises :class:`Blocked` when a Secret's values are neither in the cluster nor kept as a copy.
+    """
+    kept = copies(params, cluster)
+    steps, owed = [], []
+    first: dict[tuple[str, str, str, str], Object] = {}
+    for obj in exported:
+        first.setdefault(identity(obj), obj)  # an interrupted clean-up exported twice; the first had all
+    for obj in sorted(first.values(), key=_rank):
+        kind = f"{obj['apiVersion']}/{obj['kind']}"
+        namespace = obj["metadata"].get("namespace")
+        if cluster.serves(kind) and cluster.get(kind, name_of(obj), namespace) is not None:
+            continue
+        if obj["kind"] == "Secret" and f"{namespace}/{name_of(obj)}" not in kept:
+            owed.append(f"{title_of(obj)} (keys: {', '.join(sorted(obj.get('data') or {}))})")
+            continue
+        steps.append(Step("create", title_of(obj), None, {"digest": digest_of(obj)}, "from the export"))
+    if owed:
+        raise Blocked(
+            f"the export holds no secret values and no copy is kept of {', '.join(owed)}",
+            hint="create these Secrets by hand, then restore again",
+        )
+    return Plan(
+        kind="restore",
+        title=f"restore {len(steps)} objects of namespace {params.apisix.namespace}",
+        steps=tuple(steps),
+        way_back="70_cleanup deletes them again",
+        inputs={"cluster": cluster.uid, "namespace": params.apisix.namespace},
+    )
+
+
+def execute(
+    params: Params,
+    cluster: Cluster,
+    plan_: Plan,
+    exported: Iterable[Object],
+    *,
+    progress: Callable[[str], None] | None = None,
+) -> None:
+    """Create what the plan lists, Secrets with the values of their kept copies."""
+    say = progress or (lambda _: None)
+    given = list(exported)
+    if plan(params, cluster, given).digest != plan_.digest:
+        raise Blocked("the cluster changed since this plan was made", hint="read the new plan and approve it")
+    kept = copies(params, cluster)
+    by_title: dict[str, Object] = {}
+    for obj in given:
+        by_title.setdefault(title_of(obj), obj)
+    for step in plan_.steps:
+        obj = copy.deepcopy(by_title[step.target])
+        if obj["kind"] == "Secret":
+            obj = original(kept[f"{obj['metadata']['namespace']}/{name_of(obj)}"], obj)
+        if obj["kind"] == "PersistentVolumeClaim":
+            _free_volume(cluster, obj)
+        cluster.create(obj)
+        say(f"restored {step.target}")
+
+
+def _free_volume(cluster: Cluster, claim: Object) -> None:
+    """Let a retained volume be bound again by the claim of the same name; else a new volume is made."""
+    name = claim["spec"].get("volumeName")
+    volume = cluster.get("PersistentVolume", str(name)) if name else None
+    owner = (volume or {}).get("spec", {}).get("claimRef") or {}
+    place = (claim["metadata"]["namespace"], name_of(claim))
+    if volume is None or (owner.get("namespace"), owner.get("name")) != place:
+        claim["spec"].pop("volumeName", None)
+        return
+    if owner.get("uid"):
+        for field in ("uid", "resourceVersion"):
+            owner.pop(field, None)
+        cluster.update(volume)

@@ -1,0 +1,297 @@
+"""Install, apply, clean up and uninstall on real parts, as the generated least-privilege ServiceAccount."""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gateshift import lab
+from gateshift.cluster import acceptance, apply, cleanup, install, permissions, restore, uninstall
+from gateshift.cluster.client import Cluster
+from gateshift.cluster.objects import clean, title_of
+from gateshift.cluster.ownership import owner_selector
+from gateshift.errors import Blocked, ClusterError
+from gateshift.lab.state import LabState
+from gateshift.params import Params
+from gateshift.params.load import load
+from gateshift.params.model import ClusterParams
+from gateshift.runbook.inputs import resolvers
+
+pytestmark = pytest.mark.lab
+
+PARAMS = Path(__file__).parents[2] / "params" / "lab.yaml"
+SHOP = "voiceassistant-prod"
+NAME = "operate"
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabState]:
+    """A lab of our own in a state folder of its own, or the one named by GATESHIFT_TEST_LAB."""
+    before = {k: os.environ.get(k) for k in ("XDG_STATE_HOME", "GATESHIFT_LAB")}
+    if named := os.environ.get("GATESHIFT_TEST_LAB"):
+        os.environ["GATESHIFT_LAB"] = named
+        yield lab.status(named)
+    else:
+        os.environ |= {"XDG_STATE_HOME": str(tmp_path_factory.mktemp("state")), "GATESHIFT_LAB": NAME}
+        try:
+            yield lab.up(NAME, rate=0)
+        finally:
+            lab.down(NAME)
+    for key, value in before.items():
+        os.environ.pop(key, None)
+        if value is not None:
+            os.environ[key] = value
+
+
+@pytest.fixture(scope="module")
+def params(running: LabState) -> Params:
+    return load(PARAMS, overrides={"migration": NAME, "confirm_namespace": "apisix"}, resolvers=resolvers())
+
+
+@pytest.fixture(scope="module")
+def cluster(params: Params) -> Iterator[Cluster]:
+    """The least-privilege account; at the end every call that was made must be in its table."""
+    found = Cluster.connect(params.cluster)
+    yield found
+    assert not permissions.covered(found.calls)
+
+
+@pytest.fixture(scope="module")
+def admin(running: LabState) -> Cluster:
+    return Cluster.connect(ClusterParams(kubeconfig=running["kubeconfig"]))
+
+
+def until(what: Callable[[], object], seconds: float = 60.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not what():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+CHILD = """
+import sys
+from gateshift.cluster import install
+from gateshift.cluster.client import Cluster
+from gateshift.params.load import load
+from gateshift.runbook.inputs import resolvers
+params = load(sys.argv[1], overrides={"migration": "operate"}, resolvers=resolvers())
+cluster = Cluster.connect(params.cluster)
+install.execute(install.plan(params, cluster), params, cluster)
+"""
+
+
+def test_the_account_may_do_what_a_migration_needs_and_no_more(params: Params, cluster: Cluster) -> None:
+    assert permissions.missing(cluster, params) == []
+    for call in (
+        permissions.Call("delete", "", "nodes"),
+        permissions.Call("create", "", "pods", "exec"),
+        permissions.Call("*", "*", "*"),
+        permissions.Call("impersonate", "", "users"),
+    ):
+        assert not cluster.may(call), call
+
+
+def test_an_interrupted_install_ends_in_the_same_state(params: Params, cluster: Cluster) -> None:
+    ours = owner_selector(params)
+    begun: list[tuple[str, Callable[[], object]]] = [
+        ("some CRDs", lambda: len(cluster.list("CustomResourceDefinition", labels=ours)) >= 5),
+        ("istiod", lambda: cluster.get("Deployment", "istiod", "istio-system")),
+        ("gateway", lambda: cluster.get("Deployment", "istio-ingressgateway", "istio-system")),
+    ]
+    for what, reached in begun:
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(PARAMS)], start_new_session=True, stderr=subprocess.PIPE
+        )
+        try:
+            assert until(lambda: reached() or child.poll() is not None), what  # noqa: B023 - called at once
+            assert child.poll() is None, (what, child.stderr and child.stderr.read())
+        finally:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+    install.execute(install.plan(params, cluster), params, cluster)
+    assert install.plan(params, cluster).steps == ()
+    wanted = {title_of(o) for o in install.manifests(params)}
+    for kind in ("Deployment", "Service", "ClusterRole", "Role", "PodDisruptionBudget"):
+        found = {title_of(o) for o in cluster.list(kind, labels=ours) if "revision-tag" not in title_of(o)}
+        assert found == {t for t in wanted if t.startswith(f"{kind} ")}
+    budget = cluster.get("PodDisruptionBudget", "istio-ingressgateway", "istio-system")
+    assert budget
+    assert budget["spec"]["minAvailable"] == params.istio.gateway.replicas_min - 1
+
+
+def test_the_istio_that_is_there_is_not_overwritten(params: Params, cluster: Cluster) -> None:
+    istio = params.istio.model_copy(update={"revision": "next"})
+    beside = params.model_copy(update={"istio": istio})
+    with pytest.raises(Blocked, match=r"Service istio-system/istio-ingressgateway \(of IstioOperator"):
+        install.plan(beside, cluster)
+    own = istio.model_copy(update={"gateway_service": "istio-next"})
+    plan = install.plan(params.model_copy(update={"istio": own}), cluster)
+    assert {s.verb for s in plan.steps} == {"create"}
+    assert "Deployment istio-system/istiod-next" in {s.target for s in plan.steps}
+
+
+def virtual_service(name: str, **rule: Any) -> dict[str, Any]:
+    host = f"identity-service.{SHOP}.svc.cluster.local"
+    return {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "VirtualService",
+        "metadata": {"name": name, "namespace": SHOP},
+        "spec": {
+            "hosts": [f"{name}.voiceassistant.com"],
+            "gateways": ["operate"],
+            "http": [{"route": [{"destination": {"host": host, "port": {"number": 9000}}}], **rule}],
+        },
+    }
+
+
+def gateway() -> dict[str, Any]:
+    server = {"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["*.voiceassistant.com"]}
+    return {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "Gateway",
+        "metadata": {"name": "operate", "namespace": SHOP},
+        "spec": {"selector": {"istio": "ingressgateway"}, "servers": [server]},
+    }
+
+
+def broken_filter() -> dict[str, Any]:
+    """A filter that istiod accepts and Envoy does not: it is the message of another extension."""
+    value = {
+        "name": "envoy.filters.http.local_ratelimit",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
+            "stat_prefix": "x",
+            "token_bucket": {"max_tokens": 0, "fill_interval": "1s"},
+        },
+    }
+    match = {
+        "context": "GATEWAY",
+        "listener": {"filterChain": {"filter": {"name": "envoy.filters.network.http_connection_manager"}}},
+    }
+    patch = {"operation": "INSERT_BEFORE", "value": value}
+    return {
+        "apiVersion": "networking.istio.io/v1alpha3",
+        "kind": "EnvoyFilter",
+        "metadata": {"name": "operate-broken", "namespace": "istio-system"},
+        "spec": {
+            "workloadSelector": {"labels": {"istio": "ingressgateway"}},
+            "configPatches": [{"applyTo": "HTTP_FILTER", "match": match, "patch": patch}],
+        },
+    }
+
+
+def state(cluster: Cluster) -> list[Any]:
+    kinds = ("Gateway", "VirtualService", "EnvoyFilter", "AuthorizationPolicy")
+    return [clean(o) for kind in kinds for o in cluster.list(kind)]
+
+
+def status(running: LabState, host: str) -> int:
+    url = f"http://{running['istio_http']}/api/v1/auth/login"
+    try:
+        return httpx.post(url, headers={"host": host}, timeout=5, trust_env=False).status_code
+    except httpx.HTTPError:
+        return 0
+
+
+def test_apply_is_all_or_nothing(params: Params, cluster: Cluster, running: LabState) -> None:
+    def accept(objects: list[dict[str, Any]]) -> Callable[[], object]:
+        return lambda: acceptance.wait_in_sync(params, cluster, objects)
+
+    before = state(cluster)
+    bad = virtual_service("bad", redirect={"uri": "/"})
+    with pytest.raises(
+        ClusterError, match=r"1 of 3 objects are refused, nothing was applied.*VirtualService"
+    ):
+        apply.plan(cluster, [gateway(), virtual_service("a"), bad])
+    assert state(cluster) == before
+
+    good = [gateway(), virtual_service("a")]
+    first = apply.execute(cluster, good, apply.plan(cluster, good, migration=NAME), accept=accept(good))
+    assert status(running, "a.voiceassistant.com") == 200
+    applied = state(cluster)
+
+    worse = [*good, virtual_service("b"), broken_filter()]
+    with pytest.raises(ClusterError, match=r"rejected by Envoy.*everything was restored"):
+        apply.execute(cluster, worse, apply.plan(cluster, worse, migration=NAME), accept=accept(worse))
+    assert state(cluster) == applied
+    acceptance.wait_in_sync(params, cluster, good)
+    assert status(running, "a.voiceassistant.com") == 200
+    assert status(running, "b.voiceassistant.com") == 404
+
+    gone = copy.deepcopy(good)
+    gone[0]["spec"]["servers"][0]["port"]["number"] = 4444
+    plan = apply.plan(cluster, gone, migration=NAME)
+
+    def short() -> object:
+        return acceptance.wait_in_sync(params, cluster, gone, timeout=1)
+
+    with pytest.raises(ClusterError, match=r"port 4444, which Service istio-ingressgateway does not have"):
+        apply.execute(cluster, gone, plan, accept=short)
+    assert state(cluster) == applied
+
+    back = apply.plan_undo(cluster, apply.archived(first))
+    assert [s.verb for s in back.steps] == ["delete", "delete"]
+    assert apply.undo(cluster, first) == []
+    assert state(cluster) == before
+
+
+def test_clean_up_restores_and_traffic_flows(params: Params, cluster: Cluster, running: LabState) -> None:
+    client = httpx.Client(trust_env=False, timeout=5)
+    admin = {"X-API-KEY": running["admin_key"]}
+    assert client.get(f"{running['admin_url']}/apisix/admin/routes", headers=admin).status_code == 200
+    deployment = cluster.get("Deployment", "apisix", "apisix")
+    plan = cleanup.plan(params, cluster)
+    exported = [restore.portable(o) for o in cleanup.export(params, cluster, plan)]
+    cleanup.execute(params, cluster, plan)
+    assert cluster.get("Namespace", "apisix") is None
+    assert cluster.get("Namespace", SHOP)
+    with pytest.raises(Blocked, match="does not exist"):
+        cleanup.plan(params, cluster)
+    restore.execute(params, cluster, restore.plan(params, cluster, exported), exported)
+    assert restore.plan(params, cluster, exported).empty
+
+    def serves() -> bool:
+        again = cluster.get("Deployment", "apisix", "apisix") or {}
+        service = cluster.get("Service", "apisix-gateway", "apisix") or {}
+        ready = again.get("status", {}).get("readyReplicas", 0) == again.get("spec", {}).get("replicas")
+        return bool(ready and service.get("status", {}).get("loadBalancer", {}).get("ingress"))
+
+    assert until(serves)
+    again = cluster.get("Deployment", "apisix", "apisix")
+    assert again
+    assert deployment
+    assert again["spec"] == deployment["spec"]
+    target = running["connect_to"][f"{running['apisix_lb_name']}:80"]
+    answer = client.post(
+        f"http://{target}/api/v1/auth/login",
+        headers={"host": "api.voiceassistant.com"},
+        json={"user": "probe"},
+    )
+    assert answer.status_code == 200
+
+
+def test_uninstall_leaves_what_it_found(params: Params, cluster: Cluster, admin: Cluster) -> None:
+    for kind in ("EnvoyFilter", "WorkloadEntry"):  # the lab's own; in production a person removes theirs
+        for obj in admin.list(kind):
+            admin.delete(kind, obj["metadata"]["name"], obj["metadata"]["namespace"])
+    plan = uninstall.plan(params, cluster, created_namespace=True)
+    uninstall.execute(plan, params, cluster, created_namespace=True)
+    left = uninstall.plan(params, cluster, created_namespace=True)
+    # The certificate is a person's, so the namespace stays.
+    assert "Secret istio-system/ssl-voiceassistant-com" in left.title
+    assert left.steps == ()
+    assert not [c for c in cluster.list("CustomResourceDefinition") if "istio.io" in title_of(c)]
+    assert not [o for o in cluster.list("ConfigMap") if title_of(o).endswith("/istio-ca-root-cert")]
+    assert cluster.get("Deployment", "apisix", "apisix")
