@@ -11,6 +11,7 @@
     │   ├── Blocked                      exit 3   a blocker (security plugin, failed check) needs a decision
     │   ├── NotEnoughEvidence            exit 3   data missing, stale, empty or too little to judge
     │   └── LockHeld                     exit 3   another migration or operator is at work
+    │       └── LockInDoubt              exit 3   whether the lock is still ours cannot be known now
     ├── RolledBack                       exit 4   traffic was brought back; the migration is not done
     ├── Interrupted                      exit 5   stopped from outside; resume is possible
     ├── JournalError                     exit 1   the journal is damaged or an illegal transition was asked
@@ -41,6 +42,7 @@ __all__ = [
     "JournalError",
     "LabError",
     "LockHeld",
+    "LockInDoubt",
     "MetricsError",
     "NotEnoughEvidence",
     "ParamsError",
@@ -106,6 +108,12 @@ class LockHeld(Held):
     """Another operator or job holds the migration's lock."""
 
     default_hint = "`gateshift status` shows the holder; wait for it to finish or to expire"
+
+
+class LockInDoubt(LockHeld):
+    """The lock was ours and could not be renewed in time. A rollback goes on, anything else waits."""
+
+    default_hint = "make the cluster's API reachable, then run the same notebook again: it resumes"
 
 
 class RolledBack(GateshiftError):  # noqa: N818 - an outcome, not a failure

@@ -12,7 +12,8 @@ import pytest
 
 from gateshift.errors import ClusterError, LockHeld
 from gateshift.migration.identity import Process
-from gateshift.migration.lock import LeaseLock, LocalLock
+from gateshift.migration.lease import LeaseLock
+from gateshift.migration.lock import LocalLock
 
 _HOLD = (
     "import sys, time; from gateshift.migration.lock import LocalLock\n"

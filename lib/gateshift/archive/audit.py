@@ -233,10 +233,12 @@ def _strangers(migration: Path, runs: set[str], records: list[Record]) -> Iterat
     """Name what lies in the folder and belongs to no run; approvals are covered by the next seal."""
     for path in sorted(migration.iterdir()):
         known = path.name in _OWN or path.name in runs or path.name.endswith(".part")
+        if path.is_dir() and not files_of(path):
+            continue  # a run that died before it wrote anything
         if not known and not _under_way(path):
             yield Problem(path, "belongs to no run in the journal")
     approved = {str(r.data.get("digest")) for r in records if r.kind in {"plan.approved", "plan.shown"}}
     approved |= {str(r.data["plan"].get("digest")) for r in records if r.kind == "plan.shown"}
     for path in shared_files(migration):
-        if path.stem not in approved:
+        if path.stem.partition("-")[0] not in approved:
             yield Problem(path, "approves a plan that was never shown")

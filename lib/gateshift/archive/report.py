@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import json
-import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -18,6 +16,7 @@ from gateshift.archive.pages import Notebook, read_notebooks, write_pages
 from gateshift.archive.redact import Redactor
 from gateshift.archive.timeline import timeline_svg
 from gateshift.errors import InputError
+from gateshift.migration.identity import identity
 from gateshift.migration.journal import Journal, Record
 from gateshift.migration.state import State, VerdictMark
 
@@ -57,7 +56,7 @@ def write_report(migration_dir: str | Path) -> Path:
     book = folder / "journal.jsonl"
     if not book.exists():
         raise InputError(f"{folder}: there is no journal here", hint="run a notebook of this migration first")
-    with Journal.open(book, who=f"{getpass.getuser()}@{socket.gethostname()}", run="report") as journal:
+    with Journal.open(book, who=identity(), run="report") as journal:
         notebooks = read_notebooks(folder)
         pages = write_pages(folder, notebooks)
         text = Redactor().text(_page(folder.name, journal.state, journal.records, notebooks))

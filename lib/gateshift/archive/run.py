@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import logging
-import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -18,7 +16,7 @@ from gateshift.archive.files import atomic_write, file_digest
 from gateshift.archive.manifest import read_manifest, seal
 from gateshift.archive.outcome import CellStatus, NotebookStopped, Outcome, outcome_word
 from gateshift.errors import GateshiftError, InputError
-from gateshift.migration.identity import Process
+from gateshift.migration.identity import Process, identity
 from gateshift.migration.journal import Journal, read_records
 
 __all__ = ["Outcome", "execute", "settle"]
@@ -182,7 +180,7 @@ def _conclude(book: Path, folder: Path, notebook: str, outcome: Outcome) -> tupl
         if not book.exists():
             seal(folder)
             return ()
-        with Journal.open(book, who=_who(), run=run) as journal:
+        with Journal.open(book, who=identity(), run=run) as journal:
             if journal.repaired:
                 warnings.append(f"journal: {journal.repaired}")
             state = journal.state
@@ -202,7 +200,3 @@ def _conclude(book: Path, folder: Path, notebook: str, outcome: Outcome) -> tupl
         # The run's own outcome matters more than its seal; that it is missing shows in `audit verify`.
         warnings.append(f"the run could not be sealed: {error}")
     return tuple(warnings)
-
-
-def _who() -> str:
-    return f"{getpass.getuser()}@{socket.gethostname()}"

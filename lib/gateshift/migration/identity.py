@@ -1,13 +1,27 @@
-"""Which process this is, told so that another process can find out whether it still lives."""
+"""Who acts (a person or a CI job), and which process, so that another one can see whether it still lives."""
 
 from __future__ import annotations
 
+import getpass
 import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Process", "boot_id"]
+__all__ = ["Process", "boot_id", "identity"]
+
+_CI_JOBS = ("GITHUB_RUN_ID", "CI_JOB_ID", "BUILD_TAG", "ARGO_WORKFLOW_NAME")
+
+
+def identity() -> str:
+    """Return ``user@host``, followed by the CI job when there is one."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = f"uid{os.getuid()}"  # a container's user without a name
+    person = f"{user}@{socket.gethostname()}"
+    job = next((f"{name}={os.environ[name]}" for name in _CI_JOBS if os.environ.get(name)), "")
+    return f"{person} (ci {job})" if job else person
 
 
 def boot_id() -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gateshift.archive.redact import Redactor
-from gateshift.errors import JournalError, LockHeld
+from gateshift.errors import JournalError, LockHeld, LockInDoubt
 from gateshift.migration.state import State, step
 from gateshift.plan import canonical_json
 
@@ -30,6 +30,9 @@ __all__ = ["GENESIS", "Head", "Journal", "Lock", "Record", "parse_line", "read_h
 
 GENESIS = "0" * 64
 """What stands for the hash before the first record."""
+
+_RETREAT = ("rollback.", "run.ended", "note.")
+"""Kinds that are written though the lock is in doubt: the way back never waits for the cluster."""
 
 
 class Lock(Protocol):
@@ -40,12 +43,17 @@ class Lock(Protocol):
         """Who holds it."""
 
     def check(self) -> None:
-        """Raise :class:`~gateshift.errors.LockHeld` when it is not ours any more."""
+        """Raise :class:`~gateshift.errors.LockHeld` when it is not ours any more, ``LockInDoubt`` when
+        that cannot be known.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record. ``time`` is UTC; ``mono`` are seconds of the machine's monotonic clock since its boot."""
+    """One record. ``time`` is UTC; ``mono`` are seconds of the machine's monotonic clock since its boot.
+
+    ``inputs`` is the digest of what the run works from: its params, then its plan once one is made.
+    """
 
     seq: int
     time: str
@@ -57,6 +65,7 @@ class Record:
     token: int
     prev: str
     hash: str = field(default="")
+    inputs: str = ""
 
     @property
     def unix(self) -> float:
@@ -65,6 +74,8 @@ class Record:
 
     def body(self) -> dict[str, Any]:
         """Return everything the hash covers."""
+        # Archives from before this field have records without it; they verify as they were written.
+        inputs = {"inputs": self.inputs} if self.inputs else {}
         return {
             "seq": self.seq,
             "time": self.time,
@@ -75,6 +86,7 @@ class Record:
             "data": dict(self.data),
             "token": self.token,
             "prev": self.prev,
+            **inputs,
         }
 
     def line(self) -> bytes:
@@ -173,6 +185,8 @@ class Journal:
         self.token = 0
         self.listener: Callable[[Record], None] | None = None
         """Called with each record this object wrote, once it is on the disk; it must not raise."""
+        self.inputs = ""
+        """Digest that goes into each record: see :class:`Record`."""
         self.repaired = ""
         """What was repaired when this journal was opened, in words; empty when nothing was."""
         self._clock = clock
@@ -180,6 +194,7 @@ class Journal:
         self._threads = threading.RLock()
         self._records: list[Record] = []
         self._state = State()
+        self._known: tuple[Record | None, State] = (None, self._state)
         self._size = 0
         self._descriptor = -1
 
@@ -224,6 +239,11 @@ class Journal:
         self.records  # noqa: B018 - reads what other processes wrote
         return self._state
 
+    @property
+    def known(self) -> tuple[Record | None, State]:
+        """Newest record and state as far as read or written; waits for nothing, so any thread may ask."""
+        return self._known
+
     def hold(self, lock: Lock) -> None:
         """Write under *lock* from now on: its fencing token goes into each record.
 
@@ -244,8 +264,7 @@ class Journal:
         take it (the journal is then as it was), :class:`~gateshift.errors.LockHeld` when the lock was lost.
         """
         with self._threads:
-            if self._lock is not None:
-                self._lock.check()
+            self._check_lock(kind, data)
             with self._exclusive():
                 self._catch_up()
                 if self.token and self.token < self._state.token:
@@ -273,6 +292,16 @@ class Journal:
 
     # -- inside ------------------------------------------------------------------------------------
 
+    def _check_lock(self, kind: str, data: Mapping[str, Any]) -> None:
+        if self._lock is None:
+            return
+        try:
+            self._lock.check()
+        except LockInDoubt:
+            back = kind == "verdict" and str(data.get("decision", "")).lower() == "rollback"
+            if not back and not kind.startswith(_RETREAT):
+                raise
+
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
         if self._descriptor < 0:
@@ -298,12 +327,14 @@ class Journal:
             plain,
             self.token,
             head.hash,
+            inputs=self.inputs,
         )
         record = Record(**bare.body(), hash=hash_of(bare.body()))
         state = step(self._state, record)
         self._write(record.line())
         self._records.append(record)
         self._state = state
+        self._known = (record, state)
         self._write_head(self._head())
         return record
 
@@ -351,6 +382,7 @@ class Journal:
         for record in _parse_all(self.path, lines, self._head(), len(self._records)):
             self._state = step(self._state, record)
             self._records.append(record)
+            self._known = (record, self._state)
         self._size += len(raw) - len(rest)
         if rest:
             self._repair(rest)

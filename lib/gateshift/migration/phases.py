@@ -116,10 +116,12 @@ class State:
     plans: Mapping[str, str] = field(default_factory=dict)
     """Digest of each plan shown, with its kind."""
     verdicts: tuple[VerdictMark, ...] = ()
+    stage_verdict: VerdictMark | None = None
+    """The newest verdict on the entered stage; None before its first."""
     runs: tuple[RunMark, ...] = ()
     attempts: int = 1
     original: Any = None
-    """Snapshot before the first shift of this attempt: what a full restore goes back to."""
+    """Snapshot before the first change of this attempt: what a full restore goes back to."""
     stable_since: str = ""
     stable_since_unix: float | None = None
     soak_samples: int = 0

@@ -89,7 +89,8 @@ def _outcome(what: str, phase: Phase) -> Step:
     def apply(state: State, entry: Entry) -> State:
         del entry
         _need(state.pending == what, f"the intent of {what} is not on record before it")
-        return replace(state, phase=phase, pending="")
+        # An approval is for one time: the same plan, due again later, is shown and approved again.
+        return replace(state, phase=phase, pending="", approvals=frozenset(), approvers={})
 
     return apply
 
@@ -107,7 +108,20 @@ def _stage_entered(state: State, entry: Entry) -> State:
     _need(stage == state.stage_index, f"stage {stage} is not due, stage {state.stage_index} is")
     _need(weight >= state.weight_percent, f"weight {weight} % is below the {state.weight_percent} % in force")
     _need(0 < weight <= 100, f"weight {weight} % is not within 1-100")
-    return replace(state, phase=Phase.CANARY, stage_entered=stage, stage_weight=weight, arrived=False)
+    return replace(
+        state,
+        phase=Phase.CANARY,
+        stage_entered=stage,
+        stage_weight=weight,
+        arrived=False,
+        stage_verdict=None,
+    )
+
+
+def _prepare_intent(state: State, entry: Entry) -> State:
+    """The records become weighted, everybody staying on APISIX; what they were is what is restored."""
+    _need(state.weight_percent == 0 and state.shifting_to is None, "traffic is on Istio already")
+    return replace(state, original=state.original if state.original is not None else entry.data["snapshot"])
 
 
 def _shift_intent(state: State, entry: Entry) -> State:
@@ -152,13 +166,13 @@ def _verdict(state: State, entry: Entry) -> State:
         tuple(str(r) for r in entry.data.get("reasons", ())),
         entry.time,
     )
-    return replace(state, verdicts=(*state.verdicts, mark))
+    return replace(state, verdicts=(*state.verdicts, mark), stage_verdict=mark)
 
 
 def _promoted(state: State, entry: Entry) -> State:
     _at_stage(state, entry)
     stage = int(entry.data["stage"])
-    last = state.verdicts[-1] if state.verdicts else None
+    last = state.stage_verdict
     _need(
         last is not None and last.stage == stage and last.decision == "promote",
         f"the last verdict is not a promotion of stage {stage}",
@@ -169,7 +183,10 @@ def _promoted(state: State, entry: Entry) -> State:
         state,
         stage_index=stage + 1,
         stage_entered=None,
+        stage_verdict=None,
         arrived=False,
+        approvals=frozenset(),
+        approvers={},
         stable_since=entry.time if at_full else "",
         stable_since_unix=entry.unix if at_full else None,
     )
@@ -184,6 +201,7 @@ def _rollback_started(state: State, entry: Entry) -> State:
         rollback_since=state.rollback_since if state.rolling_back else entry.time,
         rollback_shifted=False,
         stage_entered=None,
+        stage_verdict=None,
         arrived=False,
     )
 
@@ -322,6 +340,8 @@ _RULES = (
     Rule("apply.undone", (), _UNDO, _outcome("apply undo", Phase.INSTALLED), Phase.INSTALLED),
     Rule("verify.done", ("ok",), _OPEN - {Phase.ROLLING_BACK}, _verified, Phase.VERIFIED),
     Rule("stage.entered", ("stage", "weight"), _STAGE, _stage_entered, Phase.CANARY),
+    Rule("prepare.intent", ("snapshot",), _CANARY, _prepare_intent),
+    Rule("prepare.done", (), _CANARY, _nothing),
     Rule("shift.intent", ("stage", "from", "to", "snapshot"), _CANARY, _shift_intent),
     Rule("shift.done", ("to",), _CANARY, _shift_done),
     Rule("stage.arrived", ("stage", "share"), _CANARY, _arrived),

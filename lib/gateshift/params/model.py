@@ -413,6 +413,7 @@ class Params(Model):
     mode: ModeField = Mode.PLAN
     approve: str = Field(default="", pattern=r"^([0-9a-f]{16})?$")
     approver: str = ""
+    second_person: bool = False
     gate_wait: Seconds = 0.0
     outputs: str = "outputs"
     confirm_namespace: str = ""

@@ -6,9 +6,9 @@ digest was not approved, and the state machine refuses a step that is not due.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
-import sys
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -16,17 +16,20 @@ from typing import Any, ClassVar
 
 from gateshift import notify
 from gateshift.archive import display
-from gateshift.errors import GateClosed, GateshiftError, InputError
-from gateshift.migration.lock import LeaseLock, LocalLock
+from gateshift.archive.files import atomic_write
+from gateshift.errors import GateClosed, GateshiftError, InputError, LockHeld, RolledBack
+from gateshift.migration.guard import Guard, anchors, annotations_of, refusal
+from gateshift.migration.lease import LeaseLock
+from gateshift.migration.lock import LocalLock
 from gateshift.notebook.failure import failure_of
 from gateshift.notebook.links import place
-from gateshift.notebook.progress import Waiting
 from gateshift.notebook.show import Card, Note, PlanView
 from gateshift.params import Mode, Params, secrets_of
 from gateshift.plan import Plan
-from gateshift.runbook.approvals import read_approval
 from gateshift.runbook.context import Context, identity
+from gateshift.runbook.gate import Gate
 from gateshift.runbook.inputs import project_root
+from gateshift.runbook.resume import bury_dead_runs
 from gateshift.runbook.standing import changes_of, facts, phase_words
 from gateshift.words import tell, use
 
@@ -61,18 +64,20 @@ class Runbook:
         self.context.journal.listener = lambda record: self.notifier.tell(
             notify.event_of(record, self.context.journal.state)
         )
+        self._gate = Gate(self.context, needed=self._people_needed(), say=say, tell_people=self.notifier.tell)
         self._lock = LocalLock(self.context.folder / "lock", who=identity()) if self._locks() else None
         self._lease: LeaseLock | None = None
+        self.context.journal.inputs = self.params_digest()
         if self._lock:
-            self._lock.acquire()
-            self._lease = self._take_lease()
-            self.context.journal.hold(self._lock)
+            self._hold(self._lock)
         self.plan_: Plan | None = None
         self._opened = time.monotonic()
         self._check_environment()
         if not self.context.journal.records:
             self.record("migration.opened", params_digest=self.params_digest())
-        self.record("run.started", notebook=self.name)
+        self.record("run.started", notebook=self.name, cluster_uid=self._cluster_uid())
+        if self._lock:
+            self._finish_rollback()
 
     # -- what subclasses fill in -------------------------------------------------------------
 
@@ -112,8 +117,10 @@ class Runbook:
     def plan(self) -> PlanView:
         """Make, record and show the plan."""
         self.plan_ = self.make_plan()
-        target = self.context.run_folder / "plan.json"
-        target.write_text(json.dumps(self.plan_.as_json(), indent=2, default=str) + "\n")
+        redact = self.context.journal.redactor.value
+        shown = json.dumps(redact(json.loads(json.dumps(self.plan_.as_json(), default=str))), indent=2)
+        atomic_write(self.context.run_folder / "plan.json", shown + "\n")
+        self.context.journal.inputs = self.plan_.digest
         self.record("plan.shown", plan=self.plan_.as_json())
         return PlanView(self.plan_)
 
@@ -121,16 +128,16 @@ class Runbook:
         """Pass only with mode ``act`` and an approval of this very plan's digest.
 
         The answer comes from ``approve`` in params, from a person at the prompt, or from
-        ``gateshift approve`` in another terminal while the gate waits (``gate_wait``).
+        ``gateshift approve`` in another terminal while the gate waits (``gate_wait``). With
+        ``second_person`` two different people must answer; the first answer stays on record. An approval
+        on record whose plan was not carried out yet still holds.
         """
         plan = self._planned()
         if plan.empty:
             return Note("pass", tell("gate.nothing"))
         if self.params.mode is Mode.PLAN:
             return Note("info", tell("gate.plan_mode", digest=plan.digest))
-        how, who = self._answer(plan)
-        self.record("plan.approved", digest=plan.digest, who=who, how=how)
-        return Note("pass", tell("gate.approved", digest=plan.digest, who=who, how=tell(_HOW[how])))
+        return Note("pass", self._gate.go_through(plan))
 
     def act(self) -> object:
         """Carry out the plan, if the journal has its approval."""
@@ -139,7 +146,7 @@ class Runbook:
             return self.nothing_to_do(plan)
         if self.params.mode is Mode.PLAN:
             return Note("info", tell("act.skipped"))
-        if plan.digest not in self.context.state.approvals:
+        if not self._gate.passed(plan):
             raise GateClosed(f"plan {plan.digest} of {self.name} is not approved")
         return self.perform(plan)
 
@@ -156,13 +163,10 @@ class Runbook:
 
     def close(self) -> Card:
         """End the run and show where the migration stands."""
-        self.record("run.ended", notebook=self.name, outcome="done")
+        self.record("run.ended", notebook=self.name, outcome="done", cluster_uid=self._cluster_uid())
         self.context.journal.close()
         self.notifier.flush()
-        if self._lease:
-            self._lease.release()
-        if self._lock:
-            self._lock.release()
+        self._let_go()
         seconds = time.monotonic() - self._opened
         percent = self.context.state.weight_percent
         return Card(
@@ -181,6 +185,58 @@ class Runbook:
         from gateshift.runbook.order import next_notebook  # noqa: PLC0415 - order imports the runbooks
 
         return next_notebook(self.context.state, len(self.params.stages))
+
+    def _hold(self, lock: LocalLock) -> None:
+        """Take this machine's lock and the cluster's Lease, or neither; then the journal is ours."""
+        lock.acquire()
+        try:
+            self._lease = self._take_lease()
+            if self._lease is not None:
+                journal, migration = self.context.journal, self.params.migration
+                why = refusal(anchors(self._lease.annotations), migration, journal.records)
+                if why is not None:
+                    self._stand_back(*why)
+                self._lease.annotate = lambda: annotations_of(journal, migration)
+            self.context.journal.hold(Guard(lock, self._lease))
+        except BaseException:
+            self._let_go()
+            raise
+        # A kernel that ends in order leaves no lock behind, and the newest head in the cluster.
+        atexit.register(self._let_go)
+        for mark in bury_dead_runs(self.context):
+            say(f"the run {mark.run} died; this run goes on from the journal")
+
+    def _let_go(self) -> None:
+        if self._lease:
+            self._lease.release()
+        if self._lock:
+            self._lock.release()
+
+    def _stand_back(self, why: str, hint: str) -> None:
+        """Refuse to act on the wrong journal, or beside another migration. A rollback says it and goes on."""
+        raise LockHeld(why, hint=hint)
+
+    def _finish_rollback(self) -> None:
+        """Whatever notebook is run after a rollback died: its weights come first."""
+        from gateshift.runbook.retreat import bring_back  # noqa: PLC0415 - retreat imports this module
+
+        state = self.context.state
+        if not state.rolling_back or state.rollback_shifted:
+            return
+        say(f"ROLLBACK under way since {state.rollback_since[:19]}Z, its weights first")
+        bring_back(self.context, state.rollback_reason)
+        raise RolledBack(
+            f"a rollback had begun ({state.rollback_reason}); its weights are back on APISIX now",
+            hint="run 80_rollback: it proves that the users are back and collects the evidence",
+        )
+
+    def _cluster_uid(self) -> str:
+        """The cluster's uid, if this run has spoken to it; a run that needs no cluster does not ask."""
+        cluster = self.context.__dict__.get("cluster")
+        try:
+            return str(cluster.uid) if cluster is not None else ""
+        except GateshiftError:
+            return ""
 
     def _take_lease(self) -> LeaseLock | None:
         """Take the cluster's Lease: one migration at a time, for everybody who uses this cluster."""
@@ -207,6 +263,10 @@ class Runbook:
             )
         )
 
+    def _people_needed(self) -> int:
+        """How many people must approve a plan of this notebook."""
+        return 2 if self.params.second_person else 1
+
     def _planned(self) -> Plan:
         if self.plan_ is None:
             raise GateshiftError("no plan was made in this run", hint="run the plan cell first")
@@ -216,76 +276,9 @@ class Runbook:
         if self.context.production and os.environ.get("GATESHIFT_LAB_ONLY"):
             raise InputError("this process was started for the lab, the params say production")
 
-    def _answer(self, plan: Plan) -> tuple[str, str]:
-        if self.params.approve:
-            if self.params.approve != plan.digest:
-                raise GateClosed(
-                    f"the approval names {self.params.approve}, but the plan changed: it is {plan.digest}",
-                    hint="read the new plan and approve its digest",
-                )
-            return "params", self.params.approver or identity()
-        if sys.stdin is not None and _interactive():
-            answer = self._ask_person(plan)
-            if len(answer.strip()) >= 4 and plan.digest.startswith(answer.strip().lower()):
-                return "prompt", identity()
-            raise GateClosed(tell("gate.refused", digest=plan.digest))
-        return self._wait_for_file(plan)
-
-    def _ask_person(self, plan: Plan) -> str:
-        where = tell("where.production" if self.context.production else "where.lab")
-        print(
-            tell(
-                "gate.question",
-                where=where,
-                count=len(plan.steps),
-                title=plan.title,
-                back=plan.way_back.rstrip("."),
-            ),
-            flush=True,
-        )
-        return input(tell("gate.type", digest=plan.digest))
-
-    def _wait_for_file(self, plan: Plan) -> tuple[str, str]:
-        folder, allowed = self.context.folder, self.params.gate_wait
-        begun = time.monotonic()
-        who = read_approval(folder, plan.digest)
-        if who is None:
-            self.notifier.tell(notify.waiting(plan.digest, plan.title))
-        waiting = None
-        if who is None and allowed:
-            waiting = Waiting(tell("gate.wait", digest=plan.digest), say, every=30.0)
-        while who is None:
-            spent = time.monotonic() - begun
-            if spent >= allowed:
-                raise GateClosed(f"plan {plan.digest} of {self.name} waits for approval")
-            if waiting:
-                waiting.beat(spent, allowed, tell("gate.waits", digest=plan.digest), left=allowed - spent)
-            time.sleep(0.2)
-            who = read_approval(folder, plan.digest)
-        if waiting:
-            waiting.close()
-        return "approval file", who
-
     def _explain(self, error: BaseException) -> object:
         """Return what a person is shown for *error*, with what this run changed and what it did not."""
         changed, kept = changes_of(self.context.state, self.context.journal.records, self.context.run)
         self.notifier.tell(notify.problem(error, self.name, self.context.state))
         self.notifier.flush()
         return failure_of(error, changed=changed, unchanged=kept)
-
-
-_HOW = {
-    "params": "gate.how.params",
-    "prompt": "gate.how.prompt",
-    "approval file": "gate.how.file",
-}
-
-
-def _interactive() -> bool:
-    """True when this kernel's front end can answer ``input()``."""
-    try:
-        shell = get_ipython()  # type: ignore[name-defined]  # injected by IPython
-    except NameError:
-        return sys.stdin.isatty()
-    kernel = getattr(shell, "kernel", None)
-    return bool(getattr(kernel, "_allow_stdin", False))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from matplotlib.figure import Figure
@@ -19,8 +19,10 @@ from gateshift.notebook.progress import Waiting, sit_out
 from gateshift.notebook.show import Note, Table
 from gateshift.params import Mode, Params, StageParams
 from gateshift.plan import Plan, Step
+from gateshift.runbook.approvals import JOURNAL
 from gateshift.runbook.base import Runbook, say
 from gateshift.runbook.observe import StageWatch
+from gateshift.runbook.resume import fresh_verdict, reconcile
 from gateshift.runbook.retreat import bring_back
 from gateshift.runbook.standing import decision_words
 from gateshift.words import tell
@@ -58,6 +60,10 @@ class Canary(Runbook):
         """Show the weights as the provider has them and the stage's limits."""
         self.shifter = self.context.shifter()
         weights = self.shifter.read()
+        if self.params.mode is Mode.ACT:
+            found = reconcile(self.context, weights)
+            if found is not None:
+                say(f"a shift died half-way; the provider has {found} % on Istio")
         stage = self.stage
         rows = (
             (
@@ -102,7 +108,7 @@ class Canary(Runbook):
         """A stage already entered and still in force resumes under the approval it has."""
         plan = self._planned()
         if self.params.mode is Mode.ACT and self._resuming(plan):
-            self.record("plan.approved", digest=plan.digest, who="journal", how="stage resumed as approved")
+            self.record("plan.approved", digest=plan.digest, who=JOURNAL, how="stage resumed as approved")
             return Note("pass", "this stage was approved and is in force; observation goes on")
         return super().gate()
 
@@ -110,11 +116,20 @@ class Canary(Runbook):
         return self.context.state.stage_entered == self.index and len(plan.steps) == 1
 
     def perform(self, plan: Plan) -> object:
-        """Shift, watch, judge. A verdict of rollback brings the traffic back before anything else."""
-        self.record("stage.entered", stage=self.index, weight=self.stage.weight_percent)
+        """Shift, watch, judge. A verdict of rollback brings the traffic back before anything else.
+
+        A stage that died on the way goes on where its records end; nothing is done or recorded twice.
+        """
+        if self.context.state.stage_entered != self.index:
+            self.record("stage.entered", stage=self.index, weight=self.stage.weight_percent)
+        left = fresh_verdict(self.context, within=self.stage.dwell)
+        if left is not None and left.decision == "rollback":
+            self._retreat(left.reasons)
         if not self.prepare.empty:
             self._make_weighted()
         self._shift()
+        if left is not None:
+            return self._promote(left.reasons)
         log = SampleLog(self.context.run_folder / "samples.jsonl", self.stage, self.params.judge, self.index)
         live = LiveFigure()
         waiting = StageWaiting(self.stage, self.index)
@@ -132,29 +147,38 @@ class Canary(Runbook):
         log.verdict(self.verdict)
         self.record("verdict", stage=self.index, observed=self._observed(), **self.verdict.as_json())
         if self.verdict.decision is Decision.ROLLBACK:
-            self._retreat(self.verdict)
+            self._retreat(self.verdict.reasons)
+        return self._promote(self.verdict.reasons)
+
+    def _promote(self, reasons: Sequence[str]) -> Note:
         self.record("stage.promoted", stage=self.index)
-        return Note("pass", f"stage {self.index + 1} promoted: {'; '.join(self.verdict.reasons)}")
+        return Note("pass", f"stage {self.index + 1} promoted: {'; '.join(reasons)}")
 
     def _make_weighted(self) -> None:
         say("records become weighted, all on APISIX, same target: no user notices")
+        self.record("prepare.intent", snapshot=self.shifter.snapshot())
         receipt = self.shifter.set(self.prepare)
         self.shifter.confirm(receipt)
+        self.record("prepare.done")
         if receipt.wait_out_s:
             # Until answers of before have expired, neither a shift nor a rollback would be seen in time.
             sit_out(Waiting(tell("wait.cached"), say), receipt.wait_out_s, tell("wait.cached.reason"))
 
     def _shift(self) -> None:
         plan = self.shifter.plan(self.stage.weight_percent)
-        self.record(
-            "shift.intent",
-            stage=self.index,
-            to=self.stage.weight_percent,
-            snapshot=self.shifter.snapshot(),
-            apisix_target=self.context.apisix_target,
-            istio_target=self.context.istio_target,
-            **{"from": self.context.state.weight_percent},
-        )
+        state = self.context.state
+        if plan.empty and state.shifting_to is None and state.weight_percent == self.stage.weight_percent:
+            return  # in force already: this stage was resumed
+        if state.shifting_to is None:
+            self.record(
+                "shift.intent",
+                stage=self.index,
+                to=self.stage.weight_percent,
+                snapshot=self.shifter.snapshot(),
+                apisix_target=self.context.apisix_target,
+                istio_target=self.context.istio_target,
+                **{"from": state.weight_percent},
+            )
         begun = time.monotonic()
         accepted = insync = 0.0
         if not plan.empty:
@@ -165,8 +189,8 @@ class Canary(Runbook):
         self.record("shift.done", to=self.stage.weight_percent, accepted_s=accepted, insync_s=insync)
         say(f"stage {self.index + 1}: weight {self.stage.weight_percent} % in force after {insync:.1f} s")
 
-    def _retreat(self, verdict: Verdict) -> None:
-        reason = "; ".join(verdict.reasons)
+    def _retreat(self, reasons: Sequence[str]) -> None:
+        reason = "; ".join(reasons)
         say(f"ROLLBACK: {reason}")
         bring_back(self.context, reason)
         raise RolledBack(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
 import time
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +11,7 @@ from gateshift.cluster.gateways import load_balancer_name
 from gateshift.errors import ClusterError, InputError, TrafficError
 from gateshift.metrics.sampler import Sampler
 from gateshift.metrics.source import PrometheusSource
+from gateshift.migration.identity import identity
 from gateshift.migration.journal import Journal
 from gateshift.migration.state import State, fold
 from gateshift.notify import Notifier
@@ -24,14 +22,6 @@ from gateshift.traffic.protocol import Shifter
 from gateshift.words import tell
 
 __all__ = ["Context", "identity"]
-
-
-def identity() -> str:
-    """Say who acts: CI job when there is one, else user@host."""
-    for variable in ("GITHUB_RUN_ID", "CI_JOB_ID", "BUILD_TAG"):
-        if os.environ.get(variable):
-            return f"ci:{variable}={os.environ[variable]}"
-    return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
 class Context:

@@ -24,6 +24,8 @@ def bring_back(context: Context, reason: str) -> float:
     begun = time.monotonic()
     shifter = context.shifter(back_only=True)
     plan = shifter.plan(0)
+    if plan.empty and state.rollback_shifted:
+        return _recorded_seconds(context)
     if plan.empty:
         seconds = 0.0
     else:
@@ -36,6 +38,14 @@ def bring_back(context: Context, reason: str) -> float:
         "rollback.shifted", seconds_to_dns=seconds, seconds_to_insync=time.monotonic() - begun
     )
     return seconds
+
+
+def _recorded_seconds(context: Context) -> float:
+    """Return how long the shift back took, from the run that made it."""
+    for record in reversed(context.journal.records):
+        if record.kind == "rollback.shifted":
+            return float(record.data.get("seconds_to_dns") or 0.0)
+    return 0.0
 
 
 def watch_return(context: Context, redraw: Callable[[float, float], None]) -> tuple[float, float] | None:

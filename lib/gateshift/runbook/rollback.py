@@ -7,10 +7,11 @@ from typing import ClassVar
 
 from gateshift import diagnose
 from gateshift.errors import ClusterError, GateshiftError, NotEnoughEvidence
-from gateshift.migration.lock import LeaseLock
+from gateshift.migration.lease import LeaseLock
 from gateshift.notebook.progress import Waiting
 from gateshift.notebook.show import Note, Table
 from gateshift.plan import Plan, Step
+from gateshift.runbook.approvals import JOURNAL
 from gateshift.runbook.base import Runbook, say
 from gateshift.runbook.retreat import bring_back, collect_evidence, watch_return
 from gateshift.words import tell
@@ -32,6 +33,16 @@ class Rollback(Runbook):
         except ClusterError as error:
             say(f"the cluster is out of reach, the rollback goes on without its Lease: {error}")
             return None
+
+    def _stand_back(self, why: str, hint: str) -> None:
+        say(f"{why}; a rollback goes on in any case ({hint})")
+
+    def _people_needed(self) -> int:
+        """One confirmation is enough for the way back, whatever the way forward asks for."""
+        return 1
+
+    def _finish_rollback(self) -> None:
+        """This notebook is the one that finishes: its cells do it in their order."""
 
     def read(self) -> object:
         """Show the weights and whether a rollback is already under way."""
@@ -56,7 +67,7 @@ class Rollback(Runbook):
         """A rollback that has started needs no second confirmation: it must finish."""
         plan = self._planned()
         if self.already:
-            self.record("plan.approved", digest=plan.digest, who="journal", how="rollback already started")
+            self.record("plan.approved", digest=plan.digest, who=JOURNAL, how="rollback already started")
             return Note("pass", "the rollback has started and will be finished")
         return super().gate()
 

@@ -1,0 +1,139 @@
+"""The real canary and rollback runbooks, killed at their I/O boundaries and resumed, in a world at the wire.
+
+A short form runs always; ``make torture`` dies at every boundary and at a tenth of its random points, too.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateshift.archive.audit import verify
+from gateshift.migration.journal import read_records
+from gateshift.migration.state import Phase, fold
+from gateshift.runbook.canary import Canary
+from tests.crash.driving import DIED, FAILED, ONLY_WRITES_HALVE, WEIGHTS, Stand, start_world
+
+pytestmark = pytest.mark.slow
+
+POINTS = int(os.environ.get("GATESHIFT_CRASH_POINTS", "60"))
+FULL = POINTS >= 10_000
+HOWS = ("before", "half", "after")
+
+
+@pytest.fixture(scope="module")
+def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
+    process, where = start_world()
+    made = Stand(where["url"], where["api"], tmp_path_factory.mktemp("nothing"))
+    yield made
+    made.client.close()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.close()
+    process.wait(timeout=60)
+    process.stdout.close()
+
+
+def check_between(stand: Stand) -> None:
+    """DNS is at a weight the journal knows, and only at weights in their order."""
+    world, state = stand.world(), stand.state
+    assert world["weight"] in state.possible_weights
+    path = [0, *WEIGHTS]
+    seen = (
+        world["changes"][:-1]
+        if world["changes"][-1:] == [0] and len(world["changes"]) > 1
+        else world["changes"]
+    )
+    assert seen == path[: len(seen)]
+
+
+def check_end(stand: Stand, bad_stage: int | None) -> None:
+    """Nothing lost, nothing doubled, in the journal and in DNS; a started rollback is finished."""
+    records = read_records(stand.folder / "m" / "journal.jsonl")
+    state, world, kinds = fold(records), stand.world(), [r.kind for r in records]
+    stages = len(WEIGHTS) if bad_stage is None else bad_stage + 1
+    back = bad_stage is not None
+    assert world["changes"] == [0, *WEIGHTS[:stages], *([0] if back else [])]
+    assert state.weight_percent == world["weight"] == (0 if back else 100)
+    assert state.phase is (Phase.ROLLED_BACK if back else Phase.CANARY)
+    for kind in ("stage.entered", "shift.done"):
+        # A shift that died after the provider had it is ended by its reconciliation instead.
+        settled = sum(r.kind == "reconciled" and r.data["weight"] == r.data["asked"] for r in records)
+        assert kinds.count(kind) + (settled if kind == "shift.done" else 0) == stages, kind
+    unheard = sum(r.kind == "reconciled" and r.data["weight"] != r.data["asked"] for r in records)
+    assert kinds.count("shift.intent") == stages + unheard
+    assert kinds.count("stage.promoted") == (len(WEIGHTS) if not back else bad_stage)
+    assert kinds.count("rollback.started") == kinds.count("rollback.shifted") == int(back)
+    assert kinds.count("rollback.done") == int(back)
+    assert not state.open_runs
+    assert verify(stand.folder / "m") == []
+
+
+def finish(stand: Stand, chance: random.Random) -> None:
+    """Run whatever is due until nothing is, as an operator does; sometimes the wrong notebook."""
+    for _ in range(12):
+        kind = stand.due()
+        if kind is None:
+            return
+        if stand.state.rolling_back and not stand.state.rollback_shifted and chance.random() < 0.5:
+            assert stand.run(Canary) == 4, "any notebook puts the weights back first"
+            assert stand.world()["weight"] == 0
+            continue
+        assert stand.run(kind) in {0, 4}
+        check_between(stand)
+    pytest.fail("the migration does not come to its end")
+
+
+def die_once(stand: Stand, folder: Path, bad_stage: int | None, leg: int, *, at: int, how: str) -> int:
+    """Die in the *leg*-th run at its *at*-th I/O, then resume to the end; return the dead run's exit code."""
+    folder.mkdir(parents=True)
+    stand.reset(folder, bad_stage)
+    for _ in range(leg):
+        kind = stand.due()
+        assert kind is not None
+        assert stand.run(kind) in {0, 4}
+    kind = stand.due()
+    assert kind is not None
+    code = stand.run(kind, at, how)
+    assert code != FAILED
+    if code != ONLY_WRITES_HALVE:
+        check_between(stand)
+    finish(stand, random.Random(at))  # noqa: S311 - a seed, not a secret
+    check_end(stand, bad_stage)
+    return code
+
+
+def test_whole_migrations_without_a_death(stand: Stand, tmp_path: Path) -> None:
+    for bad_stage in (None, 1):
+        folder = tmp_path / str(bad_stage)
+        folder.mkdir()
+        stand.reset(folder, bad_stage)
+        finish(stand, random.Random(1))  # noqa: S311 - a seed, not a secret
+        check_end(stand, bad_stage)
+
+
+@pytest.mark.skipif(not FULL, reason="every boundary is for make torture")
+@pytest.mark.parametrize("leg", [0, 1, 2])
+def test_death_at_every_boundary(stand: Stand, tmp_path: Path, leg: int) -> None:
+    for how in HOWS:
+        at, code = 1, DIED
+        while code not in {0, 4}:
+            code = die_once(stand, tmp_path / how / str(at), 1, leg, at=at, how=how)
+            at += 1
+        assert at > 40, "the shim saw too little"
+
+
+def test_death_at_random_points(stand: Stand, tmp_path: Path) -> None:
+    chance = random.Random(17)  # noqa: S311 - a seed, not a secret
+    died: list[int] = []
+    for point in range(max(5, POINTS // 10)):
+        bad_stage = chance.choice([None, 0, 1])
+        legs = 2 if bad_stage is None else bad_stage + 2
+        at = chance.randrange(1, 190)
+        leg, how = chance.randrange(legs), chance.choice(HOWS)
+        died.append(die_once(stand, tmp_path / str(point), bad_stage, leg, at=at, how=how))
+    assert died.count(DIED) * 2 > len(died), f"too few of the points were deaths: {died}"
