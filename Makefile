@@ -59,3 +59,6 @@ clean:  ## Remove the virtual environment and caches of this clone
 
 torture: install  ## Kill a migration at 10,000 random points; each must resume
 	@GATESHIFT_CRASH_POINTS=10000 $(BIN)/pytest -q tests/crash
+
+bench-diagnose: install  ## Inject some 90 faults into a lab; measure how well diagnose names their cause
+	@$(BIN)/python -m bench.diagnose --write

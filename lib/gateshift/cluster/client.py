@@ -143,10 +143,15 @@ class Cluster:
             return False
         return True
 
-    def log(self, namespace: str, pod: str, *, container: str = "", tail: int = 100) -> str:
-        """Return the last *tail* lines of a container's log (at most 256 KiB)."""
+    def log(
+        self, namespace: str, pod: str, *, container: str = "", tail: int = 100, limit: int = 256 * 1024
+    ) -> str:
+        """Return the last *tail* lines of a container's log.
+
+        Of more than *limit* bytes the server sends the oldest, so *limit* must hold *tail* lines.
+        """
         self.calls.add(Call("get", "", "pods", "log"))
-        query = {"tailLines": str(tail), "limitBytes": str(256 * 1024)}
+        query = {"tailLines": str(tail), "limitBytes": str(limit)}
         if container:
             query["container"] = container
         path = f"/api/v1/namespaces/{quote(namespace)}/pods/{quote(pod)}/log"

@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from gateshift.diagnose import gateway, lint, ours, routing, upstream
-from gateshift.diagnose.facts import Facts
+from gateshift.diagnose import gateway, latency, limits, lint, mtls, ours, routing, upstream
+from gateshift.diagnose.causes import TREES, found
+from gateshift.diagnose.facts import WINDOW, Facts
 from gateshift.diagnose.model import Cause, Level, Probe
 from gateshift.errors import GateshiftError, InputError
 
-__all__ = ["PROBES", "SYMPTOMS", "run"]
+__all__ = ["PROBES", "SYMPTOMS", "explain_rollback", "run", "symptom_of"]
 
 PROBES: tuple[Probe, ...] = (
     *gateway.PROBES,
     *routing.PROBES,
+    *mtls.PROBES,
     *upstream.PROBES,
+    *latency.PROBES,
+    *limits.PROBES,
     *ours.PROBES,
     *lint.PROBES,
 )
 
-SYMPTOMS = {
-    "gateway": "the new gateway cannot be reached",
-    "404": "requests get 404, a VirtualService has no effect",
-    "503": "requests get 503: upstream connect error, mTLS",
-    "latency": "P95 is above the limit",
-    "rate-limit": "no 429 although there should be",
-    "share": "the traffic share does not arrive",
-    "no-metrics": "metrics are missing",
-    "webhook": "changes are refused",
-    "lint": "all traps that can be seen in objects",
-}
+SYMPTOMS = TREES
 
 _ALIASES = {
     "unreachable": "gateway",
@@ -44,10 +39,15 @@ _ALIASES = {
     "429": "rate-limit",
     "dns": "share",
     "metrics": "no-metrics",
+    "lock": "stuck",
+    "403": "parity",
+    "401": "parity",
 }
 
 LIMIT = 14.0
 """Seconds for a whole diagnosis; a probe without an answer by then is said and left."""
+
+_DENIED = re.compile(r'cannot (\w+) resource "([\w./-]+)" in API group "([\w.]*)"')
 
 
 def run(
@@ -55,16 +55,20 @@ def run(
     context: Any,
     *,
     host: str = "",
-    path: str = "/",
+    path: str = "",
+    rule: str = "",
+    window: float = WINDOW,
     limit: float = LIMIT,
     probes: Sequence[Probe] = PROBES,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[Cause, ...]:
     """Return the causes found, most likely first; an empty tuple when all is well.
 
-    *symptom* is a key of :data:`SYMPTOMS` or empty for all trees; *context* has ``params``, ``cluster``
-    and, for share and metrics, ``sampler``, ``source`` and ``shifter()``. Raises :class:`InputError` for an
-    unknown symptom; a failing or hanging probe becomes a cause of level info.
+    *symptom* is a key of :data:`SYMPTOMS` or empty for all trees; *host* and *path* narrow it to one
+    request, *rule* names the rule that was meant to take it; *window* is how many seconds of requests are
+    looked at. *context* has ``params``, ``cluster`` and, for what they answer, ``sampler``, ``source``,
+    ``state`` and ``shifter()``. Nothing is written. Raises :class:`InputError` for an unknown symptom; a
+    probe that fails, hangs or is not permitted becomes a cause of level info.
     """
     wanted = _ALIASES.get(symptom.strip().lower(), symptom.strip().lower())
     if wanted and wanted not in SYMPTOMS:
@@ -72,22 +76,60 @@ def run(
             f"symptom {symptom!r} is not known", hint=f"choose one of {', '.join(SYMPTOMS)}, or none for all"
         )
     chosen = [p for p in probes if not wanted or wanted in p.symptoms]
-    facts = Facts(context, host=host, path=path, symptom=wanted)
-    found = _gather(chosen, facts, limit, progress or (lambda _: None))
-    causes = [
-        replace(
-            cause,
-            symptom=cause.symptom or wanted or sorted(probe.symptoms)[0],
-            equivalent=cause.equivalent or probe.equivalent,
-        )
-        for probe, causes in found
-        for cause in causes
-    ]
-    unique = {(c.level, c.title, c.evidence): c for c in reversed(causes)}
-    order = list(Level)
-    return tuple(
-        sorted(unique.values(), key=lambda c: (order.index(c.level), -c.confidence, c.title, c.evidence))
-    )
+    facts = Facts(context, host=host, path=path, symptom=wanted, rule=rule, window=window)
+    try:
+        answered = _gather(chosen, facts, limit, progress or (lambda _: None))
+    finally:
+        facts.close()
+    ranked = []
+    for position, (probe, causes) in enumerate(answered):
+        for cause in causes:
+            full = replace(
+                cause,
+                symptom=cause.symptom or wanted or min(probe.symptoms),
+                equivalent=cause.equivalent or facts.by_hand(probe.equivalent),
+            )
+            ranked.append((list(Level).index(cause.level), -cause.confidence, position, full))
+    ranked.sort(key=lambda r: (*r[:3], r[3].title, r[3].evidence))
+    # A dict keeps the first position of each key: of two alike the better ranked one stays.
+    unique: dict[tuple[object, ...], Cause] = {}
+    for *_, cause in ranked:
+        unique.setdefault((cause.level, cause.title, cause.evidence), cause)
+    return tuple(unique.values())
+
+
+def symptom_of(reason: str) -> str:
+    """Return the symptom that a rollback's or a verdict's reason speaks of; empty when it may be any."""
+    text = reason.lower()
+    for words, symptom in (
+        (("p95", "latency", "slow"), "latency"),
+        (("missing data", "metrics", "stale", "no series", "scrape"), "no-metrics"),
+        (("arriv", "dns", "share"), "share"),
+        (("error rate", "5xx", "503", "availability"), "503"),
+        (("404", "not found"), "404"),
+        (("unreachable", "refused", "gateway is down"), "gateway"),
+        (("rate limit", "429"), "rate-limit"),
+    ):
+        if any(word in text for word in words):
+            return symptom
+    return ""
+
+
+def explain_rollback(
+    reason: str, context: Any, *, progress: Callable[[str], None] | None = None
+) -> tuple[Cause, ...]:
+    """Return why a rollback may have been needed: the tree that *reason* speaks of, else all of them.
+
+    The tree about a migration that stands is left out: a rollback under way is its very finding.
+    """
+    window = 900.0  # the rollback itself has taken minutes; what led to it is older
+    causes: tuple[Cause, ...] = ()
+    if symptom := symptom_of(reason):
+        causes = run(symptom, context, window=window, progress=progress)
+    if not any(c.level == Level.ERROR for c in causes):
+        others = [p for p in PROBES if not p.symptoms & {"stuck", "lint"}]
+        causes = run("", context, window=window, probes=others, progress=progress)
+    return causes
 
 
 def _gather(
@@ -123,21 +165,27 @@ def _gather(
 
 
 def _ask(probe: Probe, facts: Facts) -> tuple[Cause, ...]:
+    causes: list[Cause] = []
     try:
-        return tuple(probe.look(facts))
+        # One by one: what was found before a later read fails still counts.
+        causes.extend(probe.look(facts))
     except GateshiftError as error:
-        return (_unknown(probe, str(error), error.hint),)
+        causes.append(_unknown(probe, str(error), error.hint, denied=getattr(error, "status", 0) == 403))
     except Exception as error:  # noqa: BLE001 - under pressure the other probes' answers still count
         reason = f"the probe itself broke: {type(error).__name__}: {error}"
-        return (_unknown(probe, reason, "report this as a defect of gateshift"),)
+        causes.append(_unknown(probe, reason, "report this as a defect of gateshift"))
+    return tuple(causes)
 
 
-def _unknown(probe: Probe, why: str, remedy: str) -> Cause:
-    return Cause(
-        Level.INFO,
-        f"not known: {probe.name}",
-        why,
-        remedy,
-        equivalent=probe.equivalent,
-        confidence=0.05,
-    )
+def _unknown(probe: Probe, why: str, remedy: str, *, denied: bool = False) -> Cause:
+    text = _DENIED.search(why)
+    if denied or text:
+        grant = remedy
+        if text:
+            verb, resource, group = text.groups()
+            grant = (
+                f"kubectl create clusterrole gateshift-diagnose --verb={verb} "
+                f"--resource={resource}{'.' + group if group else ''}, and bind it to you"
+            )
+        return replace(found("no-permission", why, grant, probe=probe.name), equivalent=probe.equivalent)
+    return replace(found("not-known", why, remedy, probe=probe.name), equivalent=probe.equivalent)

@@ -2,36 +2,57 @@
 
 from __future__ import annotations
 
-import json
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, cast
 
 from gateshift.cluster.client import Cluster
-from gateshift.cluster.gateways import gateway_pods, pod_ready, proxy_status
+from gateshift.cluster.gateways import gateway_pods, load_balancer_name, pod_ready, proxy_status
 from gateshift.cluster.objects import Object, name_of
-from gateshift.cluster.tools import run_json
-from gateshift.errors import GateshiftError
+from gateshift.diagnose import envoy as admin
+from gateshift.diagnose.requests import Entry, parse_log
+from gateshift.diagnose.routes import Explanation, explain
+from gateshift.errors import ClusterError, GateshiftError
 from gateshift.params.model import Params
 
-__all__ = ["Facts"]
+__all__ = ["WINDOW", "Facts"]
 
 T = TypeVar("T")
-_LOG_LINES = 500
+_LOG_LINES = 1000
+_LINE_BYTES = 4096
+_LOG_PODS = 5
+WINDOW = 300.0
+"""Seconds of requests that are looked at."""
 
 
 class Facts:
     """Lazily read, cached facts. A failed read fails alike for each probe that needs it."""
 
-    def __init__(self, context: Any, *, host: str, path: str, symptom: str = "") -> None:
+    def __init__(
+        self,
+        context: Any,
+        *,
+        host: str = "",
+        path: str = "",
+        symptom: str = "",
+        rule: str = "",
+        window: float = WINDOW,
+    ) -> None:
         self.context = context
         self.params: Params = context.params
         self.host = host
         self.path = path
         self.symptom = symptom
+        self.rule = rule
+        self.window = window
         self._values: dict[object, object] = {}
         self._guards: dict[object, threading.Lock] = {}
         self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Nothing is kept open; here so that a diagnosis has one place to end."""
 
     def once(self, key: object, read: Callable[[], T]) -> T:
         """Return *read()*, called at most once per *key*; its error is remembered as well."""
@@ -73,42 +94,121 @@ class Facts:
 
     @property
     def pods(self) -> list[Object]:
-        """The gateway's pods."""
+        """The pods that the gateway's Service selects."""
         return self.once("pods", lambda: gateway_pods(self.cluster, self.params))
+
+    @property
+    def workload(self) -> list[Object]:
+        """The pods of the gateway's Deployment (the Service may select others, by mistake)."""
+
+        def read() -> list[Object]:
+            istio = self.params.istio
+            deployment = self.get("Deployment", istio.gateway_service, istio.namespace)
+            if deployment is None:
+                return self.pods
+            labels = (deployment["spec"].get("selector") or {}).get("matchLabels") or {}
+            found = self.objects("Pod", istio.namespace)
+            return [p for p in found if labels.items() <= (p["metadata"].get("labels") or {}).items()]
+
+        return self.once("workload", read)
 
     @property
     def statuses(self) -> dict[str, dict[str, str]]:
         """xDS status of each proxy."""
         return self.once("statuses", lambda: proxy_status(self.params, timeout=10))
 
-    def envoy(self, what: str) -> list[dict[str, Any]]:
-        """Return what one ready gateway's Envoy has: ``routes``, ``listeners``, ``clusters``, ``secret``."""
+    @property
+    def envoy(self) -> admin.Envoy:
+        """What one ready gateway's Envoy has; raises ClusterError when none can be asked."""
 
-        def read() -> list[dict[str, Any]]:
-            ready = [p for p in self.pods if pod_ready(p)]
+        def read() -> admin.Envoy:
+            ready = [p for p in self.workload if pod_ready(p)]
             if not ready:
-                raise GateshiftError("no gateway pod is ready, so its Envoy cannot be asked")
-            pod = f"{name_of(ready[0])}.{self.params.istio.namespace}"
-            answer = run_json(self.params, ["proxy-config", what, pod, "-o", "json"], timeout=10)
-            return answer if isinstance(answer, list) else [answer or {}]
+                raise ClusterError(
+                    "no gateway pod is ready, so its Envoy cannot be asked", hint="see symptom gateway"
+                )
+            return admin.read(self.params, name_of(ready[0]))
 
-        return self.once(("envoy", what), read)
+        return self.once("envoy", read)
 
     @property
-    def requests(self) -> list[dict[str, Any]]:
-        """The gateway's newest access-log entries (JSON lines; other lines are left out)."""
+    def requests(self) -> tuple[Entry, ...]:
+        """The gateway's access log of the last ``window`` seconds, oldest first."""
 
-        def read() -> list[dict[str, Any]]:
-            found = []
-            for pod in self.pods:
-                text = self.cluster.log(self.params.istio.namespace, name_of(pod), tail=_LOG_LINES)
-                for line in text.splitlines():
-                    try:
-                        entry = json.loads(line)
-                    except ValueError:
-                        continue
-                    if isinstance(entry, dict) and "response_code" in entry:
-                        found.append(entry)
-            return found
+        def read() -> tuple[Entry, ...]:
+            since = time.time() - self.window
+            pods = [name_of(p) for p in self.workload][:_LOG_PODS]
+            with ThreadPoolExecutor(_LOG_PODS) as pool:
+                texts = list(pool.map(self._log, pods))
+            entries = {e for text in texts for e in parse_log(text) if e.time is None or e.time >= since}
+            return tuple(sorted(entries, key=lambda e: (e.time or 0.0, e.identity)))
 
         return self.once("requests", read)
+
+    def _log(self, pod: str) -> str:
+        space = self.params.istio.namespace
+        return self.cluster.log(space, pod, tail=_LOG_LINES, limit=_LOG_LINES * _LINE_BYTES)
+
+    @property
+    def concerned(self) -> tuple[Entry, ...]:
+        """The log entries of the request asked about; all of them when none was named."""
+        return tuple(e for e in self.requests if e.concerns(self.host, self.path))
+
+    @property
+    def subject(self) -> tuple[str, str]:
+        """Return (host, path) of the request to explain: as asked, else the one that fails most."""
+        if self.host:
+            return self.host, self.path or "/"
+
+        def read() -> tuple[str, str]:
+            try:
+                entries = self.requests
+            except GateshiftError:
+                return "", ""
+            wrong = [e for e in entries if e.code >= 500 or e.code == 404]
+            counted: dict[tuple[str, str], int] = {}
+            for entry in wrong:
+                counted[entry.host, entry.path] = counted.get((entry.host, entry.path), 0) + 1
+            return min(counted, key=lambda k: (-counted[k], k), default=("", ""))
+
+        return self.once("subject", read)
+
+    @property
+    def explanation(self) -> Explanation | None:
+        """Which rule of Envoy's tables takes the subject; None when there is no subject."""
+        host, path = self.subject
+        if not host:
+            return None
+        port = self.http_port
+        return self.once("explanation", lambda: explain(self.envoy, host, path or "/", port=port))
+
+    @property
+    def http_port(self) -> int:
+        """The port on which the gateway's Envoy listens for the Service's port 80."""
+        for entry in (self.service or {}).get("spec", {}).get("ports") or []:
+            if entry.get("port") == 80 and isinstance(entry.get("targetPort"), int):
+                return int(entry["targetPort"])
+        return self.params.istio.http_target_port
+
+    @property
+    def address(self) -> str:
+        """The gateway's load balancer; raises ClusterError when it has none."""
+        istio = self.params.istio
+        return self.once(
+            "address", lambda: load_balancer_name(self.cluster, istio.namespace, istio.gateway_service)
+        )
+
+    def by_hand(self, equivalent: str) -> str:
+        """Fill a probe's equivalent with this migration's names, so that it can be pasted."""
+        istio = self.params.istio
+        pods = self._values.get("workload")
+        pod = name_of(pods[0]) if isinstance(pods, list) and pods else "<gateway pod>"
+        words = {
+            "<ns>": istio.namespace,
+            "<service>": istio.gateway_service,
+            "<pod>": f"{pod}.{istio.namespace}",
+            "<app>": self.params.cluster.application_namespace,
+        }
+        for word, value in words.items():
+            equivalent = equivalent.replace(word, value)
+        return equivalent

@@ -1,4 +1,4 @@
-"""Tree 1, gateway unreachable: from the pods outwards to the load balancer."""
+"""Tree 1, gateway unreachable: from the pods outwards to the load balancer and its name."""
 
 from __future__ import annotations
 
@@ -10,64 +10,91 @@ from gateshift.cluster.gateways import load_balancer_name, pod_ready
 from gateshift.cluster.objects import Object, name_of, title_of
 from gateshift.cluster.operator import istiod_name
 from gateshift.cluster.waiting import deployment_standing, pod_problem, reasons
+from gateshift.diagnose.causes import found, patch_command
 from gateshift.diagnose.facts import Facts
 from gateshift.diagnose.model import Cause, Level, Probe
+from gateshift.diagnose.routing import host_matches
 from gateshift.errors import ClusterError
 
 __all__ = ["PROBES"]
 
-_REFERENCE = "guide: tree 1"
+_IMAGE = ("ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull")
 
 
 def _pods(facts: Facts) -> Iterator[Cause]:
-    pods = facts.pods
-    namespace = facts.params.istio.namespace
+    istio = facts.params.istio
+    pods = facts.workload
     if not pods:
-        yield Cause(
-            Level.ERROR,
-            "no gateway pod exists",
-            "; ".join(reasons(facts.cluster, namespace, facts.params.istio.gateway_service)),
-            f"kubectl -n {namespace} scale deployment {facts.params.istio.gateway_service} --replicas="
-            f"{facts.params.istio.gateway.replicas_min}",
-            confidence=0.98,
-            reference=_REFERENCE,
+        yield found(
+            "gateway-no-pods",
+            "; ".join(reasons(facts.cluster, istio.namespace, istio.gateway_service))
+            or f"Deployment {istio.namespace}/{istio.gateway_service} has 0 pods",
+            f"kubectl -n {istio.namespace} scale deployment {istio.gateway_service} "
+            f"--replicas={istio.gateway.replicas_min}",
         )
         return
-    bad = [problem for p in pods if (problem := pod_problem(p))]
-    if bad:
-        every = len(bad) == len(pods)
-        yield Cause(
-            Level.ERROR,
-            "no gateway pod is ready" if every else "some gateway pods are not ready",
-            "; ".join(bad[:4]),
-            f"kubectl -n {namespace} logs {name_of(pods[0])}; then remove the reason named",
-            confidence=0.95 if every else 0.6,
-            reference=_REFERENCE,
-        )
+    bad = {name_of(p): problem for p in pods if (problem := pod_problem(p))}
+    text = "; ".join([*bad.values()][:3])
+    if len(bad) == len(pods):
+        describe = f"kubectl -n {istio.namespace} describe pod {next(iter(bad))}"
+        if any(reason in text for reason in _IMAGE):
+            image = pods[0]["spec"]["containers"][0].get("image", "")
+            yield found(
+                "gateway-image",
+                f"image {image}: {text}",
+                f"kubectl -n {istio.namespace} set image deployment/{istio.gateway_service} "
+                f"{pods[0]['spec']['containers'][0]['name']}=<an image that exists> (or run 10_install "
+                "again)",
+            )
+        elif "Unschedulable" in text or "SchedulerError" in text:
+            yield found("gateway-unschedulable", text, f"{describe}: correct what the scheduler names")
+        else:
+            yield found(
+                "gateway-crash",
+                text,
+                f"kubectl -n {istio.namespace} logs {next(iter(bad))} --previous; when its reason is gone: "
+                f"kubectl -n {istio.namespace} rollout restart deployment {istio.gateway_service}",
+            )
+    elif bad:
+        yield found("gateway-some-not-ready", text, f"kubectl -n {istio.namespace} get pods; describe them")
     for pod in pods:
         for state in pod.get("status", {}).get("containerStatuses") or []:
             if int(state.get("restartCount", 0)) >= 3:
-                yield Cause(
-                    Level.WARNING,
-                    "a gateway container restarts again and again",
+                yield found(
+                    "gateway-restarts",
                     f"{name_of(pod)}/{state['name']}: {state['restartCount']} restarts",
-                    f"kubectl -n {namespace} logs {name_of(pod)} --previous",
-                    confidence=0.6,
-                    reference=_REFERENCE,
+                    f"kubectl -n {istio.namespace} logs {name_of(pod)} --previous",
                 )
+    ready = sum(1 for p in pods if pod_ready(p))
+    if 0 < ready < istio.gateway.replicas_min:
+        yield found(
+            "gateway-too-few",
+            f"{ready} of at least {istio.gateway.replicas_min}",
+            f"kubectl -n {istio.namespace} describe hpa {istio.gateway_service}",
+        )
 
 
 def _istiod(facts: Facts) -> Iterator[Cause]:
     name, namespace = istiod_name(facts.params.istio), facts.params.istio.namespace
-    standing = deployment_standing(facts.cluster.get("Deployment", name, namespace))
+    deployment = facts.cluster.get("Deployment", name, namespace)
+    standing = deployment_standing(deployment)
+    wanted = (deployment or {}).get("spec", {}).get("replicas", 1)
+    if deployment is not None and not wanted:
+        standing = "scaled to 0 replicas"
+    ready = (deployment or {}).get("status", {}).get("readyReplicas", 0)
     if standing:
-        yield Cause(
-            Level.ERROR,
-            "istiod is not ready: gateways start without configuration",
-            f"{namespace}/{name}: {standing}; {'; '.join(reasons(facts.cluster, namespace, name))}",
-            f"kubectl -n {namespace} describe deployment {name}",
-            confidence=0.85,
-            reference=_REFERENCE,
+        down = not ready
+        yield found(
+            "istiod-down",
+            f"{namespace}/{name}: {standing}; {'; '.join(reasons(facts.cluster, namespace, name))}".rstrip(
+                "; "
+            ),
+            f"kubectl -n {namespace} scale deployment {name} "
+            f"--replicas={facts.params.istio.istiod.replicas_min}"
+            if not wanted
+            else f"kubectl -n {namespace} describe deployment {name}",
+            level=Level.ERROR if down else Level.WARNING,
+            confidence=None if down else 0.4,
         )
 
 
@@ -75,51 +102,56 @@ def _service(facts: Facts) -> Iterator[Cause]:
     istio = facts.params.istio
     service = facts.service
     if service is None:
-        yield Cause(
-            Level.ERROR,
-            "the gateway's Service does not exist",
+        yield found(
+            "service-missing",
             f"{istio.namespace}/{istio.gateway_service}",
-            "run 10_install, or correct istio.gateway_service",
-            confidence=0.99,
-            reference=_REFERENCE,
+            "gateshift install --act restores it (or correct istio.gateway_service in the params file)",
         )
         return
-    ports = {p["port"]: p.get("targetPort", p["port"]) for p in service["spec"].get("ports") or []}
+    ports = {p["port"]: p for p in service["spec"].get("ports") or []}
     for port, wanted in ((80, istio.http_target_port), (443, istio.https_target_port)):
         if port not in ports:
-            yield Cause(
-                Level.ERROR,
-                f"the gateway's Service has no port {port}",
-                f"it has {sorted(ports)}",
-                "run 10_install again: it restores the ports",
-                confidence=0.9,
-                reference="istio-traps.md 22",
+            yield found(
+                "service-port", f"it has {sorted(ports)}", "gateshift install --act restores it", port=port
             )
-        elif ports[port] != wanted:
-            yield Cause(
-                Level.ERROR,
-                f"port {port} leads to target port {ports[port]}, Envoy listens on {wanted}",
-                title_of(service),
-                f"set targetPort {wanted} (run 10_install again)",
-                confidence=0.9,
-                reference="istio-traps.md 22",
+            continue
+        target = ports[port].get("targetPort", port)
+        if target != wanted:
+            index = (service["spec"]["ports"]).index(ports[port])
+            yield found(
+                "service-target-port",
+                f"{title_of(service)}: {port} -> {target}",
+                f"kubectl -n {istio.namespace} patch service {istio.gateway_service} --type=json -p "
+                f'\'[{{"op":"replace","path":"/spec/ports/{index}/targetPort","value":{wanted}}}]\'',
+                port=port,
+                is_=target,
+                wanted=wanted,
             )
     try:
         load_balancer_name(facts.cluster, istio.namespace, istio.gateway_service)
     except ClusterError as error:
-        yield Cause(
-            Level.ERROR,
-            "the gateway has no load balancer",
+        wrong = service["spec"].get("type") != "LoadBalancer"
+        yield found(
+            "no-load-balancer",
             str(error),
-            error.hint,
-            confidence=0.92,
-            reference=_REFERENCE,
+            patch_command(service, {"type": "LoadBalancer"}) if wrong else error.hint,
         )
 
 
 def _endpoints(facts: Facts) -> Iterator[Cause]:
     istio = facts.params.istio
-    if facts.service is None:
+    service = facts.service
+    if service is None:
+        return
+    selector = service["spec"].get("selector") or {}
+    labels = [p["metadata"].get("labels") or {} for p in facts.workload]
+    if labels and not any(selector.items() <= have.items() for have in labels):
+        shared = {k: v for k, v in labels[0].items() if k in {"app", "istio"}}
+        yield found(
+            "service-selector",
+            f"selector {selector}; the pods have {shared}",
+            patch_command(service, {"selector": {**dict.fromkeys(set(selector) - set(shared)), **shared}}),
+        )
         return
     slices = [
         s
@@ -134,37 +166,42 @@ def _endpoints(facts: Facts) -> Iterator[Cause]:
         for a in e.get("addresses") or []
     ]
     if not ready:
-        yield Cause(
-            Level.ERROR,
-            "the gateway's Service has no ready endpoint",
-            f"selector {facts.service['spec'].get('selector')}, {len(slices)} endpoint slices",
-            "compare the Service's selector with the labels of the pods",
-            confidence=0.88,
-            reference=_REFERENCE,
+        yield found(
+            "service-no-endpoint",
+            f"selector {selector}, {len(slices)} endpoint slices without a ready address",
+            f"kubectl -n {istio.namespace} get pods: endpoints follow the pods' readiness",
         )
 
 
 def _reach(facts: Facts) -> Iterator[Cause]:
-    istio = facts.params.istio
-    name = load_balancer_name(facts.cluster, istio.namespace, istio.gateway_service)
+    name = facts.address
     direct = facts.params.verify.connect_to
     for port in (80, 443):
         target = direct.get(f"{name}:{port}", f"{name}:{port}")
         address, _, number = target.rpartition(":")
+        served = any(s["port"]["number"] == port for s in _servers(facts))
+        try:
+            socket.getaddrinfo(address.strip("[]"), int(number), proto=socket.IPPROTO_TCP)
+        except OSError as error:
+            yield found(
+                "load-balancer-dns",
+                f"{address}: {error}",
+                "wait for the cloud to publish it; compare with the Service's status.loadBalancer",
+            )
+            return
         try:
             with socket.create_connection((address.strip("[]"), int(number)), timeout=3):
                 continue
         except OSError as error:
             refused = isinstance(error, ConnectionRefusedError)
-            served = any(s["port"]["number"] == port for s in _servers(facts))
-            yield Cause(
-                Level.ERROR if served else Level.WARNING,
-                f"port {port} of the load balancer "
-                + ("refuses connections: nothing listens behind it" if refused else "does not answer"),
+            yield found(
+                "load-balancer-silent",
                 f"{name}:{port}: {error}",
-                "check the Gateway resource for this port and the load balancer's target health",
-                confidence=0.7 if served else 0.2,
-                reference=_REFERENCE,
+                "check the Gateway resource for this port, and the load balancer's target health",
+                level=Level.ERROR if served else Level.WARNING,
+                confidence=None if served else 0.2,
+                port=port,
+                how="refuses connections: nothing listens behind it" if refused else "does not answer",
             )
 
 
@@ -176,130 +213,183 @@ def _servers(facts: Facts) -> Iterator[Object]:
 def _selector(facts: Facts) -> Iterator[Cause]:
     gateways = facts.objects("Gateway")
     if not gateways:
-        yield Cause(
-            Level.ERROR,
-            "there is no Gateway resource: Envoy opens no listener",
-            "0 Gateways in the cluster",
-            "run 30_apply",
-            confidence=0.9,
-            reference=_REFERENCE,
-        )
-    labels = [p["metadata"].get("labels") or {} for p in facts.pods]
+        yield found("gateway-missing", "0 Gateways in the cluster", "gateshift apply --act")
+    labels = [p["metadata"].get("labels") or {} for p in facts.workload]
     ports = {p["port"] for p in (facts.service or {}).get("spec", {}).get("ports") or []}
     for gateway in gateways:
         selector = gateway["spec"].get("selector") or {}
         if labels and not any(selector.items() <= have.items() for have in labels):
-            yield Cause(
-                Level.ERROR,
-                f"{title_of(gateway)} selects no gateway pod",
-                f"selector {selector}, pods have {labels[0]}",
-                "set the selector to the labels of the pods; with Helm it is istio: <release>",
-                confidence=0.94,
-                reference="istio-traps.md 4",
+            wanted = {k: labels[0].get(k) for k in selector} if set(selector) <= set(labels[0]) else None
+            yield found(
+                "gateway-selector",
+                f"selector {selector}; the pods have {labels[0]}",
+                patch_command(gateway, {"selector": wanted})
+                if wanted
+                else "set the selector to the labels of the pods; with Helm it is istio: <release>",
+                name=title_of(gateway),
             )
         for server in gateway["spec"].get("servers") or []:
             number = server.get("port", {}).get("number")
             if ports and number not in ports:
-                yield Cause(
-                    Level.ERROR,
-                    f"{title_of(gateway)} uses port {number}, which the Service does not have",
+                yield found(
+                    "gateway-port",
                     f"the Service has {sorted(ports)}",
-                    "a Gateway names the Service's port, not the target port",
-                    confidence=0.9,
-                    reference="istio-traps.md 22",
+                    "a Gateway names the Service's port, not the target port: "
+                    f"kubectl -n {gateway['metadata']['namespace']} edit gateway {name_of(gateway)}",
+                    name=title_of(gateway),
+                    port=number,
                 )
+
+
+def _listeners(facts: Facts) -> Iterator[Cause]:
+    """Is the listener really open, in Envoy itself."""
+    have = {
+        (listener.get("address") or {}).get("socket_address", {}).get("port_value")
+        for listener in facts.envoy.listeners
+    }
+    service = facts.service or {}
+    target = {p["port"]: p.get("targetPort", p["port"]) for p in service.get("spec", {}).get("ports") or []}
+    for port in sorted({s["port"]["number"] for s in _servers(facts)} & set(target)):
+        if target[port] not in have:
+            yield found(
+                "gateway-no-listener",
+                f"Service port {port} leads to {target[port]}; Envoy listens on {sorted(filter(None, have))}",
+                "see the other findings: selector, target port, TLS settings, rejected configuration",
+                port=port,
+            )
 
 
 def _tls(facts: Facts) -> Iterator[Cause]:
     home = facts.params.istio.namespace
     for gateway in facts.objects("Gateway"):
         for server in gateway["spec"].get("servers") or []:
-            name = (server.get("tls") or {}).get("credentialName")
-            if not name:
-                continue
-            secret = facts.get("Secret", name, home)
-            if secret is None:
-                elsewhere = [
-                    s["metadata"]["namespace"] for s in facts.objects("Secret") if name_of(s) == name
-                ]
-                yield Cause(
-                    Level.ERROR,
-                    f"the TLS Secret {name} is not in the gateway's namespace {home}",
-                    f"{title_of(gateway)}; found in: {', '.join(elsewhere) or 'no namespace'}",
-                    f"copy the Secret to {home}: it is looked up where the gateway's pods are",
-                    confidence=0.93,
-                    reference="istio-traps.md 21",
+            tls, port = server.get("tls") or {}, server.get("port") or {}
+            if port.get("protocol") in {"HTTPS", "TLS"} and not tls:
+                yield found(
+                    "gateway-tls-missing",
+                    f"{title_of(gateway)}, port {port.get('number')}",
+                    "set tls.mode and tls.credentialName",
                 )
-                continue
-            problems = certificate_problems(secret, (), soon_days=0)
-            if problems:
-                yield Cause(
-                    Level.ERROR,
-                    f"the certificate in Secret {home}/{name} is not usable",
-                    "; ".join(problems),
-                    "renew the certificate; the gateway takes the new one without a restart",
-                    confidence=0.9,
-                    reference=_REFERENCE,
-                )
+            names = tls.get("credentialNames") or (
+                [tls["credentialName"]] if tls.get("credentialName") else []
+            )
+            for name in names:
+                hosts = [h.rpartition("/")[2] for h in server.get("hosts") or []]
+                yield from _secret(facts, gateway, str(name), home, [h for h in hosts if h != "*"])
+
+
+def _secret(facts: Facts, gateway: Object, name: str, home: str, hosts: list[str]) -> Iterator[Cause]:
+    secret = facts.get("Secret", name, home)
+    if secret is None:
+        elsewhere = [s["metadata"]["namespace"] for s in facts.objects("Secret") if name_of(s) == name]
+        if elsewhere:
+            yield found(
+                "tls-secret-namespace",
+                f"{title_of(gateway)}; found in: {', '.join(elsewhere)}",
+                f"kubectl -n {elsewhere[0]} get secret {name} -o yaml | sed 's/namespace: .*/namespace: "
+                f"{home}/' "
+                "| kubectl apply -f - (it is looked up where the gateway's pods are)",
+                name=name,
+                home=home,
+            )
+        else:
+            yield found(
+                "tls-secret-missing",
+                f"{title_of(gateway)} names it; no namespace has it",
+                f"kubectl -n {home} create secret tls {name} --cert=<chain.pem> --key=<key.pem>",
+                name=name,
+            )
+        return
+    wanted = [facts.host] if facts.host and any(host_matches(h, facts.host) for h in hosts) else hosts
+    problems = certificate_problems(secret, [h for h in wanted if not h.startswith("*")], soon_days=0)
+    if problems:
+        yield found(
+            "tls-certificate",
+            "; ".join(problems),
+            f"kubectl -n {home} create secret tls {name} --cert=<chain.pem> --key=<key.pem> "
+            "--dry-run=client -o yaml | kubectl apply -f - (taken up without a restart)",
+            name=f"{home}/{name}",
+        )
+
+
+def _sni(facts: Facts) -> Iterator[Cause]:
+    """A host with rules that no TLS server of the gateways answers for."""
+    servers = [
+        h.rpartition("/")[2]
+        for s in _servers(facts)
+        if (s.get("port") or {}).get("protocol") in {"HTTPS", "TLS"}
+        for h in s.get("hosts") or []
+    ]
+    if servers and facts.host and not any(host_matches(h, facts.host) for h in servers):
+        yield found(
+            "tls-sni",
+            f"TLS servers answer for {', '.join(sorted(set(servers)))}",
+            f"add {facts.host} to the hosts of the Gateway's HTTPS server",
+            host=facts.host,
+        )
 
 
 def _policies(facts: Facts) -> Iterator[Cause]:
     for policy in facts.objects("NetworkPolicy", facts.params.istio.namespace):
         spec = policy["spec"]
         chosen = (spec.get("podSelector") or {}).get("matchLabels") or {}
-        labels = [p["metadata"].get("labels") or {} for p in facts.pods]
+        labels = [p["metadata"].get("labels") or {} for p in facts.workload]
         if labels and not any(chosen.items() <= have.items() for have in labels):
             continue
         if "Ingress" in (spec.get("policyTypes") or ["Ingress"]) and not spec.get("ingress"):
-            yield Cause(
-                Level.ERROR,
-                "a NetworkPolicy denies all traffic into the gateway",
-                title_of(policy),
-                "allow ingress to ports 80/443's target ports from anywhere",
-                confidence=0.85,
-                reference=_REFERENCE,
+            yield found(
+                "network-policy",
+                f"{title_of(policy)} selects {chosen or 'all pods'} and allows no ingress",
+                patch_command(
+                    policy,
+                    {
+                        "ingress": [
+                            {
+                                "ports": [
+                                    {"port": facts.params.istio.http_target_port},
+                                    {"port": facts.params.istio.https_target_port},
+                                ]
+                            }
+                        ]
+                    },
+                ),
             )
 
 
 def _old_gateway(facts: Facts) -> Iterator[Cause]:
     apisix = facts.params.apisix
-    service = facts.get("Service", apisix.service, apisix.namespace)
-    if service is None:
-        yield Cause(
-            Level.WARNING,
-            "the old gateway's Service is gone: there is no way back",
+    if facts.get("Service", apisix.service, apisix.namespace) is None:
+        yield found(
+            "no-way-back",
             f"{apisix.namespace}/{apisix.service}",
             "restore APISIX from the clean-up export before moving traffic",
-            confidence=0.3,
-            reference="istio-traps.md 69",
-        )
-
-
-def _ready_share(facts: Facts) -> Iterator[Cause]:
-    ready = sum(1 for p in facts.pods if pod_ready(p))
-    if 0 < ready < facts.params.istio.gateway.replicas_min:
-        yield Cause(
-            Level.WARNING,
-            "fewer gateway pods are ready than planned",
-            f"{ready} of at least {facts.params.istio.gateway.replicas_min}",
-            "look at the HPA and at the reasons of the pods that are not ready",
-            confidence=0.35,
-            reference=_REFERENCE,
         )
 
 
 _TREE = frozenset({"gateway"})
 PROBES = (
-    Probe("gateway pods", _TREE | {"503"}, "kubectl -n istio-system get pods -l istio=ingressgateway", _pods),
-    Probe("istiod", _TREE | {"404", "webhook"}, "kubectl -n istio-system get deployment istiod", _istiod),
-    Probe("Service", _TREE, "kubectl -n istio-system get service istio-ingressgateway -o yaml", _service),
-    Probe("endpoints", _TREE, "kubectl -n istio-system get endpointslices", _endpoints),
+    Probe("istiod", _TREE | {"404", "webhook"}, "kubectl -n <ns> get deployment istiod", _istiod),
+    Probe("gateway pods", _TREE | {"503"}, "kubectl -n <ns> get pods -l istio=ingressgateway -o wide", _pods),
+    Probe("Service", _TREE, "kubectl -n <ns> get service <service> -o yaml", _service),
+    Probe(
+        "endpoints",
+        _TREE | {"404"},
+        "kubectl -n <ns> get endpointslices -l kubernetes.io/service-name=<service>",
+        _endpoints,
+    ),
     Probe(
         "Gateway selector", _TREE | {"404"}, "kubectl get gateways.networking.istio.io -A -o yaml", _selector
     ),
-    Probe("load balancer", _TREE, "curl -v http://<load balancer>/", _reach),
-    Probe("TLS secret", _TREE, "istioctl proxy-config secret <gateway pod>", _tls),
-    Probe("network policies", _TREE, "kubectl -n istio-system get networkpolicies -o yaml", _policies),
+    Probe("TLS secret", _TREE, "istioctl proxy-config secret <pod>", _tls),
+    Probe("SNI", _TREE, "istioctl proxy-config listeners <pod> -o json", _sni),
+    Probe("network policies", _TREE, "kubectl -n <ns> get networkpolicies -o yaml", _policies),
+    Probe("listeners in Envoy", _TREE, "istioctl proxy-config listeners <pod>", _listeners),
+    Probe(
+        "load balancer",
+        _TREE,
+        "curl -v http://$(kubectl -n <ns> get service <service> "
+        "-o jsonpath='{.status.loadBalancer.ingress[0].hostname}')/",
+        _reach,
+    ),
     Probe("old gateway", _TREE, "kubectl -n apisix get service apisix-gateway", _old_gateway),
-    Probe("ready gateways", _TREE, "kubectl -n istio-system get hpa", _ready_share),
 )

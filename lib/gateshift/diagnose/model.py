@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gateshift.diagnose.facts import Facts
@@ -23,7 +23,12 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """One cause found. ``confidence`` is 0-1; ``equivalent`` is how to see the evidence by hand."""
+    """One cause found.
+
+    ``code`` names its kind (a key of :data:`gateshift.diagnose.causes.KNOWN`), ``confidence`` is 0-1,
+    ``remedy`` a command, a diff or one sentence, ``equivalent`` how to see the evidence by hand,
+    ``reference`` the document that explains it.
+    """
 
     level: Level
     title: str
@@ -33,11 +38,19 @@ class Cause:
     confidence: float = 0.5
     reference: str = ""
     symptom: str = ""
+    code: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the cause as plain JSON, as the archive keeps it."""
+        return {**asdict(self), "level": str(self.level)}
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One question of the trees named in *symptoms*; *look* returns causes, nothing when all is well."""
+    """One question of the trees named in *symptoms*; *look* returns causes, nothing when all is well.
+
+    Probes are declared by likelihood and, where that is alike, by cost: it breaks ties of confidence.
+    """
 
     name: str
     symptoms: frozenset[str]

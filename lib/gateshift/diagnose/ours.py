@@ -1,181 +1,314 @@
-"""Trees 5 and 6: rate limits, the traffic share, metrics, and the admission webhook."""
+"""Tree 6, our own: traffic share, metrics, the admission webhook, parity, and a migration that stands."""
 
 from __future__ import annotations
 
-import json
+import base64
 import time
 from collections.abc import Iterator
+from datetime import datetime
+
+import httpx
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from gateshift.cluster.install import answers
-from gateshift.cluster.objects import name_of, title_of
+from gateshift.cluster.objects import name_of
+from gateshift.diagnose.causes import found
 from gateshift.diagnose.facts import Facts
-from gateshift.diagnose.model import Cause, Level, Probe
+from gateshift.diagnose.model import Cause, Probe
+from gateshift.errors import GateshiftError
+from gateshift.migration.identity import Process
+from gateshift.traffic import probes as functional
 
 __all__ = ["PROBES"]
-
-_LIMIT_FILTERS = ("local_ratelimit", "filters.http.ratelimit")
-
-
-def _rate_filters(facts: Facts) -> Iterator[Cause]:
-    limiting = [
-        f for f in facts.objects("EnvoyFilter") if any(n in json.dumps(f["spec"]) for n in _LIMIT_FILTERS)
-    ]
-    if not limiting:
-        yield Cause(
-            # Without a complaint about limits their absence is nothing wrong.
-            Level.ERROR if facts.symptom == "rate-limit" else Level.INFO,
-            "no EnvoyFilter with a rate limit exists",
-            f"{len(facts.objects('EnvoyFilter'))} EnvoyFilters, none about rate limits",
-            "run 30_apply; see the ledger of 20_translate for limit-req and limit-count",
-            confidence=0.9,
-            reference="guide: tree 5",
-        )
-        return
-    home = facts.params.istio.namespace
-    labels = [p["metadata"].get("labels") or {} for p in facts.pods]
-    for found in limiting:
-        spec, space = found["spec"], found["metadata"]["namespace"]
-        chosen = (spec.get("workloadSelector") or {}).get("labels") or {}
-        if space != home:
-            yield Cause(
-                Level.ERROR,
-                f"{title_of(found)} is not in the gateway's namespace",
-                f"it selects workloads of {space} only",
-                f"move it to {home}",
-                confidence=0.93,
-                reference="istio-traps.md 51",
-            )
-        elif chosen and labels and not any(chosen.items() <= have.items() for have in labels):
-            yield Cause(
-                Level.ERROR,
-                f"{title_of(found)} selects no gateway pod",
-                f"selector {chosen}",
-                "set workloadSelector to the gateway pods' labels",
-                confidence=0.93,
-                reference="istio-traps.md 51",
-            )
-        for patch in spec.get("configPatches") or []:
-            context = (patch.get("match") or {}).get("context", "ANY")
-            if context not in {"GATEWAY", "ANY"}:
-                yield Cause(
-                    Level.ERROR,
-                    f"{title_of(found)} patches {context}, not GATEWAY",
-                    f"applyTo {patch.get('applyTo')}",
-                    "set context: GATEWAY",
-                    confidence=0.92,
-                    reference="istio-traps.md 51",
-                )
-            yield from _percentages(title_of(found), patch.get("patch") or {})
-
-
-def _percentages(title: str, patch: object) -> Iterator[Cause]:
-    text = json.dumps(patch)
-    if "token_bucket" not in text:
-        return
-    for field in ("filter_enabled", "filter_enforced"):
-        if field not in text:
-            yield Cause(
-                Level.ERROR,
-                f"{title} has a bucket, but no {field}",
-                f"{field} defaults to 0 %: nothing is ever limited",
-                f"set {field} to 100 %",
-                confidence=0.9,
-                reference="istio-traps.md 54",
-            )
-
-
-def _rate_in_envoy(facts: Facts) -> Iterator[Cause]:
-    wanted = any(
-        any(n in json.dumps(f["spec"]) for n in _LIMIT_FILTERS) for f in facts.objects("EnvoyFilter")
-    )
-    if wanted and "local_ratelimit" not in json.dumps(facts.envoy("listeners")) + json.dumps(
-        facts.envoy("routes")
-    ):
-        yield Cause(
-            Level.ERROR,
-            "the rate limit filter is not in the gateway's Envoy",
-            "EnvoyFilter exists, listener and routes do not have local_ratelimit",
-            "check context, listener match and proxy-status of the gateway",
-            confidence=0.8,
-            reference="istio-traps.md 52",
-        )
 
 
 def _share(facts: Facts) -> Iterator[Cause]:
     weights = facts.context.shifter().read()
-    for problem in weights.problems:
-        yield Cause(
-            Level.ERROR,
-            "the DNS records are not as the migration needs them",
-            problem,
-            "correct the record named, or run 50_canary again: it prepares the records",
-            confidence=0.9,
-            reference="guide: step 5",
-        )
     planned = facts.context.state.weight_percent
-    if weights.istio_percent is not None and weights.istio_percent != planned:
-        yield Cause(
-            Level.ERROR,
-            f"DNS says {weights.istio_percent} %, the journal says {planned} %",
-            ", ".join(f"{h}: {w.istio_percent}" for h, w in weights.hosts.items()),
-            "somebody changed the records: `gateshift shift` or `gateshift rollback` puts them right",
-            confidence=0.92,
-            reference="guide: step 5",
+    begun = facts.context.state.stage_entered is not None or planned > 0
+    for host, one in sorted(weights.hosts.items()):
+        # Before the first stage simple records are how everybody starts; 50_canary prepares them.
+        if one.problem and (begun or one.istio_percent is None):
+            yield found(
+                "share-records",
+                f"{host}: {one.problem}",
+                "correct the record named, or run 50_canary again: it prepares the records",
+            )
+    percents = {h: w.istio_percent for h, w in weights.hosts.items()}
+    text = ", ".join(f"{h}: {p if p is None else format(p, 'g')} %" for h, p in sorted(percents.items()))
+    back = "gateshift canary puts the stage's weight right; gateshift rollback brings everybody to APISIX"
+    if len({p for p in percents.values() if p is not None}) > 1:
+        yield found("share-hosts-differ", f"{text}; the journal says {planned} %", back)
+    elif weights.istio_percent is not None and weights.istio_percent not in _possible(facts):
+        yield found("share-weights", text, back, dns=weights.istio_percent, journal=planned)
+
+
+def _possible(facts: Facts) -> frozenset[int]:
+    state = facts.context.state
+    return frozenset(getattr(state, "possible_weights", {state.weight_percent}))
+
+
+def _observed(facts: Facts) -> Iterator[Cause]:
+    """DNS is right and the users are not there: caches, pinned connections."""
+    planned = facts.context.state.weight_percent
+    now = time.time()
+    sample = facts.context.sampler.sample(now - 6 * facts.params.metrics.step, now)
+    istio, apisix = sample.canary.requests, sample.baseline.requests
+    if istio is None or apisix is None or istio + apisix < 50:
+        return
+    seen = 100.0 * istio / (istio + apisix)
+    if abs(seen - planned) > max(5.0, 0.3 * planned):
+        yield found(
+            "share-caches",
+            f"{istio:.0f} of {istio + apisix:.0f} requests in {6 * facts.params.metrics.step:.0f} s",
+            "wait one TTL; then look for clients that never resolve again (long-lived connections, JVM "
+            "caches)",
+            dns=planned,
+            seen=seen,
         )
 
 
 def _metrics(facts: Facts) -> Iterator[Cause]:
     now = time.time()
     step = facts.params.metrics.step
+    source = facts.context.source
+    try:
+        down = source.instant("up == 0", now).series
+    except GateshiftError as error:
+        yield found(
+            "metrics-unreachable", str(error), f"check metrics.url ({facts.params.metrics.url}) and its pods"
+        )
+        return
+    for series in down:
+        target = f"{series.labels.get('job', '')} {series.labels.get('instance', '')}".strip()
+        ours = any(word in target for word in ("istio", "apisix", "envoy", "gateway"))
+        if ours:
+            yield found(
+                "metrics-target-down",
+                f'up{{job="{series.labels.get("job")}",instance="{series.labels.get("instance")}"}} is 0',
+                "look at the target's pod and port: 15020 or 15090 (/stats/prometheus) of the gateway, "
+                "9091 of APISIX",
+                target=target,
+            )
     sample = facts.context.sampler.sample(now - 4 * step, now)
-    for side, name in ((sample.canary, "Istio"), (sample.baseline, "APISIX")):
-        if side.requests is None:
-            yield Cause(
-                Level.ERROR,
-                f"the metrics of {name} are missing",
-                str(side.missing or "no series"),
+    metrics = facts.params.metrics
+    for side, name, metric, selector in (
+        (sample.canary, "Istio", "istio_requests_total", metrics.istio_selector),
+        (sample.baseline, "APISIX", "apisix_http_status", metrics.apisix_selector),
+    ):
+        if side.requests is not None:
+            continue
+        any_series = source.instant(f"count({metric})", now).series
+        if (
+            any_series
+            and selector
+            and not source.instant(f"count({metric}{{{selector.strip('{}')}}})", now).series
+        ):
+            yield found(
+                "metrics-selector",
+                f"{metric} has {any_series[0].value:.0f} series, none with {selector}",
+                f"correct metrics.{name.lower()}_selector in the params file",
+                selector=selector,
+                side=name,
+            )
+            continue
+        # No request ever counted is how a new gateway starts; it is no lack while DNS sends nobody there.
+        quiet = name == "Istio" and not any_series and facts.context.state.weight_percent == 0
+        if not quiet:
+            yield found(
+                "metrics-missing",
+                f"{side.missing or 'no series'}",
                 f"check the scrape target and metrics.{name.lower()}_selector; a gateway reports as "
                 'reporter="source"',
-                confidence=0.9,
-                reference="istio-traps.md 57",
+                side=name,
             )
 
 
 def _webhook(facts: Facts) -> Iterator[Cause]:
     wrong = answers(facts.cluster, facts.params)
     if wrong:
-        yield Cause(
-            Level.ERROR,
-            "istiod's admission webhook does not judge configuration",
+        yield found(
+            "webhook-silent",
             wrong,
-            "check istiod, its Service and the webhook's caBundle",
-            confidence=0.9,
-            reference="istio-traps.md 66",
+            f"kubectl -n {facts.params.istio.namespace} get pods,endpointslices -l app=istiod; then the "
+            "webhook's "
+            "clientConfig and caBundle",
         )
+    authority = facts.get("ConfigMap", "istio-ca-root-cert", facts.params.istio.namespace) or {}
+    trusted = _certificates(str((authority.get("data") or {}).get("root-cert.pem", "")))
     for kind in ("ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"):
         for config in facts.objects(kind):
             for hook in config.get("webhooks") or []:
-                service = hook.get("clientConfig", {}).get("service")
-                if not service or hook.get("failurePolicy", "Fail") != "Fail":
-                    continue
-                if facts.get("Service", service["name"], service["namespace"]) is None:
-                    yield Cause(
-                        Level.ERROR,
-                        f"webhook {hook['name']} refuses everything: its Service is gone",
+                client = hook.get("clientConfig") or {}
+                service = client.get("service")
+                blocks = service and hook.get("failurePolicy", "Fail") == "Fail"
+                if blocks and facts.get("Service", service["name"], service["namespace"]) is None:
+                    yield found(
+                        "webhook-service",
                         f"{name_of(config)}: {service['namespace']}/{service['name']}",
-                        f"kubectl delete {kind.lower()} {name_of(config)}",
-                        confidence=0.93,
-                        reference="istio-traps.md 66",
+                        f"restore the Service, or: kubectl delete {kind.lower()} {name_of(config)}",
+                        name=hook["name"],
+                    )
+                if "istio" not in name_of(config):
+                    continue
+                if trusted and not trusted & _bundle(client.get("caBundle")):
+                    yield found(
+                        "webhook-ca",
+                        f"{name_of(config)}: the bundle does not hold the CA of ConfigMap istio-ca-root-cert",
+                        f"kubectl -n {facts.params.istio.namespace} rollout restart deployment istiod "
+                        "(istiod writes its CA again)",
+                        name=hook["name"],
                     )
 
 
-_RATE = frozenset({"rate-limit"})
+def _bundle(value: object) -> set[bytes]:
+    try:
+        return _certificates(base64.b64decode(str(value or "")).decode("ascii", "replace"))
+    except ValueError:
+        return set()
+
+
+def _certificates(text: str) -> set[bytes]:
+    try:
+        return {c.public_bytes(Encoding.DER) for c in x509.load_pem_x509_certificates(text.encode())}
+    except ValueError:
+        return set()
+
+
+def _parity(facts: Facts) -> Iterator[Cause]:
+    """The functional checks at both gateways, then one plain GET of the request asked about."""
+    istio = facts.address
+    apisix = facts.context.apisix_target
+    verify = facts.params.verify
+
+    def at(name: str) -> functional.Address:
+        return functional.Address(host=name, connect_to=verify.connect_to, ca_file=verify.ca_file)
+
+    for one in functional.parity(verify.probes, at(apisix), at(istio), timeout=5.0):
+        if not one.agrees and not one.skipped:
+            yield found(
+                "parity",
+                one.why,
+                "compare the rule with the ledger of 20_translate",
+                name=f"probe {one.name}",
+            )
+    if not facts.host:
+        return
+    path = facts.path or "/"
+    old, new = (_get(at(name), facts.host, path) for name in (apisix, istio))
+    if old[0] == new[0]:
+        return
+    request = f"{facts.host}{path}"
+    evidence = f"APISIX answers {old[0]}, Istio {new[0]} ({new[1][:80]})"
+    if new[0] == 403 and "RBAC" in new[1]:
+        policies = [
+            f"{p['metadata']['namespace']}/{name_of(p)}"
+            for p in facts.objects("AuthorizationPolicy", facts.params.istio.namespace)
+        ]
+        yield found(
+            "parity-rbac",
+            f"{evidence}; policies there: {', '.join(policies) or 'none'}",
+            "one ALLOW policy denies all it does not name; find the policy in the details: "
+            "kubectl -n <ns> logs deploy/<service> | grep rbac_access_denied".replace(
+                "<ns>", facts.params.istio.namespace
+            ).replace("<service>", facts.params.istio.gateway_service),
+            request=request,
+        )
+    elif new[0] == 401 and ("Jwt" in new[1] or "jwt" in new[1]):
+        yield found(
+            "parity-jwt",
+            evidence,
+            "a RequestAuthentication judges every token of the gateway: scope it with fromHeaders, or its "
+            "own gateway",
+            request=request,
+        )
+    else:
+        yield found("parity", evidence, "see symptom 404 or 503 for this host and path", name=request)
+
+
+def _get(address: functional.Address, host: str, path: str) -> tuple[int, str]:
+    name, port = address.endpoint(tls=False)
+    try:
+        answer = httpx.get(
+            f"http://{name}:{port}{path}", headers={"Host": host}, timeout=5.0, trust_env=False
+        )
+    except httpx.HTTPError as error:
+        return 0, type(error).__name__
+    return answer.status_code, answer.text[:200]
+
+
+def _stuck(facts: Facts) -> Iterator[Cause]:
+    state = facts.context.state
+    if state.rolling_back:
+        yield found(
+            "migration-rollback",
+            f"since {state.rollback_since}: {state.rollback_reason}; weights "
+            + ("are back" if state.rollback_shifted else "not confirmed"),
+            "gateshift rollback --act finishes it; nothing else may go on before",
+        )
+    if state.pending:
+        yield found(
+            "migration-intent",
+            f"{state.pending}.intent is the last word about it in the journal",
+            f"gateshift {state.pending} --act looks at reality and goes on from there",
+            what=state.pending,
+        )
+    if state.shifting_to is not None and not state.rolling_back:
+        yield found(
+            "migration-shift",
+            f"DNS is at {state.weight_percent} % or {state.shifting_to} %",
+            "gateshift canary --act reads the records and goes on; gateshift rollback --act goes back",
+            to=state.shifting_to,
+        )
+    lease = facts.get("Lease", "gateshift", "kube-system")
+    spec = (lease or {}).get("spec") or {}
+    holder = str(spec.get("holderIdentity") or "")
+    if holder and Process.current().text() not in holder:
+        age = time.time() - _unix(str(spec.get("renewTime") or ""))
+        life = float(spec.get("leaseDurationSeconds") or 0)
+        yield found(
+            "migration-lease",
+            f"{holder}, renewed {age:.0f} s ago, valid {life:.0f} s",
+            "wait for it to end"
+            if age <= life
+            else "it has expired and is taken over by the next run; nothing to do",
+            confidence=0.93 if age <= life else 0.4,
+        )
+    here = getattr(facts.context, "run", "")
+    for mark in state.open_runs:
+        if mark.run != here:
+            yield found(
+                "migration-run-died",
+                f"started {mark.started}",
+                "if it is not running any more, run the same notebook again: it resumes from the journal",
+                run=mark.run,
+                notebook=mark.notebook,
+            )
+
+
+def _unix(text: str) -> float:
+    try:
+        return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        return 0.0
+
+
 PROBES = (
-    Probe("rate limit objects", _RATE, "kubectl get envoyfilters -A -o yaml", _rate_filters),
     Probe(
-        "rate limit in Envoy", _RATE, "istioctl proxy-config listeners <gateway pod> -o json", _rate_in_envoy
+        "DNS weights",
+        frozenset({"share", "gateway"}),
+        "aws route53 list-resource-record-sets --hosted-zone-id <id>",
+        _share,
     ),
-    Probe("DNS weights", frozenset({"share"}), "aws route53 list-resource-record-sets", _share),
+    Probe("observed share", frozenset({"share"}), "curl $PROMETHEUS/api/v1/query", _observed),
     Probe("metrics", frozenset({"no-metrics", "share"}), "curl $PROMETHEUS/api/v1/targets", _metrics),
     Probe("webhook", frozenset({"webhook"}), "kubectl get validatingwebhookconfigurations -o yaml", _webhook),
+    Probe("parity", frozenset({"parity"}), "curl --connect-to to both load balancers", _parity),
+    Probe(
+        "migration",
+        frozenset({"stuck"}),
+        "gateshift status; kubectl -n kube-system get lease gateshift -o yaml",
+        _stuck,
+    ),
 )

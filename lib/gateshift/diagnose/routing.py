@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gateshift.cluster.gateways import rejected, route_names, wanted_routes
+from gateshift.cluster.gateways import rejected, wanted_routes
 from gateshift.cluster.objects import Object, name_of, title_of
+from gateshift.diagnose.causes import found, patch_command
 from gateshift.diagnose.facts import Facts
 from gateshift.diagnose.model import Cause, Level, Probe
-from gateshift.istio.evaluator import Evaluator, Request
+from gateshift.diagnose.routes import Explanation, Rule, route_tables
+from gateshift.errors import GateshiftError
 
 __all__ = ["PROBES", "host_matches"]
-
-_REFERENCE = "guide: tree 2"
 
 
 def host_matches(pattern: str, host: str) -> bool:
@@ -34,20 +34,76 @@ def _bound(service: Object) -> list[str]:
     return [_full(g, namespace) for g in service["spec"].get("gateways") or [] if g != "mesh"]
 
 
+def _rejections(facts: Facts) -> Iterator[Cause]:
+    """What Envoy itself says it refused; it keeps the old configuration for that resource type.
+
+    Envoy remembers a refusal until that resource changes; istiod knows whether it is the newest answer.
+    """
+    refusals = facts.envoy.rejections
+    if not refusals:
+        return
+    try:
+        past = not any("ERROR" in line for line in rejected(facts.statuses))
+    except GateshiftError:
+        past = False  # istiod cannot be asked: Envoy's word stands
+    for refused in refusals:
+        yield found(
+            "xds-rejected",
+            f"{refused[:600]}{' (before; istiod has later answers without an error)' if past else ''}",
+            _who_made(facts, refused),
+            level=Level.INFO if past else None,
+            confidence=0.2 if past else None,
+        )
+
+
+def _who_made(facts: Facts, text: str) -> str:
+    """Name the EnvoyFilters that are not the ones Envoy could take; most rejections come from one."""
+    filters = [title_of(f) for f in facts.objects("EnvoyFilter") if _words(f) & set(text.split("'"))]
+    every = [title_of(f) for f in facts.objects("EnvoyFilter")]
+    named = filters or every
+    if not named:
+        return "find the object in istiod's log and correct it"
+    kind, _, where = named[0].partition(" ")
+    space, _, name = where.partition("/")
+    return (
+        f"kubectl -n {space} get {kind.lower()} {name} -o yaml: correct or delete it ({', '.join(named[:4])})"
+    )
+
+
+def _words(obj: Object) -> set[str]:
+    out: set[str] = set()
+
+    def walk(value: object) -> None:
+        if isinstance(value, Mapping):
+            for one in value.values():
+                walk(one)
+        elif isinstance(value, list):
+            for one in value:
+                walk(one)
+        elif isinstance(value, str):
+            out.add(value)
+            out.add(value.rpartition("/")[2])
+
+    walk(obj.get("spec"))
+    return out
+
+
 def _status(facts: Facts) -> Iterator[Cause]:
+    gateways = {name_of(p) for p in facts.workload}
     for line in rejected(facts.statuses):
         proxy, _, what = line.partition(": ")
-        error = "ERROR" in what
-        yield Cause(
-            Level.ERROR if error else Level.WARNING,
-            "the gateway rejected configuration and keeps its old one"
-            if error
-            else "a proxy is not in sync with istiod",
-            f"{proxy}: {what}",
-            "find the object in istiod's log (most often an EnvoyFilter) and correct it",
-            confidence=0.95 if error else 0.4,
-            reference="istio-traps.md 51",
-        )
+        ours = proxy.split(".")[0] in gateways
+        if "ERROR" in what:
+            yield found("xds-rejected", f"{proxy}: {what[:600]}", _who_made(facts, what))
+        elif "STALE" in what and ours:
+            pod = proxy.split(".")[0]
+            yield found(
+                "xds-stale",
+                f"{proxy}: {what}",
+                f"kubectl -n {facts.params.istio.namespace} delete pod {pod} (a new one connects afresh)",
+            )
+        else:
+            yield found("xds-behind", f"{proxy}: {what}", "istioctl proxy-status; look again in some seconds")
 
 
 def _gateways(facts: Facts) -> Iterator[Cause]:
@@ -56,34 +112,36 @@ def _gateways(facts: Facts) -> Iterator[Cause]:
         if not service["spec"].get("hosts"):
             continue  # a delegate is bound by its parent
         bound = _bound(service)
+        if not bound and not service["spec"].get("gateways") and not facts.host:
+            continue  # rules for the mesh alone are no defect by themselves
         if not bound:
-            yield Cause(
-                Level.ERROR if _concerns(facts, service) else Level.WARNING,
-                f"{title_of(service)} is not bound to any gateway",
+            concerned = facts.host and _serves(service, facts.host)
+            yield found(
+                "vs-no-gateway",
                 f"gateways: {service['spec'].get('gateways') or 'none (= mesh only)'}",
-                "add the Gateway's namespace/name to spec.gateways",
-                confidence=0.85,
-                reference="istio-traps.md 25",
+                patch_command(service, {"gateways": sorted(known)[:1] or ["<namespace>/<gateway>"]}),
+                level=None if concerned or not facts.host else Level.WARNING,
+                confidence=None if concerned or not facts.host else 0.3,
+                name=title_of(service),
             )
         for name in bound:
             gateway = known.get(name)
             if gateway is None:
                 bare = name.partition("/")[2]
-                others = [k for k in known if k.endswith(f"/{bare}")]
-                yield Cause(
-                    Level.ERROR,
-                    f"{title_of(service)} names Gateway {name}, which does not exist",
-                    f"there is {', '.join(others or known) or 'no Gateway at all'}",
-                    f"write gateways: [{others[0] if others else 'namespace/name'}]",
-                    confidence=0.93,
-                    reference="istio-traps.md 25",
+                others = [k for k in known if k.endswith(f"/{bare}")] or sorted(known)
+                yield found(
+                    "vs-wrong-gateway",
+                    f"there is {', '.join(others) or 'no Gateway at all'}",
+                    patch_command(service, {"gateways": others[:1] or ["<namespace>/<gateway>"]}),
+                    name=title_of(service),
+                    gateway=name,
                 )
                 continue
             yield from _hosts(service, gateway)
 
 
-def _concerns(facts: Facts, service: Object) -> bool:
-    return not facts.host or any(host_matches(h, facts.host) for h in service["spec"].get("hosts") or [])
+def _serves(service: Object, host: str) -> bool:
+    return any(host_matches(h, host) for h in service["spec"].get("hosts") or [])
 
 
 def _hosts(service: Object, gateway: Object) -> Iterator[Cause]:
@@ -98,13 +156,14 @@ def _hosts(service: Object, gateway: Object) -> Iterator[Cause]:
                 continue
             fits = fits or host_matches(pattern, host) or host_matches(host, pattern)
         if not fits:
-            yield Cause(
-                Level.ERROR,
-                f"{title_of(gateway)} does not offer host {host} to namespace {space}",
+            yield found(
+                "vs-host-not-offered",
                 f"{title_of(service)} wants {host}; the Gateway has {', '.join(offered)}",
-                f"add {host} to the Gateway's server hosts",
-                confidence=0.92,
-                reference="istio-traps.md 23",
+                f"kubectl -n {gateway['metadata']['namespace']} edit gateway {name_of(gateway)}:\n"
+                f"   hosts:\n+  - {space}/{host}",
+                gateway=title_of(gateway),
+                host=host,
+                space=space,
             )
 
 
@@ -114,87 +173,168 @@ def _exported(facts: Facts) -> Iterator[Cause]:
         to = service["spec"].get("exportTo")
         space = service["metadata"]["namespace"]
         if to and "*" not in to and home not in to and not ("." in to and space == home):
-            yield Cause(
-                Level.ERROR,
-                f"{title_of(service)} is not exported to the gateway",
-                f"exportTo: {to}",
-                f"add {home} to exportTo, or remove exportTo",
-                confidence=0.9,
-                reference="istio-traps.md 25",
+            yield found(
+                "vs-not-exported",
+                f"exportTo: {to}; the gateway is in {home}",
+                patch_command(service, {"exportTo": [*to, home]}),
+                name=title_of(service),
             )
 
 
 def _in_envoy(facts: Facts) -> Iterator[Cause]:
     wanted = wanted_routes(facts.objects("VirtualService"))
     if not wanted:
-        yield Cause(
-            Level.ERROR,
-            "no VirtualService is bound to a gateway: every request gets 404",
-            "0 hosts wanted",
-            "run 30_apply",
-            confidence=0.95,
-            reference="istio-traps.md 22",
-        )
+        yield found("vs-none", "0 hosts wanted", "gateshift apply --act")
         return
-    ready = [p for p in facts.pods if p.get("status", {}).get("phase") == "Running"]
-    have = facts.once(
-        "routes", lambda: route_names(facts.params, name_of(ready[0]), timeout=10) if ready else {}
-    )
+    have: dict[str, set[str]] = {}
+    for _, domain, rule in route_tables(facts.envoy):
+        have.setdefault(domain.rpartition(":")[0] or domain, set()).add(rule.owner)
+        have.setdefault(domain, set()).add(rule.owner)
     for host, services in sorted(wanted.items()):
-        if host not in have:
-            yield Cause(
-                Level.ERROR,
-                f"the gateway's Envoy has no virtual host {host}",
-                f"wanted by {', '.join(sorted(services))}; Envoy has {', '.join(sorted(have)) or 'none'}",
-                "look at Gateway hosts, selector, exportTo and at proxy-status",
-                confidence=0.75,
-                reference=_REFERENCE,
+        missing = services - have.get(host, set())
+        if host not in have or missing:
+            yield found(
+                "vs-not-in-envoy",
+                f"wanted by {', '.join(sorted(missing or services))}; "
+                f"Envoy has {', '.join(sorted(h for h in have if h != '*')) or 'none'}",
+                "see the other findings: Gateway hosts, selector, exportTo, proxy status",
+                confidence=None if host not in have else 0.7,
+                host=host,
             )
 
 
 def _who_takes(facts: Facts) -> Iterator[Cause]:
-    if not facts.host:
+    told = facts.explanation
+    if told is None:
         return
-    # The evaluator reads full gateway names; a short one means the VirtualService's own namespace.
-    services = [
-        {**v, "spec": {**v["spec"], "gateways": _bound(v)}}
-        for v in facts.objects("VirtualService")
-        if _bound(v)
-    ]
-    objects = [*facts.objects("Gateway"), *services]
-    decision = Evaluator(objects).decide(Request(authority=facts.host, path=facts.path))
-    hosts = {h for v in facts.objects("VirtualService") for h in v["spec"].get("hosts") or []}
-    if decision.virtual_service is None:
-        exact = facts.host in hosts
-        wider = sorted(h for h in hosts if h != facts.host and host_matches(h, facts.host))
-        if exact and wider:
-            yield Cause(
-                Level.ERROR,
-                f"the exact host {facts.host} hides the rules of {', '.join(wider)}",
-                f"no rule of {facts.host} takes {facts.path}, and Envoy never falls through to a wider host",
-                "repeat the wider host's rules in the VirtualService of the exact host",
-                confidence=0.9,
-                reference="istio-traps.md 6",
-            )
-        else:
-            yield Cause(
-                Level.ERROR,
-                f"no rule takes {facts.host}{facts.path}",
-                f"hosts with rules: {', '.join(sorted(hosts)) or 'none'}",
-                "add a match for this path, or correct prefix/exact",
-                confidence=0.88,
-                reference=_REFERENCE,
-            )
+    request = f"{told.host}{told.path}"
+    meant = _meant(facts, told)
+    if told.taker is None or not told.taker.owner:
+        yield from _nobody(facts, told, request, meant)
         return
-    yield Cause(
-        Level.INFO,
-        f"{facts.host}{facts.path} is taken by rule {decision.entry or '(unnamed)'} "
-        f"of VirtualService {decision.virtual_service}",
-        f"{decision.action} {', '.join(decision.destinations)}".strip(),
+    taker = told.taker
+    complaint = facts.symptom in {"404", ""}
+    if meant is not None:
+        later = [r for r in told.also if r == meant]
+        if later:
+            yield found(
+                "rule-order",
+                f"Envoy tries {taker.host} top-down: #{taker.position} {taker} ({taker.target}), "
+                f"then #{meant.position} {meant} ({meant.target})",
+                f"move {meant} before {taker}",
+                taker=taker,
+                request=request,
+                meant=meant,
+            )
+            return
+        why = dict(told.failed).get(meant)
+        if why:
+            yield found(
+                "no-rule", f"{meant} {why}", f"correct the match of {meant}", request=f"{request} as meant"
+            )
+            return
+    if taker.status >= 400:
+        yield found(
+            "rule-answers",
+            f"{request} -> {taker}: {taker.target}",
+            f"correct or remove the rule in VirtualService {taker.owner}",
+            rule=taker,
+            status=taker.status,
+        )
+    refused = _answered(facts, 404)
+    if complaint and refused and told.also:
+        other = next((r for r in told.also if r.clusters and r.clusters != taker.clusters), None)
+        if other is not None:
+            yield found(
+                "rule-order",
+                f"{refused}; #{taker.position} {taker} ({taker.target}) is before "
+                f"#{other.position} {other} ({other.target}), which takes it as well",
+                f"move {other} before {taker}",
+                taker=taker,
+                request=request,
+                meant=other,
+            )
+    if refused and taker.clusters:
+        yield found(
+            "backend-404",
+            f"{refused}, from {', '.join(taker.clusters)} by rule {taker}",
+            "ask the backend directly; compare rewrite and path with the old route",
+        )
+    yield found(
+        "who-takes",
+        f"{taker.target}; table {told.table}, virtual host {told.virtual_host}"
+        + (f"; would also take it: {', '.join(map(str, told.also[:3]))}" if told.also else ""),
         "if another rule was meant, move it before this one: the first match wins",
-        confidence=0.3,
-        reference="istio-traps.md 5",
+        request=request,
+        rule=taker.name or f"#{taker.position}",
+        name=taker.owner,
     )
+
+
+def _answered(facts: Facts, code: int) -> str:
+    """Say how many of the concerned requests a backend itself answered with *code*; empty for none."""
+    host, path = facts.subject
+    try:
+        entries = [e for e in facts.requests if e.concerns(host, path)]
+    except GateshiftError:
+        return ""
+    own = [e for e in entries if e.code == code and e.details == "via_upstream"]
+    return f"{len(own)} of the last {len(entries)} answers were {code}" if own else ""
+
+
+def _meant(facts: Facts, told: Explanation) -> Rule | None:
+    """The rule that the operator named by ``rule`` (its name, or VirtualService/name)."""
+    if not facts.rule:
+        return None
+    every = [*(r for r, _ in told.failed), *([told.taker] if told.taker else []), *told.also, *told.elsewhere]
+    for one in every:
+        if facts.rule in {one.name, one.owner, f"{one.owner}/{one.name}", one.owner.rpartition("/")[2]}:
+            return one
+    return None
+
+
+def _nobody(facts: Facts, told: Explanation, request: str, meant: Rule | None) -> Iterator[Cause]:
+    owned = [(r, why) for r, why in told.failed if r.owner]
+    if told.elsewhere and owned:
+        wide = told.elsewhere[0]
+        yield found(
+            "host-shadowed",
+            f"{wide} would take {told.path}, but Envoy never leaves the virtual host {told.virtual_host}",
+            f"repeat the rule in VirtualService {owned[0][0].owner}, whose exact host hides the wider one",
+            host=told.host,
+            wider=wide.host.rpartition(":")[0] or wide.host,
+        )
+        return
+    if not owned:
+        hosts = {h for v in facts.objects("VirtualService") for h in v["spec"].get("hosts") or []}
+        if not any(host_matches(h, told.host) for h in hosts):
+            yield found(
+                "host-unknown",
+                f"hosts with rules: {', '.join(sorted(hosts)) or 'none'}",
+                "add the host to a VirtualService and to the Gateway's servers",
+                host=told.host,
+            )
+        return  # rules for the host exist and are not in Envoy: the other probes say why
+    why = dict(told.failed).get(meant) if meant else None
+    named = (
+        f"{meant} {why}" if why else "; ".join(f"{r.name or r.position}: {w}" for r, w in _near(owned, told))
+    )
+    yield found(
+        "no-rule",
+        f"virtual host {told.virtual_host}: {named}",
+        f"correct the match in VirtualService {(meant or owned[0][0]).owner}, or add one for {told.path}",
+        request=request,
+    )
+
+
+def _near(owned: list[tuple[Rule, str]], told: Explanation) -> list[tuple[Rule, str]]:
+    """The rules closest to the path: by the length of the beginning they share."""
+
+    def shared(pair: tuple[Rule, str]) -> int:
+        text = pair[1].rpartition(" ")[2]
+        return sum(1 for a, b in zip(text, told.path, strict=False) if a == b)
+
+    return sorted(owned, key=lambda pair: (-shared(pair), pair[0].position))[:3]
 
 
 def _shadowed(facts: Facts) -> Iterator[Cause]:
@@ -202,26 +342,26 @@ def _shadowed(facts: Facts) -> Iterator[Cause]:
         rules = service["spec"].get("http") or []
         for index, rule in enumerate(rules[:-1]):
             if _takes_all(rule):
-                yield Cause(
-                    Level.ERROR,
-                    f"a catch-all rule hides {len(rules) - index - 1} rules after it",
+                yield found(
+                    "rule-unreachable",
                     f"{title_of(service)}: rule {rule.get('name', index)} is before "
                     f"{', '.join(str(r.get('name', i)) for i, r in enumerate(rules) if i > index)}",
+                    f"kubectl -n {service['metadata']['namespace']} edit virtualservice {name_of(service)}: "
                     "move the catch-all to the end",
-                    confidence=0.85,
-                    reference="istio-traps.md 5",
+                    confidence=0.93 if facts.host and _serves(service, facts.host) else 0.85,
+                    name=title_of(service),
+                    count=len(rules) - index - 1,
                 )
                 break
             for later_index in range(index + 1, len(rules)):
                 if _hides(rule, rules[later_index]):
                     later = rules[later_index]
-                    yield Cause(
-                        Level.WARNING,
-                        f"rule {rule.get('name', index)} hides rule {later.get('name', later_index)}",
+                    yield found(
+                        "rule-hidden",
                         f"{title_of(service)}: the earlier prefix covers the later one",
                         "move the more special rule before the general one",
-                        confidence=0.6,
-                        reference="istio-traps.md 5",
+                        early=rule.get("name", index),
+                        late=later.get("name", later_index),
                     )
 
 
@@ -249,16 +389,13 @@ def _hides(early: Mapping[str, Any], late: Mapping[str, Any]) -> bool:
 
 
 _TREE = frozenset({"404"})
+_ROUTES = "istioctl proxy-config routes <pod> -o json"
 PROBES = (
+    Probe("rejected configuration", _TREE | {"rate-limit", "gateway"}, "istioctl proxy-status", _rejections),
     Probe("proxy status", _TREE | {"rate-limit", "gateway"}, "istioctl proxy-status", _status),
     Probe("gateways of VirtualServices", _TREE, "kubectl get virtualservices,gateways -A -o yaml", _gateways),
     Probe("exportTo", _TREE, "kubectl get virtualservices -A -o yaml", _exported),
-    Probe("routes in Envoy", _TREE, "istioctl proxy-config routes <gateway pod> -o json", _in_envoy),
-    Probe(
-        "who takes the request",
-        _TREE,
-        "istioctl proxy-config routes <gateway pod> --name http.80",
-        _who_takes,
-    ),
+    Probe("who takes the request", _TREE, _ROUTES, _who_takes),
     Probe("rule order", _TREE | {"lint"}, "kubectl get virtualservices -A -o yaml", _shadowed),
+    Probe("routes in Envoy", _TREE, _ROUTES, _in_envoy),
 )

@@ -1,344 +1,332 @@
-"""Trees 3 and 4, 503/mTLS and latency: from the gateway to the backends."""
+"""Tree 3, 503: response flags decoded, and from the gateway to the backends. TLS is in :mod:`.mtls`."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 from gateshift.cluster.objects import Object, name_of, title_of
+from gateshift.diagnose.causes import found, patch_command
+from gateshift.diagnose.destinations import (
+    destinations,
+    endpoints_of,
+    labels_of_workloads,
+    parse_cluster,
+    relevance,
+    rules_for,
+    service_of,
+)
 from gateshift.diagnose.facts import Facts
 from gateshift.diagnose.model import Cause, Level, Probe
+from gateshift.diagnose.requests import Entry
+from gateshift.errors import GateshiftError
 
-__all__ = ["FLAGS", "PROBES", "resolve"]
+__all__ = ["FLAGS", "PROBES"]
 
 FLAGS = {
-    "UF": ("the connection to the backend failed", "backend down, wrong port, or mTLS mismatch"),
-    "UH": ("no healthy backend", "no endpoints, or all ejected by outlier detection"),
-    "UC": ("the backend closed the connection", "keep-alive shorter than Envoy's, or plaintext against mTLS"),
-    "UT": ("the backend did not answer in time", "raise the route's timeout or make the backend faster"),
-    "UO": ("the circuit breaker is open", "raise connectionPool limits of the DestinationRule"),
-    "URX": ("retries or connect attempts are used up", "look at the backend's own errors first"),
-    "NC": (
-        "the cluster does not exist",
-        "a subset without DestinationRule, or a host that istiod does not know",
-    ),
-    "NR": ("no route takes the request", "see symptom 404"),
-    "LR": ("the local side reset the connection", "look at the gateway's own resources"),
-    "UPE": ("the backend broke the protocol", "HTTP/2 against an HTTP/1 port: name the port grpc- or http-"),
+    "UF": ("connection-failed", "backend down, wrong port, or TLS against plaintext"),
+    "UH": ("no-healthy-upstream", "no endpoints, or all ejected by outlier detection"),
+    "UC": ("connection-closed", "keep-alive shorter than Envoy's, or plaintext against mTLS"),
+    "UT": ("upstream-timeout", "raise the route's timeout or make the backend faster"),
+    "UO": ("circuit-open", "raise connectionPool limits of the DestinationRule"),
+    "URX": ("retries-used-up", "look at the backend's own errors first"),
+    "NC": ("no-cluster", "a subset without DestinationRule, or a host that istiod does not know"),
+    "NR": ("no-route", "see symptom 404"),
+    "LR": ("local-reset", "look at the gateway's own resources"),
+    "UPE": ("protocol-error", "HTTP/2 against an HTTP/1 port, or the reverse: name the port grpc- or http-"),
 }
-"""Envoy's response flags: what happened, and what to look at."""
+"""Envoy's response flags: the cause each names by itself, and what to look at."""
 
-
-def resolve(host: str, namespace: str) -> str:
-    """Return the FQDN of a short service name as Istio does: in the namespace of the rule."""
-    if "." in host:
-        return host if host.count(".") > 1 or not host else f"{host}.svc.cluster.local"
-    return f"{host}.{namespace}.svc.cluster.local"
-
-
-def _destinations(facts: Facts) -> Iterator[tuple[Object, str, str, int | None]]:
-    """Yield (VirtualService, FQDN, subset, port) for each destination of HTTP rules."""
-    for service in facts.objects("VirtualService"):
-        for rule in service["spec"].get("http") or []:
-            for route in rule.get("route") or []:
-                to = route.get("destination") or {}
-                host = resolve(str(to.get("host", "")), service["metadata"]["namespace"])
-                yield service, host, str(to.get("subset", "")), (to.get("port") or {}).get("number")
+_LONG = {
+    "UpstreamConnectionFailure": "UF",
+    "NoHealthyUpstream": "UH",
+    "UpstreamConnectionTermination": "UC",
+    "UpstreamRequestTimeout": "UT",
+    "UpstreamOverflow": "UO",
+    "UpstreamRetryLimitExceeded": "URX",
+    "NoClusterFound": "NC",
+    "NoRouteFound": "NR",
+    "LocalReset": "LR",
+    "UpstreamProtocolError": "UPE",
+}
+_GRPC = re.compile(r"^/[\w.]+\.\w+/\w+$")
 
 
 def _flags(facts: Facts) -> Iterator[Cause]:
-    failing: Counter[tuple[str, str]] = Counter()
-    total = 0
-    for entry in facts.requests:
-        if facts.host and entry.get("authority") not in {facts.host, f"{facts.host}:80", f"{facts.host}:443"}:
-            continue
-        total += 1
-        for flag in str(entry.get("response_flags") or "-").split(","):
-            if flag in FLAGS:
-                failing[(flag, str(entry.get("upstream_cluster") or "no cluster"))] += 1
-    for (flag, cluster), count in failing.most_common(4):
-        what, look = FLAGS[flag]
-        yield Cause(
-            Level.ERROR if flag != "NR" and count / total > 0.001 else Level.WARNING,
-            f"{what} ({flag})",
-            f"{count} of the last {total} requests, {cluster}",
-            look,
-            confidence=min(0.8, 0.4 + count / max(total, 1)),
-            reference="guide: tree 3",
+    # A WebSocket (101) ends by either side's closing the connection: no failure.
+    entries = tuple(e for e in facts.concerned if e.code != 101)
+    counted: Counter[tuple[str, str]] = Counter()
+    example: dict[tuple[str, str], Entry] = {}
+    for entry in entries:
+        for flag in entry.flags:
+            short = _LONG.get(flag, flag)
+            if short in FLAGS:
+                counted[short, entry.cluster] += 1
+                example.setdefault((short, entry.cluster), entry)
+    for (flag, cluster), count in sorted(counted.items(), key=lambda c: (-c[1], c[0]))[:4]:
+        code, look = FLAGS[flag]
+        known = example[flag, cluster]
+        share = count / len(entries)
+        words = f"{count} of the last {len(entries)} requests, {cluster or 'no cluster'}"
+        said = known.transport_failure or known.details
+        quiet = flag == "NR" or share <= 0.001 or (count < 2 and len(entries) > 20)
+        yield found(
+            code,
+            f"{words}: {said}" if said else words,
+            _remedy(facts, flag, cluster) or look,
+            level=Level.WARNING if quiet else None,
+            confidence=0.3 if quiet else None,
+        )
+    yield from _own_errors(facts, entries)
+
+
+def _remedy(facts: Facts, flag: str, cluster: str) -> str:
+    host, _, _ = parse_cluster(cluster)
+    if flag == "UO" and (rules := rules_for(facts, host)):
+        pool = {"tcp": {"maxConnections": 1024}, "http": {"http1MaxPendingRequests": 1024}}
+        return patch_command(rules[0], {"trafficPolicy": {"connectionPool": pool}})
+    return ""
+
+
+def _own_errors(facts: Facts, entries: tuple[Entry, ...]) -> Iterator[Cause]:
+    """Errors that the backend itself answered."""
+    own = Counter((e.cluster, e.code) for e in entries if e.code >= 500 and e.details == "via_upstream")
+    for (cluster, code), count in sorted(own.items(), key=lambda c: (-c[1], c[0]))[:3]:
+        share = count / len(entries)
+        host, _, _ = parse_cluster(cluster)
+        space = host.split(".")[1] if host.count(".") > 1 else "<namespace>"
+        yield found(
+            "backend-5xx",
+            f"{count} of the last {len(entries)} requests, {cluster}: answered by the backend (via_upstream)",
+            f"kubectl -n {space} logs deploy/{host.split('.')[0]}: the gateway only passes this on",
+            level=None if share > 0.001 else Level.WARNING,
+            status=code,
         )
 
 
+def _metrics_flags(facts: Facts) -> Iterator[Cause]:
+    """The same flags from Prometheus, for gateways whose access log is off."""
+    try:
+        if facts.requests:
+            return
+    except GateshiftError:
+        pass  # no log, no permission: the metrics are then the only witness
+    source = getattr(facts.context, "source", None)
+    if source is None:
+        return
+    selector = facts.params.metrics.istio_selector.strip("{}")
+    window = f"{max(int(facts.window), 15)}s"
+    counts = source.instant(
+        "sum by (response_flags, destination_service) "
+        f"(increase(istio_requests_total{{{selector}}}[{window}])) > 0",
+        facts.context.now(),
+    ).series
+    total = sum(s.value for s in counts)
+    for series in counts:
+        for flag in series.labels.get("response_flags", "").split(","):
+            short = _LONG.get(flag, flag)
+            if short in FLAGS and series.value >= 3 and series.value > 0.001 * total:
+                code, look = FLAGS[short]
+                yield found(
+                    code,
+                    f"{series.value:.0f} of {total:.0f} requests in {window}, "
+                    f"{series.labels.get('destination_service')} (from metrics: no access log to read)",
+                    look,
+                    confidence=0.6,
+                )
+
+
 def _backend(facts: Facts) -> Iterator[Cause]:
-    services = {
-        f"{name_of(s)}.{s['metadata']['namespace']}.svc.cluster.local": s for s in facts.objects("Service")
-    }
     entries = {h for e in facts.objects("ServiceEntry") for h in e["spec"].get("hosts") or []}
-    for owner, host, _, port in sorted(_destinations(facts), key=lambda d: (d[1], d[3] or 0, title_of(d[0]))):
-        service = services.get(host)
+    for to in destinations(facts):
+        service = service_of(facts, to.host)
+        weight = relevance(facts, to.host)
+        where = f"destination of {title_of(to.owner)}"
         if service is None:
-            if host not in entries:
-                yield Cause(
-                    Level.ERROR,
-                    f"{host} does not exist: requests get 503 (NC or UH)",
-                    f"destination of {title_of(owner)}",
+            if to.host not in entries:
+                yield found(
+                    "destination-unknown",
+                    where,
+                    f"kubectl -n {to.owner['metadata']['namespace']} edit virtualservice "
+                    f"{name_of(to.owner)}: "
                     "correct the host (write it in full), or make a Service or ServiceEntry",
-                    confidence=0.9,
-                    reference="istio-traps.md 29",
+                    confidence=0.95 * weight,
+                    host=to.host,
                 )
             continue
-        ports = service["spec"].get("ports") or []
-        if port and port not in {p["port"] for p in ports}:
-            yield Cause(
-                Level.ERROR,
-                f"{title_of(service)} has no port {port}",
-                f"destination of {title_of(owner)}; it has {[p['port'] for p in ports]}",
-                "use a port of the Service, not of the container",
-                confidence=0.92,
-                reference="guide: tree 3",
+        ports = [p["port"] for p in service["spec"].get("ports") or []]
+        if to.port and to.port not in ports:
+            yield found(
+                "destination-port",
+                f"{where}; it has {ports}",
+                f"kubectl -n {to.owner['metadata']['namespace']} edit virtualservice {name_of(to.owner)}:\n"
+                f"-  number: {to.port}\n+  number: {ports[0] if ports else '?'}",
+                confidence=0.95 * weight,
+                name=title_of(service),
+                port=to.port,
             )
 
 
 def _endpoints(facts: Facts) -> Iterator[Cause]:
-    wanted = {host for _, host, _, _ in _destinations(facts)}
-    for service in facts.objects("Service"):
-        name, space = name_of(service), service["metadata"]["namespace"]
-        if f"{name}.{space}.svc.cluster.local" not in wanted:
+    for host in sorted({to.host for to in destinations(facts)}):
+        service = service_of(facts, host)
+        if service is None or service["spec"].get("type") == "ExternalName":
             continue
-        if service["spec"].get("type") == "ExternalName":
-            continue
-        slices = [
-            s
-            for s in facts.objects("EndpointSlice")
-            if s["metadata"]["namespace"] == space
-            and (s["metadata"].get("labels") or {}).get("kubernetes.io/service-name") == name
-        ]
-        ready = sum(
-            1
-            for s in slices
-            for e in s.get("endpoints") or []
-            if (e.get("conditions") or {}).get("ready", True)
-        )
         selector = service["spec"].get("selector") or {}
-        ready += sum(
-            1
-            for e in facts.objects("WorkloadEntry")
-            if selector
-            and e["metadata"]["namespace"] == space
-            and selector.items() <= (e["spec"].get("labels") or e["metadata"].get("labels") or {}).items()
-        )
-        if not ready:
-            yield Cause(
-                Level.ERROR,
-                f"{title_of(service)} has no ready endpoint: requests get 503 (UH)",
-                f"selector {selector or 'none'}",
-                f"kubectl -n {space} get pods; compare labels with the selector",
-                confidence=0.93,
-                reference="guide: tree 3",
+        space = service["metadata"]["namespace"]
+        entries = [
+            e
+            for e in facts.objects("WorkloadEntry", space)
+            if selector and selector.items() <= (e["spec"].get("labels") or {}).items()
+        ]
+        if not entries and not any(endpoints_of(facts, service)):
+            yield found(
+                "no-endpoint",
+                f"selector {selector or 'none'}: no ready pod and no WorkloadEntry matches",
+                f"kubectl -n {space} get pods --show-labels; compare with: "
+                f"kubectl -n {space} get service {name_of(service)} -o jsonpath='{{.spec.selector}}'",
+                confidence=0.95 * relevance(facts, host),
+                name=title_of(service),
             )
 
 
 def _subsets(facts: Facts) -> Iterator[Cause]:
-    known: dict[str, set[str]] = {}
-    for rule in facts.objects("DestinationRule"):
-        host = resolve(str(rule["spec"].get("host", "")), rule["metadata"]["namespace"])
-        known.setdefault(host, set()).update(s["name"] for s in rule["spec"].get("subsets") or [])
-    for owner, host, subset, _ in _destinations(facts):
-        if subset and subset not in known.get(host, set()):
-            yield Cause(
-                Level.ERROR,
-                f"subset {subset} of {host} is not defined: requests get 503 (NC)",
-                f"{title_of(owner)}; defined: {', '.join(sorted(known.get(host, set()))) or 'none'}",
-                "add the subset to a DestinationRule for this host",
-                confidence=0.95,
-                reference="istio-traps.md 30",
+    for to in destinations(facts):
+        if not to.subset:
+            continue
+        defined = {
+            s["name"]: s for rule in rules_for(facts, to.host) for s in rule["spec"].get("subsets") or []
+        }
+        weight = relevance(facts, to.host)
+        if to.subset not in defined:
+            rules = rules_for(facts, to.host)
+            one = {"name": to.subset, "labels": {"version": to.subset}}
+            yield found(
+                "subset-missing",
+                f"{title_of(to.owner)}; defined: {', '.join(sorted(defined)) or 'none'}",
+                patch_command(rules[0], {"subsets": [*defined.values(), one]})
+                if rules
+                else f"make a DestinationRule for {to.host} with subset {to.subset}",
+                confidence=0.97 * weight,
+                subset=to.subset,
+                host=to.host,
             )
-
-
-def _mtls(facts: Facts) -> Iterator[Cause]:
-    application = facts.params.cluster.application_namespace
-    strict = [
-        p
-        for p in facts.objects("PeerAuthentication")
-        if p["metadata"]["namespace"] in {application, facts.params.istio.namespace}
-        and (p["spec"].get("mtls") or {}).get("mode") == "STRICT"
-    ]
-    off = {
-        resolve(str(r["spec"].get("host", "")), r["metadata"]["namespace"]): r
-        for r in facts.objects("DestinationRule")
-        if ((r["spec"].get("trafficPolicy") or {}).get("tls") or {}).get("mode") in {"DISABLE", "SIMPLE"}
-    }
-    for host in sorted({h for _, h, _, _ in _destinations(facts)} & set(off)):
-        if strict:
-            yield Cause(
-                Level.ERROR,
-                f"the backend demands mTLS, {title_of(off[host])} turns it off",
-                f"{title_of(off[host])} for {host}; {title_of(strict[0])} is STRICT",
-                "remove tls from the DestinationRule (automatic mTLS), or set PERMISSIVE",
-                confidence=0.93,
-                reference="istio-traps.md 32",
+            continue
+        service = service_of(facts, to.host)
+        wanted = defined[to.subset].get("labels") or {}
+        if service is None:
+            continue
+        workloads = list(labels_of_workloads(facts, service))
+        if workloads and not any(wanted.items() <= labels.items() for labels in workloads):
+            yield found(
+                "subset-empty",
+                f"subset {to.subset} wants {wanted}; workloads have {workloads[0]}",
+                "correct the subset's labels, or label the pods",
+                confidence=0.94 * weight,
+                subset=to.subset,
+                host=to.host,
             )
-    needing = {
-        resolve(str(r["spec"].get("host", "")), r["metadata"]["namespace"]): r
-        for r in facts.objects("DestinationRule")
-        if ((r["spec"].get("trafficPolicy") or {}).get("tls") or {}).get("mode") == "ISTIO_MUTUAL"
-    }
-    for host, rule in sorted(needing.items()):
-        if host.endswith(f".{application}.svc.cluster.local") and not _injected(facts, application):
-            yield Cause(
-                Level.ERROR,
-                f"{title_of(rule)} speaks mTLS to a backend without a sidecar",
-                f"{host}: ISTIO_MUTUAL, but no pod or workload of {application} is in the mesh",
-                "remove tls from the DestinationRule: automatic mTLS decides by endpoint",
-                confidence=0.9,
-                reference="istio-traps.md 32",
-            )
-    for policy in strict:
-        yield Cause(
-            Level.WARNING,
-            f"{title_of(policy)} is STRICT while APISIX still calls in plaintext",
-            "APISIX has no sidecar: its requests are cut off, and with them the way back",
-            f"kubectl -n {policy['metadata']['namespace']} patch peerauthentication {name_of(policy)} "
-            """--type=merge -p '{"spec":{"mtls":{"mode":"PERMISSIVE"}}}'""",
-            confidence=0.7,
-            reference="istio-traps.md 49",
-        )
-
-
-def _injected(facts: Facts, namespace: str) -> bool:
-    for pod in facts.objects("Pod", namespace):
-        every = (pod["spec"].get("containers") or []) + (pod["spec"].get("initContainers") or [])
-        if any(c["name"] == "istio-proxy" for c in every):
-            return True
-    return any(
-        (e["spec"].get("labels") or {}).get("security.istio.io/tlsMode") == "istio"
-        for e in facts.objects("WorkloadEntry", namespace)
-    )
 
 
 def _protocols(facts: Facts) -> Iterator[Cause]:
-    wanted = {(host, port) for _, host, _, port in _destinations(facts)}
+    wanted = {(to.host, to.port) for to in destinations(facts)}
+    failing = {
+        parse_cluster(e.cluster)[:2]
+        for e in (facts.concerned if facts.symptom != "lint" else ())
+        if _GRPC.match(e.path) and e.method == "POST" and (e.flags or e.code >= 500)
+    }
     for service in facts.objects("Service"):
         host = f"{name_of(service)}.{service['metadata']['namespace']}.svc.cluster.local"
-        for port in service["spec"].get("ports") or []:
+        for index, port in enumerate(service["spec"].get("ports") or []):
             if not {(host, port["port"]), (host, None)} & wanted:
                 continue
             name = str(port.get("appProtocol") or port.get("name") or "")
-            if "grpc" in name_of(service) and not name.startswith(("grpc", "http2", "kubernetes.io/h2c")):
-                yield Cause(
-                    Level.WARNING,
-                    f"{title_of(service)} looks like gRPC, its port is named {name or '(nothing)'}",
+            h2 = name.startswith(("grpc", "http2", "kubernetes.io/h2c"))
+            path = f"/spec/ports/{index}/appProtocol"
+            remedy = (
+                f"kubectl -n {service['metadata']['namespace']} patch service {name_of(service)} --type=json "
+                f'-p \'[{{"op":"add","path":"{path}","value":"grpc"}}]\''
+            )
+            if (host, port["port"]) in failing and not h2:
+                yield found(
+                    "protocol-name",
+                    f"gRPC requests to port {port['port']} fail; without grpc- or http2- Envoy speaks "
+                    "HTTP/1.1",
+                    remedy,
+                    name=title_of(service),
+                    port=name or "(nothing)",
+                )
+            elif "grpc" in name_of(service) and not h2:
+                yield found(
+                    "protocol-name-maybe",
                     "without grpc- or http2- Envoy speaks HTTP/1.1 to it",
-                    "name the port grpc, or set appProtocol: grpc",
-                    confidence=0.7,
-                    reference="istio-traps.md 28",
+                    remedy,
+                    name=title_of(service),
+                    port=name or "(nothing)",
                 )
             elif name.startswith(("https", "tcp", "tls")):
-                yield Cause(
-                    Level.WARNING,
-                    f"port {port['port']} of {title_of(service)} is opaque: no HTTP routing applies",
+                yield found(
+                    "protocol-opaque",
                     f"name or appProtocol {name}",
                     "name it http if the backend speaks HTTP",
-                    confidence=0.5,
-                    reference="istio-traps.md 36",
+                    port=port["port"],
+                    name=title_of(service),
                 )
 
 
-def _slow(facts: Facts) -> Iterator[Cause]:
-    limit = max(s.p95_limit_ms for s in facts.params.stages)
-    served = [
-        e for e in facts.requests if _ms(e.get("duration")) is not None and e.get("response_code") != 101
-    ]
-    if len(served) < 20:
-        return
-    by_cluster: dict[str, list[dict[str, Any]]] = {}
-    for entry in served:
-        by_cluster.setdefault(str(entry.get("upstream_cluster") or "no cluster"), []).append(entry)
-    for cluster, entries in sorted(by_cluster.items()):
-        total = sorted(_ms(e["duration"]) or 0.0 for e in entries)
-        p95 = total[int(len(total) * 0.95)] if len(total) >= 5 else 0.0
-        if p95 <= limit:
+def _ejected(facts: Facts) -> Iterator[Cause]:
+    for cluster, endpoints in sorted(facts.envoy.endpoints.items()):
+        host, _, _ = parse_cluster(cluster)
+        out = [e for e in endpoints if e.ejected]
+        if not host or not out:
             continue
-        upstream = sorted(_ms(e.get("upstream_service_time")) or 0.0 for e in entries)
-        inside = upstream[int(len(upstream) * 0.95)]
-        share = inside / p95
-        yield Cause(
-            Level.ERROR,
-            "the backend itself is slow" if share > 0.8 else "the time is lost before the backend answers",
-            f"{cluster}: P95 {p95:.0f} ms of which {inside:.0f} ms in the backend ({len(entries)} requests)",
-            "compare with the same backend through APISIX"
-            if share > 0.8
-            else "look at connection pool limits, retries and the gateway's CPU",
-            confidence=0.85,
-            reference="guide: tree 4",
+        every = len(out) == len(endpoints)
+        yield found(
+            "ejected" if every else "ejection-narrows",
+            f"{cluster}: {', '.join(e.address for e in out[:4])} failed_outlier_check",
+            _soften(rules_for(facts, host)),
+            confidence=(0.92 if every else 0.6) * relevance(facts, host),
+            count=len(out),
+            of=len(endpoints),
+            host=host,
         )
 
 
-def _ms(value: object) -> float | None:
-    try:
-        return float(str(value))
-    except ValueError:
-        return None
-
-
-def _pools(facts: Facts) -> Iterator[Cause]:
-    for rule in facts.objects("DestinationRule"):
-        pool = (rule["spec"].get("trafficPolicy") or {}).get("connectionPool") or {}
-        tight = {
-            "tcp.maxConnections": (pool.get("tcp") or {}).get("maxConnections"),
-            "http.http1MaxPendingRequests": (pool.get("http") or {}).get("http1MaxPendingRequests"),
-            "http.http2MaxRequests": (pool.get("http") or {}).get("http2MaxRequests"),
-        }
-        for key, value in tight.items():
-            if value is not None and 0 < value < 10:
-                yield Cause(
-                    Level.WARNING,
-                    f"{title_of(rule)} allows very few requests at once",
-                    f"{key}: {value} for each gateway pod",
-                    "raise it: what exceeds it waits or gets 503 (UO)",
-                    confidence=0.65,
-                    reference="guide: tree 4",
-                )
-    for service in facts.objects("VirtualService"):
-        for rule in service["spec"].get("http") or []:
-            attempts = (rule.get("retries") or {}).get("attempts", 0)
-            if attempts > 5:
-                yield Cause(
-                    Level.WARNING,
-                    f"{title_of(service)} retries {attempts} times",
-                    f"rule {rule.get('name', '')}: a slow backend gets up to {attempts + 1} times the load",
-                    "lower attempts, set perTryTimeout",
-                    confidence=0.55,
-                    reference="istio-traps.md 16",
-                )
+def _soften(rules: list[Object]) -> str:
+    if not rules:
+        return "look at the errors of these endpoints: ejection is their consequence"
+    return (
+        patch_command(rules[0], {"trafficPolicy": {"outlierDetection": {"maxEjectionPercent": 50}}})
+        + " keeps half of them; then look at their errors: ejection is the consequence"
+    )
 
 
 def _faults(facts: Facts) -> Iterator[Cause]:
     for service in facts.objects("VirtualService"):
-        for rule in service["spec"].get("http") or []:
+        for index, rule in enumerate(service["spec"].get("http") or []):
             fault = rule.get("fault") or {}
             kind = "delay" if fault.get("delay") else "abort" if fault.get("abort") else ""
             if kind:
-                yield Cause(
-                    Level.ERROR,
-                    f"{title_of(service)} injects a fault on purpose",
-                    f"rule {rule.get('name', '')}: {kind} {fault[kind]}",
-                    "remove fault from the rule",
-                    confidence=0.9,
-                    reference="istio-traps.md 19",
+                yield found(
+                    "fault-injected",
+                    f"rule {rule.get('name', index)}: {kind} {fault[kind]}",
+                    f"kubectl -n {service['metadata']['namespace']} patch virtualservice {name_of(service)} "
+                    f'--type=json -p \'[{{"op":"remove","path":"/spec/http/{index}/fault"}}]\'',
+                    name=title_of(service),
                 )
 
 
 _503 = frozenset({"503"})
 _SLOW = frozenset({"latency"})
+_LOG = "kubectl -n <ns> logs deploy/<service> --tail=100"
 PROBES = (
-    Probe("response flags", _503 | _SLOW, "kubectl -n istio-system logs deploy/istio-ingressgateway", _flags),
-    Probe("backends", _503, "istioctl proxy-config clusters <gateway pod>", _backend),
-    Probe("endpoints of backends", _503, "istioctl proxy-config endpoints <gateway pod>", _endpoints),
-    Probe("subsets", _503, "kubectl get destinationrules -A -o yaml", _subsets),
-    Probe("mTLS", _503, "kubectl get peerauthentications,destinationrules -A -o yaml", _mtls),
-    Probe("port protocols", _503 | {"lint"}, "kubectl get services -A -o yaml", _protocols),
-    Probe("where the time goes", _SLOW, "kubectl -n istio-system logs deploy/istio-ingressgateway", _slow),
-    Probe("pools and retries", _SLOW, "istioctl proxy-config clusters <gateway pod> -o json", _pools),
     Probe("fault injection", _503 | _SLOW, "kubectl get virtualservices -A -o yaml", _faults),
+    Probe("backends", _503, "istioctl proxy-config clusters <pod>", _backend),
+    Probe("endpoints of backends", _503, "istioctl proxy-config endpoints <pod>", _endpoints),
+    Probe("subsets", _503, "kubectl get destinationrules -A -o yaml", _subsets),
+    Probe("port protocols", _503 | {"lint"}, "kubectl get services -A -o yaml", _protocols),
+    Probe("ejected endpoints", _503 | _SLOW, "istioctl proxy-config endpoints <pod>", _ejected),
+    Probe("response flags", _503 | _SLOW, _LOG, _flags),
+    Probe("response flags in metrics", _503, "istioctl dashboard prometheus", _metrics_flags),
 )

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
 import threading
@@ -229,7 +228,7 @@ class NodeAgent:
             workload.name,
             [sys.executable, "-m", "gateshift.lab.crilog", str(log), *command],
             log=self.folder / "logs" / f"{workload.name}.log",
-            environment={**_inherited(), **environment},
+            environment={**mesh.inherited(), **environment},
             folder=folder,
         )
         child.part = replace(child.part, log=str(log), restarts=workload.restarts)
@@ -317,10 +316,9 @@ class NodeAgent:
     def _istio_objects(self) -> None:
         if not self.istiod.ready or self.api.get("/apis/networking.istio.io/v1") is None:
             return
-        listeners = (self.ports["gateway_http"], self.ports["gateway_https"])
         items = [mesh.workload_entry(b, self.config["backends"][b.name]) for b in topology.BACKENDS]
         secret = mesh.tls_secret(Path(self.config["tls_certificate"]), Path(self.config["tls_key"]))
-        for item in [*mesh.envoy_filters(listeners), *items, secret]:
+        for item in [*mesh.envoy_filters(), *items, secret]:
             metadata = item["metadata"]
             kind = _PLURALS[item["kind"]]
             group = "/api/v1" if item["kind"] == "Secret" else f"/apis/{item['apiVersion']}"
@@ -359,11 +357,6 @@ def _envoy_of(child: Child) -> Part | None:
     except psutil.Error:
         return None
     return None
-
-
-def _inherited() -> dict[str, str]:
-    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_STATE_HOME", "PYTHONPATH")
-    return {k: v for k, v in os.environ.items() if k in kept}
 
 
 def main() -> int:

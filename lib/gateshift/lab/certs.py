@@ -78,8 +78,19 @@ class Authority:
         self.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         _write_key(folder / "ca.key", self._key)
 
-    def issue(self, file: str, common: str, *, organization: str = "", names: Sequence[str] = ()) -> Pair:
-        """Issue a certificate into ``<file>.crt`` and ``<file>.key``: a server's when it has *names*."""
+    def issue(
+        self,
+        file: str,
+        common: str,
+        *,
+        organization: str = "",
+        names: Sequence[str] = (),
+        life: timedelta = _LIFE,
+    ) -> Pair:
+        """Issue a certificate into ``<file>.crt`` and ``<file>.key``: a server's when it has *names*.
+
+        A negative *life* (down to a day) makes one that has expired.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.now(UTC)
         uses = [ExtendedKeyUsageOID.CLIENT_AUTH]
@@ -90,7 +101,7 @@ class Authority:
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + _LIFE)
+            .not_valid_after(now + life)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(ca=False), critical=True)
             .add_extension(

@@ -12,6 +12,7 @@ a container, all of them because upstream Envoy has none of Istio's own filters:
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ __all__ = [
     "envoy_filters",
     "gateway_command",
     "gateway_environment",
+    "inherited",
     "istiod_command",
     "istiod_environment",
     "mesh_for_lab",
@@ -35,6 +37,12 @@ __all__ = [
 _HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _STATS = "type.googleapis.com/envoy.extensions.access_loggers.stats.v3.Config"
 _SELECTOR = {"labels": {"istio": "ingressgateway"}}
+
+
+def inherited() -> dict[str, str]:
+    """Return what a program of the lab takes over from the environment of whoever starts it."""
+    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_STATE_HOME", "PYTHONPATH")
+    return {k: v for k, v in os.environ.items() if k in kept}
 
 
 def plain_environment(pod: Mapping[str, Any], container: str) -> dict[str, str]:
@@ -168,8 +176,8 @@ def workload_entry(backend: topology.Backend, port: int) -> dict[str, Any]:
     }
 
 
-def envoy_filters(listeners: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Return the lab's EnvoyFilters: request metrics, and the gateway's *listeners* moved to loopback."""
+def envoy_filters() -> list[dict[str, Any]]:
+    """Return the lab's EnvoyFilters: request metrics, and the gateway's listeners moved to loopback."""
 
     def item(name: str, why: str, patches: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -201,20 +209,18 @@ def envoy_filters(listeners: tuple[int, ...]) -> list[dict[str, Any]]:
             },
         },
     }
-    loopback = [
-        {
-            "applyTo": "LISTENER",
-            "match": {"context": "GATEWAY", "listener": {"portNumber": port}},
-            "patch": {
-                "operation": "MERGE",
-                "value": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": port}}},
-            },
-        }
-        for port in listeners
-    ]
+    # Any port: a Gateway that names a wrong one must not open a listener to the outside either.
+    loopback = {
+        "applyTo": "LISTENER",
+        "match": {"context": "GATEWAY"},
+        "patch": {
+            "operation": "MERGE",
+            "value": {"address": {"socket_address": {"address": "127.0.0.1"}}},
+        },
+    }
     return [
         item("lab-request-metrics", "stands in for istio.stats, which upstream Envoy lacks", [metrics]),
-        item("lab-loopback", "the lab listens on loopback only", loopback),
+        item("lab-loopback", "the lab listens on loopback only", [loopback]),
     ]
 
 

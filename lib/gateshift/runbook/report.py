@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from IPython.display import HTML
 
 from gateshift import diagnose
-from gateshift.notebook.show import Card, Note, Table
+from gateshift.notebook.show import Card, Note
 from gateshift.params import Params
-from gateshift.runbook.base import Runbook
+from gateshift.runbook.base import Runbook, say
 from gateshift.runbook.standing import phase_words
 from gateshift.words import tell
 
@@ -24,30 +23,40 @@ class Troubleshoot(Runbook):
     name: ClassVar[str] = "90_troubleshoot"
     title: ClassVar[str] = "Troubleshoot"
     changes: ClassVar[bool] = False
-    own: ClassVar[frozenset[str]] = frozenset({"symptom", "host", "path"})
+    own: ClassVar[frozenset[str]] = frozenset({"symptom", "host", "path", "rule", "window"})
 
     def __init__(self, params: Params, extra: Mapping[str, Any]) -> None:
         super().__init__(params, extra)
-        self.causes: tuple[Any, ...] = ()
+        self.causes: tuple[diagnose.Cause, ...] = ()
 
     def read(self) -> object:
-        """Run the probes."""
+        """Run the probes of the symptom (none given: of all) and show the causes, most likely first."""
         self.causes = diagnose.run(
             str(self.extra.get("symptom") or ""),
             self.context,
             host=str(self.extra.get("host") or ""),
-            path=str(self.extra.get("path") or "/"),
+            path=str(self.extra.get("path") or ""),
+            rule=str(self.extra.get("rule") or ""),
+            window=float(self.extra.get("window") or diagnose.WINDOW),
+            progress=say,
         )
-        rows = tuple((c.level, c.title, c.evidence, c.remedy, c.equivalent) for c in self.causes)
-        columns = ("level", "cause", "evidence", "remedy", "by hand")
-        return Table("Ranked causes" if rows else "No findings", columns, rows)
+        return diagnose.table(self.causes)
 
     def check(self) -> object:
-        """Say what was found."""
-        (self.context.run_folder / "causes.json").write_text(
-            json.dumps([[c.level, c.title, c.evidence] for c in self.causes], indent=1)
+        """Keep the causes in the archive and say what was found."""
+        text = diagnose.archived(self.causes, self.context.journal.redactor.text)
+        (self.context.run_folder / "causes.json").write_text(text)
+        errors = [c for c in self.causes if c.level == "error"]
+        self.record(
+            "diagnose.done",
+            symptom=str(self.extra.get("symptom") or ""),
+            findings=len(self.causes),
+            causes=[c.code for c in errors[:5]],
         )
-        return Note("info", f"{len(self.causes)} findings")
+        if not errors:
+            return Note("pass", f"no finding of level error; {len(self.causes)} notes are in causes.json")
+        first = errors[0]
+        return Note("fail", f"{first.title} (confidence {first.confidence:.0%}); remedy: {first.remedy}")
 
 
 class Report(Runbook):

@@ -129,11 +129,14 @@ class Rollback(Runbook):
         (folder / name).write_text(text)
 
     def _causes(self) -> str:
+        """Run the tree that the rollback's reason speaks of; the whole answer goes into the evidence."""
+        reason = self.context.state.rollback_reason or str(self.extra.get("reason") or "")
         try:
-            causes = diagnose.run("", self.context)
+            causes = diagnose.explain_rollback(reason, self.context, progress=say)
         except GateshiftError as error:
             return f"not known: {error}"
-        return "; ".join(c.title for c in causes[:3]) or "no finding: look at the evidence"
+        self._write("causes.json", diagnose.archived(causes, self.context.journal.redactor.text))
+        return diagnose.sentence(causes) or "no finding: look at the evidence"
 
     def check(self) -> object:
         """Show the guide's checklist."""

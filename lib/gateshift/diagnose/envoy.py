@@ -1,0 +1,226 @@
+"""What one gateway's Envoy really has and does, read from its admin interface through `kubectl port-forward`.
+
+One forward a diagnosis: configuration (with rejected updates, which Envoy keeps beside what is in force),
+endpoints with their health, certificates, and the counters twice, some moments apart, because a counter's
+past says nothing about now. Formats: Envoy's `/config_dump`, `/clusters?format=json`, `/certs`, `/stats`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import selectors
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import httpx
+
+from gateshift.cluster.tools import cluster_flags, environment, find_tool
+from gateshift.errors import ClusterError
+from gateshift.params.model import Params
+
+__all__ = ["Endpoint", "Envoy", "read"]
+
+_ADMIN = 15000
+_LINE = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+) ->")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One endpoint of a cluster: address, Envoy's health flags, and requests since it was added."""
+
+    address: str
+    healthy: bool
+    ejected: bool
+    requests: int
+    active: int
+
+
+@dataclass(frozen=True, slots=True)
+class Envoy:
+    """One Envoy's state. ``stats`` are counters and gauges, ``grown`` their increase over ``seconds``.
+
+    ``slowest`` is the 99th percentile (ms) of each histogram, of its last interval that had values.
+    """
+
+    pod: str
+    listeners: tuple[Mapping[str, Any], ...] = ()
+    routes: tuple[Mapping[str, Any], ...] = ()
+    clusters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()
+    rejections: tuple[str, ...] = ()
+    endpoints: Mapping[str, tuple[Endpoint, ...]] = field(default_factory=dict)
+    certificates: tuple[Mapping[str, Any], ...] = ()
+    stats: Mapping[str, int] = field(default_factory=dict)
+    grown: Mapping[str, int] = field(default_factory=dict)
+    slowest: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def now(self, cluster: str, name: str) -> int:
+        """Return a cluster's counter increase between the two readings."""
+        return self.grown.get(f"cluster.{cluster}.{name}", 0)
+
+    def total(self, cluster: str, name: str) -> int:
+        """Return a cluster's counter or gauge at the second reading."""
+        return self.stats.get(f"cluster.{cluster}.{name}", 0)
+
+
+def read(params: Params, pod: str, *, timeout: float = 9.0, apart: float = 1.5) -> Envoy:
+    """Read pod *pod*'s Envoy; the counters are read twice, *apart* seconds. Raises ClusterError."""
+    try:
+        with _forward(params, pod, timeout) as url, _client(url, timeout) as admin:
+            begun = time.monotonic()
+            before, early = _stats(admin)
+            config = admin.get("/config_dump").raise_for_status().json()
+            clusters = admin.get("/clusters", params={"format": "json"}).raise_for_status().json()
+            certificates = admin.get("/certs").raise_for_status().json()
+            time.sleep(max(0.0, apart - (time.monotonic() - begun)))
+            after, late = _stats(admin)
+            seconds = time.monotonic() - begun
+    except (httpx.HTTPError, ValueError) as error:
+        raise ClusterError(f"the Envoy of {pod} did not answer: {type(error).__name__}: {error}") from None
+    slowest = {name: max(value, early.get(name, 0.0)) for name, value in (early | late).items()}
+    return replace(parse(pod, config, clusters, certificates, before, after, seconds), slowest=slowest)
+
+
+def parse(  # noqa: PLR0917 - the admin interface's answers, in the order they are read
+    pod: str,
+    config: Mapping[str, Any],
+    clusters: Mapping[str, Any],
+    certificates: Mapping[str, Any],
+    before: Mapping[str, int],
+    after: Mapping[str, int],
+    seconds: float,
+) -> Envoy:
+    """Return the state that the admin interface's answers describe. Pure."""
+    dumps = {str(c.get("@type", "")).rpartition(".")[2]: c for c in config.get("configs") or []}
+    listeners, rejections = [], []
+    for one in dumps.get("ListenersConfigDump", {}).get("dynamic_listeners") or []:
+        if "active_state" in one:
+            listeners.append(one["active_state"]["listener"])
+        rejections += _rejection("LDS", one)
+    routes = []
+    for one in dumps.get("RoutesConfigDump", {}).get("dynamic_route_configs") or []:
+        if "route_config" in one:
+            routes.append(one["route_config"])
+        rejections += _rejection("RDS", one)
+    found: dict[str, Mapping[str, Any]] = {}
+    dump = dumps.get("ClustersConfigDump", {})
+    for one in [*(dump.get("static_clusters") or []), *(dump.get("dynamic_active_clusters") or [])]:
+        if "cluster" in one:
+            found[str(one["cluster"].get("name")).rstrip(";")] = one["cluster"]
+        rejections += _rejection("CDS", one)
+    secrets = [
+        str(s.get("name"))
+        for s in dumps.get("SecretsConfigDump", {}).get("dynamic_active_secrets") or []
+        if "version_info" in s and s["version_info"] != "uninitialized"
+    ]
+    return Envoy(
+        pod=pod,
+        listeners=tuple(listeners),
+        routes=tuple(routes),
+        clusters=found,
+        secrets=tuple(secrets),
+        rejections=tuple(rejections),
+        endpoints={str(c.get("name")): _endpoints(c) for c in clusters.get("cluster_statuses") or []},
+        certificates=tuple(certificates.get("certificates") or []),
+        stats=after,
+        grown={k: v - before.get(k, 0) for k, v in after.items() if v != before.get(k, 0)},
+        seconds=seconds,
+    )
+
+
+def _rejection(kind: str, one: Mapping[str, Any]) -> list[str]:
+    error = one.get("error_state")
+    if not error:
+        return []
+    failed = error.get("failed_configuration") or {}
+    name = failed.get("name") or one.get("name") or ""
+    return [f"{kind} {name}: {' '.join(str(error.get('details', '')).split())}"]
+
+
+def _endpoints(status: Mapping[str, Any]) -> tuple[Endpoint, ...]:
+    out = []
+    for host in status.get("host_statuses") or []:
+        socket = (host.get("address") or {}).get("socket_address") or {}
+        health = host.get("health_status") or {}
+        values = {s.get("name"): int(s.get("value", 0)) for s in host.get("stats") or []}
+        out.append(
+            Endpoint(
+                address=f"{socket.get('address', '?')}:{socket.get('port_value', '?')}",
+                healthy=health.get("eds_health_status", "HEALTHY") in {"HEALTHY", "UNKNOWN"}
+                and not any(v for k, v in health.items() if k != "eds_health_status"),
+                ejected=bool(health.get("failed_outlier_check")),
+                requests=values.get("rq_total", 0),
+                active=values.get("rq_active", 0),
+            )
+        )
+    return tuple(out)
+
+
+_P99 = re.compile(r"P99\(([\d.]+|nan),([\d.]+|nan)\)")
+
+
+def _stats(admin: httpx.Client) -> tuple[dict[str, int], dict[str, float]]:
+    """Return counters and gauges, and each histogram's P99: of its last interval, else of all time."""
+    text = admin.get("/stats", params={"usedonly": ""}).raise_for_status().text
+    numbers: dict[str, int] = {}
+    histograms: dict[str, float] = {}
+    for line in text.splitlines():
+        name, colon, value = line.partition(": ")
+        if not colon:
+            continue
+        # The default tag of Istio's statistics ends a cluster's name with a semicolon.
+        name = name.replace(";.", ".")
+        if value.lstrip("-").isdigit():
+            numbers[name] = int(value)
+        elif found := _P99.search(value):
+            recent, ever = float(found[1]), float(found[2])
+            number = ever if math.isnan(recent) else recent
+            histograms[name] = 0.0 if math.isnan(number) else number
+    return numbers, histograms
+
+
+def _client(url: str, timeout: float) -> httpx.Client:
+    return httpx.Client(base_url=url, timeout=timeout, trust_env=False)
+
+
+@contextlib.contextmanager
+def _forward(params: Params, pod: str, timeout: float) -> Iterator[str]:
+    command = [find_tool(params.istio.kubectl), *cluster_flags(params), "-n", params.istio.namespace]
+    command += ["port-forward", "--address", "127.0.0.1", f"pod/{pod}", f":{_ADMIN}"]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    ) as process:
+        try:
+            yield f"http://127.0.0.1:{_port(process, timeout)}"
+        finally:
+            process.kill()
+
+
+def _port(process: subprocess.Popen[bytes], timeout: float) -> int:
+    """Wait for kubectl's line that names the local port."""
+    out, err = process.stdout, process.stderr
+    if out is None or err is None:  # both are pipes
+        raise ClusterError("kubectl port-forward has no output")
+    deadline = time.monotonic() + timeout
+    with selectors.DefaultSelector() as selector:
+        selector.register(out, selectors.EVENT_READ)
+        while (left := deadline - time.monotonic()) > 0:
+            if not selector.select(left):
+                break
+            line = out.readline()
+            if found := _LINE.search(line.decode("utf-8", "replace")):
+                return int(found[1])
+            if not line:
+                said = " ".join(err.read().decode("utf-8", "replace").split())
+                raise ClusterError(f"`kubectl port-forward` ended: {said[-300:] or 'without a word'}")
+    raise ClusterError(f"`kubectl port-forward` gave no answer within {timeout:g} s")

@@ -1,0 +1,490 @@
+"""Traps in Gateways and VirtualServices."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gateshift.cluster.objects import Object, name_of, title_of
+from gateshift.diagnose.lint_rules import World, check, covers, trap
+from gateshift.diagnose.model import Cause, Level
+
+_E, _W, _I = Level.ERROR, Level.WARNING, Level.INFO
+_LOOK_AROUND = re.compile(r"\(\?[=!<]|\\[1-9]")
+
+
+def _rules(obj: Object) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for index, rule in enumerate((obj.get("spec") or {}).get("http") or []):
+        yield f"{title_of(obj)}, rule {rule.get('name', f'#{index}')}", rule
+
+
+def _matches(obj: Object) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
+    for where, rule in _rules(obj):
+        for match in rule.get("match") or []:
+            yield where, rule, match
+
+
+def _regexes(match: Mapping[str, Any]) -> Iterator[str]:
+    texts = [match.get(k) for k in ("uri", "method", "authority", "scheme")]
+    for key in ("headers", "withoutHeaders", "queryParams"):
+        texts += list((match.get(key) or {}).values())
+    for text in texts:
+        if isinstance(text, Mapping) and "regex" in text:
+            yield str(text["regex"])
+
+
+@check("VirtualService")
+def _match(obj: Object, world: World) -> Iterator[Cause]:
+    del world
+    for where, _, match in _matches(obj):
+        prefix = (match.get("uri") or {}).get("prefix", "")
+        if len(prefix) > 1 and not prefix.endswith("/"):
+            yield trap(
+                7,
+                _I,
+                f"prefix {prefix} also matches {prefix}bar",
+                where,
+                f"if only {prefix} and {prefix}/... are meant: exact {prefix} and prefix {prefix}/",
+            )
+        for regex in _regexes(match):
+            if _LOOK_AROUND.search(regex):
+                yield trap(
+                    8, _E, "RE2 has no look-around or back-reference", f"{where}: {regex}", "rewrite it"
+                )
+            elif regex.startswith("^") or (regex.endswith("$") and not regex.endswith("\\$")):
+                yield trap(
+                    8,
+                    _I,
+                    "the whole value must match: ^ and $ say nothing more",
+                    f"{where}: {regex}",
+                    "drop them",
+                )
+        for header in (match.get("headers") or {}) | (match.get("withoutHeaders") or {}):
+            if header != header.lower():
+                yield trap(9, _E, f"header {header} never matches", where, f"write {header.lower()}")
+            if header in {"uri", "scheme", "method", "authority"}:
+                yield trap(
+                    9, _E, f"the key {header} in headers is ignored", where, f"match by {header}: itself"
+                )
+        for header, wanted in (match.get("withoutHeaders") or {}).items():
+            if wanted and wanted.get("regex") != "*":
+                yield trap(
+                    10,
+                    _I,
+                    f"a request without {header} counts as one with an empty {header}",
+                    where,
+                    "mind it",
+                )
+
+
+@check("VirtualService")
+def _order(obj: Object, world: World) -> Iterator[Cause]:
+    spec = obj.get("spec") or {}
+    bound = [g for g in spec.get("gateways") or ["mesh"] if g != "mesh"]
+    for other in world.of("VirtualService"):
+        if other is obj or title_of(other) <= title_of(obj):
+            continue
+        theirs = other.get("spec") or {}
+        shared = sorted(set(spec.get("hosts") or []) & set(theirs.get("hosts") or []))
+        both = set(_gateways(obj)) & set(_gateways(other))
+        if shared and both - {"mesh"}:
+            yield trap(
+                5,
+                _W,
+                f"two VirtualServices serve {', '.join(shared)}: the older one's rules are tried first",
+                f"{title_of(obj)} and {title_of(other)}",
+                "join them, or see that no rule of one covers the other's",
+            )
+        elif shared and "mesh" in both:
+            yield trap(
+                5,
+                _W,
+                f"in the mesh {', '.join(shared)} may have one VirtualService: only the older one counts",
+                f"{title_of(obj)} and {title_of(other)}",
+                "join them",
+            )
+    for host in spec.get("hosts") or []:
+        wide = sorted(
+            {
+                h
+                for o in world.of("VirtualService")
+                for h in (o.get("spec") or {}).get("hosts") or []
+                if bound
+                and h.startswith("*")
+                and h != host
+                and covers(h, host)
+                and set(_gateways(o)) & set(_gateways(obj))
+            }
+        )
+        if wide and not host.startswith("*"):
+            yield trap(
+                6,
+                _I,
+                f"{host} hides the rules of {', '.join(wide)}",
+                obj,
+                "repeat those rules that must hold here too",
+            )
+
+
+def _gateways(obj: Object) -> list[str]:
+    space = obj["metadata"].get("namespace", "default")
+    named = (obj.get("spec") or {}).get("gateways") or ["mesh"]
+    return [g if "/" in g or g == "mesh" else f"{space}/{g}" for g in named]
+
+
+@check("VirtualService")
+def _binding(obj: Object, world: World) -> Iterator[Cause]:
+    spec = obj.get("spec") or {}
+    known = {f"{g['metadata'].get('namespace', 'default')}/{name_of(g)}" for g in world.of("Gateway")}
+    for name in _gateways(obj):
+        bare = name.rpartition("/")[2]
+        others = [k for k in sorted(known) if k.endswith(f"/{bare}")]
+        if name != "mesh" and known and name not in known and others:
+            yield trap(
+                25, _E, f"{name} does not exist; meant is {others[0]}", obj, f"write gateways: [{others[0]}]"
+            )
+    for where, rule in _rules(obj):
+        if "delegate" not in rule:
+            continue
+        target = rule["delegate"]
+        found = world.find("VirtualService", target.get("name", ""), target.get("namespace"))
+        if found is not None and (found.get("spec") or {}).get("hosts"):
+            yield trap(26, _E, "a delegate must have no hosts", where, f"remove hosts from {title_of(found)}")
+        if found is not None and any("delegate" in r for _, r in _rules(found)):
+            yield trap(26, _E, "delegation goes one level deep only", where, f"flatten {title_of(found)}")
+    del spec
+
+
+@check("VirtualService")
+def _actions(obj: Object, world: World) -> Iterator[Cause]:
+    for where, rule in _rules(obj):
+        yield from _redirect(where, rule, world)
+        yield from _rewrite(where, rule, world)
+        body = (rule.get("directResponse") or {}).get("body") or {}
+        size = max((len(str(v)) for v in body.values()), default=0)
+        if size > 100_000:
+            yield trap(
+                14,
+                _E if size > 1_048_576 else _W,
+                f"a response body of {size} bytes",
+                where,
+                "1 MB is refused; serve it elsewhere",
+            )
+        cors = rule.get("corsPolicy")
+        if cors and "unmatchedPreflights" not in cors:
+            yield trap(
+                18,
+                _I,
+                "a preflight that does not match is forwarded to the backend",
+                where,
+                "nothing can change it before Istio 1.23"
+                if world.before(1, 23)
+                else "set unmatchedPreflights: IGNORE if not wanted",
+            )
+        yield from _fault(where, rule)
+        yield from _times(where, rule, world)
+        if (rule.get("mirror") or rule.get("mirrors")) and world.before(1, 28):
+            yield trap(
+                17,
+                _W,
+                "the mirrored Host gets the suffix -shadow",
+                where,
+                "the mirror must accept it (Istio before 1.28)",
+            )
+        yield from _headers(where, rule)
+
+
+def _redirect(where: str, rule: Mapping[str, Any], world: World) -> Iterator[Cause]:
+    redirect = rule.get("redirect")
+    if redirect and redirect.get("redirectCode", 301) not in {301, 302, 303, 307, 308}:
+        yield trap(
+            12,
+            _E,
+            f"redirect code {redirect['redirectCode']} leaves the rule without action",
+            where,
+            "use 301, 302, 303, 307 or 308",
+        )
+    if redirect and "prefixRewrite" in redirect and world.before(1, 31):
+        yield trap(
+            12, _E, "redirect.prefixRewrite is of Istio 1.31", where, "use uri, or one rule for each target"
+        )
+    for action in ("redirect", "directResponse"):
+        mixed = sorted({"route", "rewrite", "fault"} & set(rule)) if action in rule else []
+        if mixed:
+            yield trap(
+                12, _E, f"{action} excludes {', '.join(mixed)}: it is refused", where, "make two rules"
+            )
+
+
+def _rewrite(where: str, rule: Mapping[str, Any], world: World) -> Iterator[Cause]:
+    rewrite = rule.get("rewrite") or {}
+    if "uri" in rewrite and "uriRegexRewrite" in rewrite:
+        yield trap(11, _E, "rewrite has uri and uriRegexRewrite: one excludes the other", where, "keep one")
+    if "uriRegexRewrite" in rewrite and world.before(1, 19):
+        yield trap(11, _E, "uriRegexRewrite is of Istio 1.19", where, "use prefix rewrites, or upgrade")
+    if "uri" in rewrite and any("regex" in (m.get("uri") or {}) for m in rule.get("match") or []):
+        yield trap(
+            11, _W, "rewrite.uri on a regex match replaces the whole path", where, "use uriRegexRewrite"
+        )
+    sets = ((rule.get("headers") or {}).get("request") or {}).get("set") or {}
+    if "authority" in rewrite and any(k.lower() == "host" for k in sets):
+        yield trap(20, _E, "Host is set twice: rewrite.authority and headers.request.set", where, "keep one")
+
+
+def _fault(where: str, rule: Mapping[str, Any]) -> Iterator[Cause]:
+    fault = rule.get("fault") or {}
+    for kind in ("delay", "abort"):
+        if kind in fault and "percentage" not in fault[kind]:
+            yield trap(19, _W, f"fault {kind} without percentage is 0 %", where, "set percentage")
+        elif (
+            kind in fault
+            and ("retries" in rule or "timeout" in rule)
+            and (rule.get("retries") or {}).get("attempts") != 0
+        ):
+            yield trap(
+                19, _W, f"fault {kind} has no effect together with retries or timeout", where, "remove one"
+            )
+
+
+def _times(where: str, rule: Mapping[str, Any], world: World) -> Iterator[Cause]:
+    retries = rule.get("retries")
+    if rule.get("route") and retries is None:
+        also = ", 503 too" if world.before(1, 24) else ""
+        yield trap(
+            16,
+            _I,
+            f"Istio retries twice by default, for any method{also}",
+            where,
+            "set retries.attempts: 0 if the old gateway did not retry",
+        )
+    total, each = _seconds(rule.get("timeout")), _seconds((retries or {}).get("perTryTimeout"))
+    attempts = int((retries or {}).get("attempts", 0) or 0)
+    if total and each and attempts and each * (attempts + 1) > total:
+        yield trap(
+            15,
+            _I,
+            f"timeout {total:g} s ends {attempts + 1} tries of {each:g} s early: it is the total",
+            where,
+            f"raise it to {each * (attempts + 1):g}s, or lower perTryTimeout",
+        )
+    socket = any("upgrade" in (m.get("headers") or {}) for m in rule.get("match") or [])
+    words = re.split(r"[^a-z]+", str(rule.get("name", "")).lower())
+    if total and (socket or {"ws", "websocket", "stream"} & set(words)):
+        yield trap(
+            27,
+            _W,
+            f"timeout {total:g} s also cuts WebSocket connections",
+            where,
+            "remove timeout from this rule (0s)",
+        )
+
+
+def _seconds(text: object) -> float:
+    found = re.fullmatch(r"([\d.]+)(ms|s|m|h)", str(text or ""))
+    return float(found[1]) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600}[found[2]] if found else 0.0
+
+
+def _headers(where: str, rule: Mapping[str, Any]) -> Iterator[Cause]:
+    for side in (
+        (rule.get("headers") or {}).get("request") or {},
+        (rule.get("headers") or {}).get("response") or {},
+    ):
+        for values in (side.get("set") or {}, side.get("add") or {}):
+            for key, value in values.items():
+                rest = str(value).replace("%%", "")
+                if "%" in rest and not re.search(r"%[A-Z_]+(\([^)]*\))?(:\d+)?%", rest):
+                    yield trap(
+                        20, _E, f"% in header {key} starts a variable", f"{where}: {value}", "write %%"
+                    )
+
+
+@check("VirtualService")
+def _targets(obj: Object, world: World) -> Iterator[Cause]:
+    space = obj["metadata"].get("namespace", "default")
+    rules = list(world.of("DestinationRule"))
+    for where, rule in _rules(obj):
+        for route in rule.get("route") or []:
+            to = route.get("destination") or {}
+            host, subset = str(to.get("host", "")), to.get("subset")
+            if host and "." not in host:
+                yield trap(
+                    29,
+                    _I,
+                    f"short host {host} means namespace {space}",
+                    where,
+                    f"write {host}.{space}.svc.cluster.local",
+                )
+            names = {host, host.partition(".")[0]}
+            defined = {
+                s.get("name")
+                for r in rules
+                if (r.get("spec") or {}).get("host") in names
+                or str((r.get("spec") or {}).get("host", "")).startswith(f"{host.partition('.')[0]}.")
+                for s in (r.get("spec") or {}).get("subsets") or []
+            }
+            if subset and subset not in defined:
+                yield trap(
+                    30,
+                    _E,
+                    f"subset {subset} of {host} is not defined: 503 (NC)",
+                    where,
+                    "add it to a DestinationRule",
+                )
+            yield from _service(where, world.service(host, space))
+
+
+def _service(where: str, service: Object | None) -> Iterator[Cause]:
+    if service is None:
+        return
+    spec = service.get("spec") or {}
+    if spec.get("clusterIP") == "None":
+        yield trap(
+            37,
+            _W,
+            f"{title_of(service)} is headless",
+            where,
+            "declare the port, or use a Service with an address",
+        )
+    if spec.get("type") == "ExternalName":
+        yield trap(38, _W, f"{title_of(service)} is an ExternalName", where, "use a ServiceEntry")
+
+
+@check("VirtualService", "Gateway", "DestinationRule", "EnvoyFilter")
+def _size(obj: Object, world: World) -> Iterator[Cause]:
+    del world
+    size = len(json.dumps(obj))
+    if size > 1_000_000:
+        yield trap(66, _E, f"{size} bytes: etcd refuses objects above 1.5 MB", obj, "split it")
+    elif size > 400_000:
+        yield trap(66, _W, f"{size} bytes: large objects slow every push", obj, "split it")
+
+
+_V1_SINCE = {
+    "networking.istio.io/v1": (1, 22),
+    "telemetry.istio.io/v1": (1, 22),
+    "security.istio.io/v1": (1, 22),
+}
+
+
+@check("VirtualService", "Gateway", "DestinationRule", "ServiceEntry", "PeerAuthentication", "Telemetry")
+def _versions(obj: Object, world: World) -> Iterator[Cause]:
+    since = _V1_SINCE.get(str(obj.get("apiVersion")))
+    if since and world.before(*since):
+        older = str(obj["apiVersion"]).replace(
+            "/v1", "/v1beta1" if "telemetry" not in obj["apiVersion"] else "/v1alpha1"
+        )
+        yield trap(
+            3, _E, f"{obj['apiVersion']} is served from Istio {since[0]}.{since[1]}", obj, f"write {older}"
+        )
+
+
+@check("Gateway")
+def _gateway(obj: Object, world: World) -> Iterator[Cause]:
+    spec = obj.get("spec") or {}
+    seen: dict[tuple[Any, str], str] = {}
+    for server in spec.get("servers") or []:
+        tls, port = server.get("tls") or {}, server.get("port") or {}
+        where = f"{title_of(obj)}, port {port.get('number')}"
+        if tls.get("httpsRedirect"):
+            yield trap(
+                13,
+                _W,
+                "httpsRedirect answers every request of this port with 301",
+                where,
+                "behind a load balancer that ends TLS this loops: redirect by rule instead",
+            )
+        if port.get("protocol") in {"HTTPS", "TLS"} and not tls:
+            yield trap(
+                23,
+                _E,
+                "a TLS port without tls settings opens no listener",
+                where,
+                "set tls.mode and credentialName",
+            )
+        for host in server.get("hosts") or []:
+            key = (port.get("number"), host)
+            if key in seen:
+                yield trap(
+                    23,
+                    _W,
+                    f"host {host} is on two servers of one port: the first wins in silence",
+                    where,
+                    "join them",
+                )
+            seen[key] = where
+        if tls.get("credentialNames") and world.before(1, 26):
+            yield trap(21, _E, "credentialNames is of Istio 1.26", where, "use credentialName")
+        if tls.get("caCertCredentialName") and world.before(1, 28):
+            yield trap(21, _E, "caCertCredentialName is of Istio 1.28", where, "put ca.crt into the Secret")
+        secret = tls.get("credentialName")
+        if secret and world.knows("Secret") and world.find("Secret", secret, world.home) is None:
+            yield trap(
+                21,
+                _E,
+                f"Secret {secret} is not in {world.home}, where the gateway runs",
+                where,
+                f"copy it to {world.home}",
+            )
+    services = list(world.of("VirtualService"))
+    full = f"{obj['metadata'].get('namespace', 'default')}/{name_of(obj)}"
+    if services and not any(full in _gateways(s) for s in services):
+        yield trap(
+            22, _W, "no VirtualService names this Gateway: it answers 404", obj, "bind one, or remove it"
+        )
+    yield from _selected(obj, world)
+
+
+def _selected(obj: Object, world: World) -> Iterator[Cause]:
+    selector = (obj.get("spec") or {}).get("selector") or {}
+    labels = [
+        ((d["spec"].get("template") or {}).get("metadata") or {}).get("labels") or {}
+        for d in world.of("Deployment")
+        if d["metadata"].get("namespace") == world.home
+    ]
+    if labels and not any(selector.items() <= have.items() for have in labels):
+        yield trap(
+            4,
+            _E,
+            "the selector matches no Deployment of the gateway's namespace",
+            f"{title_of(obj)}: {selector}",
+            "use the pods' labels",
+        )
+
+
+@check("Gateway")
+def _certificates(obj: Object, world: World) -> Iterator[Cause]:
+    def names(one: Object) -> set[str]:
+        return {
+            str((s.get("tls") or {}).get("credentialName"))
+            for s in (one.get("spec") or {}).get("servers") or []
+            if (s.get("tls") or {}).get("credentialName")
+        }
+
+    for other in world.of("Gateway"):
+        shared = names(obj) & names(other)
+        if title_of(other) > title_of(obj) and shared:
+            yield trap(
+                24,
+                _W,
+                f"one certificate ({', '.join(sorted(shared))}) on two Gateways: browsers reuse the "
+                "connection, and get 404",
+                f"{title_of(obj)} and {title_of(other)}",
+                "serve hosts of one certificate by one server",
+            )
+
+
+@check("HTTPRoute")
+def _both_apis(obj: Object, world: World) -> Iterator[Cause]:
+    mine = set((obj.get("spec") or {}).get("hostnames") or [])
+    for service in world.of("VirtualService"):
+        shared = mine & set((service.get("spec") or {}).get("hosts") or [])
+        if shared:
+            yield trap(
+                68,
+                _W,
+                f"{', '.join(sorted(shared))} has an HTTPRoute and a VirtualService",
+                f"{title_of(obj)} and {title_of(service)}",
+                "use one API for a host",
+            )
