@@ -249,24 +249,24 @@ class Scene:
             assert time.monotonic() < deadline, f"the lab has no running {name}"
             time.sleep(0.3)
 
-    def service(self, name: str, port: int, app_port: int, **port_fields: Any) -> list[dict[str, Any]]:
+    def service(self, called: str, port: int, app_port: int, **port_fields: Any) -> list[dict[str, Any]]:
         """A Service with a WorkloadEntry of its own on this machine: the node agent does not touch it."""
         entry_ports = {str(port_fields.get("name", "http")): app_port}
         return [
             obj(
                 "v1",
                 "Service",
-                name,
+                called,
                 spec={
-                    "selector": {"app": name},
+                    "selector": {"app": called},
                     "ports": [{"name": "http", "port": port, "targetPort": app_port, **port_fields}],
                 },
             ),
             obj(
                 "networking.istio.io/v1",
                 "WorkloadEntry",
-                name,
-                spec={"address": "127.0.0.1", "labels": {"app": name}, "ports": entry_ports},
+                called,
+                spec={"address": "127.0.0.1", "labels": {"app": called}, "ports": entry_ports},
             ),
         ]
 

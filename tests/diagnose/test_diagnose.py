@@ -1,18 +1,26 @@
 from __future__ import annotations
 
+import json
 import time
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateshift import diagnose
+from gateshift.cluster.client import ApiError
 from gateshift.cluster.objects import API_VERSIONS
+from gateshift.diagnose.causes import KNOWN, found
 from gateshift.diagnose.engine import PROBES, SYMPTOMS
 from gateshift.diagnose.engine import run as run_probes
-from gateshift.diagnose.lint import lint
 from gateshift.diagnose.model import Probe
+from gateshift.diagnose.present import catalogue
 from gateshift.errors import ClusterError, InputError
+from gateshift.metrics.source import PrometheusSource
+from gateshift.runbook.inputs import project_root
 from tests.cluster.conftest import make_params
+from tests.diagnose.admin import Admin, config_dump, route, serve
 
 
 def obj(kind: str, name: str, namespace: str = "shop", **body: Any) -> dict[str, Any]:
@@ -50,8 +58,14 @@ class Memory:
 
 class Context:
     def __init__(self, objects: list[dict[str, Any]]) -> None:
-        self.params = make_params(istio={"version": "1.31.0", "istioctl": "/none/istioctl"})
+        self.params = make_params(
+            istio={"version": "1.31.0", "istioctl": "/none/istioctl", "kubectl": "/none/kubectl"}
+        )
         self.cluster = Memory(objects)
+        self.source = PrometheusSource(self.params.metrics)
+
+    def now(self) -> float:
+        return time.time()
 
 
 GATEWAY = {"istio": "ingressgateway"}
@@ -110,7 +124,8 @@ def find(objects: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
     return next(o for o in objects if o["kind"] == kind and o["metadata"]["name"] == name)
 
 
-OFFLINE = [p for p in PROBES if p.name not in {"load balancer", "webhook"}]
+AWAY = {"load balancer", "webhook", "metrics", "observed share", "DNS weights", "parity"}
+OFFLINE = [p for p in PROBES if p.name not in AWAY]
 
 
 def errors(objects: list[dict[str, Any]], symptom: str, **more: Any) -> list[diagnose.Cause]:
@@ -154,6 +169,14 @@ TLS = {
 BUCKET = {"value": {"token_bucket": {"max_tokens": 1}, "name": "local_ratelimit"}}
 
 
+SIDECAR = obj(
+    "Pod",
+    "cart-1",
+    metadata={"labels": {"app": "cart"}},
+    spec={"containers": [{"name": "app"}, {"name": "istio-proxy"}]},
+)
+
+
 def _envoy_filter(namespace: str = "istio-system", context: str = "GATEWAY", **labels: str) -> dict[str, Any]:
     full = {"value": {**BUCKET["value"], "filter_enabled": 1, "filter_enforced": 1}}
     patch = {"applyTo": "HTTP_FILTER", "match": {"context": context}, "patch": full}
@@ -168,7 +191,7 @@ FAULTS: dict[str, tuple[str, Any, str]] = {
         lambda o: [o.remove(p) for p in list(o) if p["kind"] == "Pod"],
         "no gateway pod exists",
     ),
-    "image": ("gateway", _pods(phase="Pending", containerStatuses=[WAITING]), "no gateway pod is ready"),
+    "image": ("gateway", _pods(phase="Pending", containerStatuses=[WAITING]), "image cannot be pulled"),
     "no service": ("gateway", _remove("Service", "istio-ingressgateway"), "Service does not exist"),
     "target port": (
         "gateway",
@@ -202,7 +225,7 @@ FAULTS: dict[str, tuple[str, Any, str]] = {
         lambda o: find(o, "Deployment", "istiod")["status"].update(readyReplicas=0),
         "istiod is not ready",
     ),
-    "no gateway": ("404", _remove("Gateway", "gw"), "does not exist"),
+    "no gateway": ("404", _remove("Gateway", "gw"), "there is no Gateway resource"),
     "wrong gateway": (
         "404",
         _set("VirtualService", "vs", gateways=["istio-system/gw"]),
@@ -220,25 +243,6 @@ FAULTS: dict[str, tuple[str, Any, str]] = {
     ),
     "not exported": ("404", _set("VirtualService", "vs", exportTo=["."]), "not exported"),
     "mesh only": ("404", _set("VirtualService", "vs", gateways=["mesh"]), "bound to a"),
-    "no match": ("404", _rule(match=[{"uri": {"prefix": "/api"}}]), "no rule takes a.com/"),
-    "exact host hides": (
-        "404",
-        lambda o: (
-            _rule(match=[{"uri": {"prefix": "/api"}}])(o),
-            o.append(
-                obj(
-                    "VirtualService",
-                    "wide",
-                    spec={
-                        "hosts": ["*.com"],
-                        "gateways": ["gw"],
-                        "http": [{"route": [{"destination": {"host": "cart"}}]}],
-                    },
-                )
-            ),
-        ),
-        "hides the rules of *.com",
-    ),
     "unknown host": (
         "503",
         _rule(route=[{"destination": {"host": "basket"}}]),
@@ -254,6 +258,7 @@ FAULTS: dict[str, tuple[str, Any, str]] = {
     "mtls off": (
         "503",
         _add(
+            SIDECAR,
             obj("PeerAuthentication", "p", spec={"mtls": {"mode": "STRICT"}}),
             obj("DestinationRule", "d", spec={"host": "cart", "trafficPolicy": {"tls": {"mode": "DISABLE"}}}),
         ),
@@ -263,10 +268,13 @@ FAULTS: dict[str, tuple[str, Any, str]] = {
         "503",
         _add(
             obj(
+                "Pod", "cart-1", metadata={"labels": {"app": "cart"}}, spec={"containers": [{"name": "app"}]}
+            ),
+            obj(
                 "DestinationRule",
                 "d",
                 spec={"host": "cart", "trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}}},
-            )
+            ),
         ),
         "without a sidecar",
     ),
@@ -354,7 +362,7 @@ def test_no_probe_can_hang_or_hide_the_others() -> None:
     found = run_probes("404", Context([]), probes=probes, limit=0.3)
     assert time.monotonic() - begun < 2
     assert {c.level for c in found} == {"info"}
-    assert [c.title for c in found] == ["not known: broken", "not known: denied", "not known: hang"]
+    assert [c.title for c in found] == ["not known: hang", "not known: denied", "not known: broken"]
 
 
 def test_diagnosis_is_deterministic() -> None:
@@ -364,46 +372,113 @@ def test_diagnosis_is_deterministic() -> None:
     assert len(runs) == 1
 
 
-GUARD = obj("AuthorizationPolicy", "g", spec={"action": "DENY"})
+def asked(tmp_path: Path, admin: Admin, **more: Any) -> tuple[diagnose.Cause, ...]:
+    with serve(admin, tmp_path) as kubectl:
+        context = Context(healthy())
+        istio = context.params.istio.model_copy(update={"kubectl": kubectl})
+        context.params = context.params.model_copy(update={"istio": istio})
+        context.cluster.logs = more.pop("logs", "")
+        return run_probes("404", context, probes=OFFLINE, host="a.com", **more)
+
+
+def test_the_rule_that_was_meant_and_why_it_does_not_take_the_request(tmp_path: Path) -> None:
+    early, late = (
+        route("shop", "shop/vs", {"prefix": "/shop"}),
+        route("cart", "shop/vs", {"path": "/shop/cart"}),
+    )
+    first = asked(tmp_path, Admin(config_dump({"a.com": [early, late]})), path="/shop/cart", rule="cart")[0]
+    assert first.code == "rule-order"
+    assert "shop of shop/vs" in first.title
+    assert first.remedy == "move cart of shop/vs before shop of shop/vs"
+
+
+def test_no_rule_names_the_nearest_and_its_condition(tmp_path: Path) -> None:
+    rules = [route("cart", "shop/vs", {"path": "/shop/cart"}), route("x", "shop/vs", {"prefix": "/x"})]
+    first = asked(tmp_path, Admin(config_dump({"a.com": rules})), path="/shop/cart/7")[0]
+    assert first.code == "no-rule"
+    assert "cart: wants exactly /shop/cart" in first.evidence
+
+
+def test_exact_host_hides_the_wildcard_hosts_rules(tmp_path: Path) -> None:
+    hosts = {
+        "a.com": [route("cart", "shop/vs", {"prefix": "/cart"})],
+        "*.com": [route("promo", "shop/wide", {"prefix": "/promo"})],
+    }
+    first = asked(tmp_path, Admin(config_dump(hosts)), path="/promo")[0]
+    assert first.code == "host-shadowed"
+
+
+def test_what_envoy_refused_is_quoted(tmp_path: Path) -> None:
+    admin = Admin(config_dump({"a.com": [route("all", "shop/vs", {"prefix": "/"})]}, rejected="lua: bad"))
+    first = asked(tmp_path, admin)[0]
+    assert first.code == "xds-rejected"
+    assert "RDS http.80: lua: bad" in first.evidence
+
+
+def test_answers_of_the_backend_are_told_from_the_gateways(tmp_path: Path) -> None:
+    now = datetime.now(UTC).isoformat()
+    line = {
+        "start_time": now,
+        "authority": "a.com",
+        "path": "/",
+        "response_code": 404,
+        "response_code_details": "via_upstream",
+        "upstream_cluster": "outbound|80||cart.shop.svc.cluster.local;",
+    }
+    admin = Admin(config_dump({"a.com": [route("all", "shop/vs", {"prefix": "/"})]}))
+    first = asked(tmp_path, admin, logs=json.dumps(line) + "\n")[0]
+    assert first.code == "backend-404"
+
+
+def test_missing_permission_is_said_with_the_grant_and_skipped() -> None:
+    def denied(_: Any) -> Any:
+        raise ApiError(
+            'list of Pod: forbidden: User "x" cannot list resource "pods" in API group "" (HTTP 403)',
+            status=403,
+        )
+
+    def fine(_: Any) -> Any:
+        return [found("vs-none", "0 hosts", "apply")]
+
+    probes = [Probe(f.__name__, frozenset({"404"}), "kubectl", f) for f in (denied, fine)]
+    first, second = run_probes("404", Context([]), probes=probes)
+    assert first.code == "vs-none"
+    assert second.title == "skipped, no permission: denied"
+    assert "--verb=list --resource=pods" in second.remedy
+
+
+def test_probe_that_fails_half_way_keeps_what_it_found() -> None:
+    def half(_: Any) -> Any:
+        yield found("vs-none", "0 hosts", "apply")
+        raise ClusterError("gone")
+
+    codes = [
+        c.code for c in run_probes("404", Context([]), probes=[Probe("h", frozenset({"404"}), "k", half)])
+    ]
+    assert codes == ["vs-none", "not-known"]
 
 
 @pytest.mark.parametrize(
-    ("trap", "found"),
+    ("reason", "symptom"),
     [
-        ("istio-traps.md 39", obj("RequestAuthentication", "r", spec={"jwtRules": [{"issuer": "i"}]})),
-        (
-            "istio-traps.md 9",
-            obj("VirtualService", "v", spec={"http": [{"match": [{"headers": {"X-A": {}}}]}]}),
-        ),
-        (
-            "istio-traps.md 12",
-            obj("VirtualService", "v", spec={"http": [{"redirect": {"redirectCode": 305}}]}),
-        ),
-        ("istio-traps.md 23", obj("Gateway", "g", spec={"servers": [{"port": {"protocol": "HTTPS"}}]})),
-        (
-            "istio-traps.md 46",
-            obj(
-                "AuthorizationPolicy",
-                "a",
-                spec={"action": "DENY", "rules": [{"to": [{"operation": {"hosts": ["a.com"]}}]}]},
-            ),
-        ),
-        (
-            "istio-traps.md 53",
-            obj("EnvoyFilter", "e", spec={"configPatches": [{"patch": "custom_response"}]}),
-        ),
-        (
-            "istio-traps.md 54",
-            obj("EnvoyFilter", "e", spec={"configPatches": [{"patch": {"token_bucket": 1}}]}),
-        ),
+        ("error rate 4 % over 1 %", "503"),
+        ("P95 2400 ms over 2000 ms", "latency"),
+        ("metrics of Istio are stale", "no-metrics"),
+        ("asked by the operator", ""),
     ],
 )
-def test_trap_is_seen(trap: str, found: dict[str, Any]) -> None:
-    assert [c.reference for c in lint([found]) if c.level == "error"] == [trap]
+def test_rollback_asks_the_tree_that_its_reason_speaks_of(reason: str, symptom: str) -> None:
+    assert diagnose.symptom_of(reason) == symptom
 
 
-def test_guarded_token_rule_is_fine() -> None:
-    rule = obj(
-        "RequestAuthentication", "r", spec={"jwtRules": [{"issuer": "i", "forwardOriginalToken": True}]}
-    )
-    assert lint([rule, GUARD]) == ()
+def test_archive_keeps_every_field_and_no_secret() -> None:
+    cause = found("vs-none", "token s3cr3t", "apply")
+    kept = json.loads(diagnose.archived([cause], lambda text: text.replace("s3cr3t", "***")))
+    assert kept["causes"][0]["evidence"] == "token ***"
+    assert set(kept["causes"][0]) >= {"code", "level", "remedy", "confidence", "reference", "equivalent"}
+
+
+def test_every_known_cause_stands_in_the_document() -> None:
+    page = (project_root() / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    assert catalogue() in page
+    assert {k.tree for k in KNOWN.values()} - {"any"} == set(SYMPTOMS) - {"lint"}

@@ -60,7 +60,7 @@ def run_notebook(
     )
 
 
-_OWN = {"samples", "reason", "symptom", "host", "path", "undo", "strict_mtls"}
+_OWN = {"samples", "reason", "symptom", "host", "path", "rule", "window", "undo", "strict_mtls"}
 
 
 def _split(overrides: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -166,5 +166,28 @@ cleanup = _command("cleanup", "Remove APISIX after the stable run: export, then 
 rollback = _command(
     "rollback", "Bring all traffic back to APISIX (-p reason=TEXT): weights, proof, evidence, checklist."
 )
-diagnose = _command("diagnose", "From symptom to cause, read-only (-p symptom=NAME -p host=H -p path=P).")
+_diagnose_notebook = _command(
+    "diagnose",
+    "From symptom to cause, read-only (-p symptom=NAME -p host=H -p path=P -p rule=R). "
+    "`gateshift diagnose --files PATH...` judges Istio objects in files, without a cluster.",
+)
+
+
+@click.command(
+    "diagnose",
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def diagnose(context: click.Context, arguments: tuple[str, ...]) -> None:
+    """Run the troubleshooting notebook, or the lint of files when ``--files`` names them."""
+    from gateshift.diagnose.command import lint_command  # noqa: PLC0415 - clients take a second to load
+
+    files = any(one == "--files" or one.startswith("--files=") for one in arguments)
+    chosen = lint_command if files else _diagnose_notebook
+    with chosen.make_context(context.info_name, list(arguments), parent=context.parent) as own:
+        chosen.invoke(own)
+
+
 report = _command("report", "Write the report of the migration: one self-contained page.")

@@ -140,8 +140,12 @@ class Facts:
             pods = [name_of(p) for p in self.workload][:_LOG_PODS]
             with ThreadPoolExecutor(_LOG_PODS) as pool:
                 texts = list(pool.map(self._log, pods))
-            entries = {e for text in texts for e in parse_log(text) if e.time is None or e.time >= since}
-            return tuple(sorted(entries, key=lambda e: (e.time or 0.0, e.identity)))
+            # By request id, should a log reach us twice; entries without one are all kept.
+            entries: dict[object, Entry] = {}
+            for entry in (e for text in texts for e in parse_log(text)):
+                if entry.time is None or entry.time >= since:
+                    entries[entry.identity or len(entries)] = entry
+            return tuple(sorted(entries.values(), key=lambda e: (e.time or 0.0, e.identity)))
 
         return self.once("requests", read)
 

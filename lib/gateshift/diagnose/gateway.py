@@ -38,12 +38,12 @@ def _pods(facts: Facts) -> Iterator[Cause]:
     if len(bad) == len(pods):
         describe = f"kubectl -n {istio.namespace} describe pod {next(iter(bad))}"
         if any(reason in text for reason in _IMAGE):
-            image = pods[0]["spec"]["containers"][0].get("image", "")
+            container = next(iter(pods[0]["spec"].get("containers") or [{}]))
             yield found(
                 "gateway-image",
-                f"image {image}: {text}",
+                f"image {container.get('image', '')}: {text}",
                 f"kubectl -n {istio.namespace} set image deployment/{istio.gateway_service} "
-                f"{pods[0]['spec']['containers'][0]['name']}=<an image that exists> (or run 10_install "
+                f"{container.get('name', 'istio-proxy')}=<an image that exists> (or run 10_install "
                 "again)",
             )
         elif "Unschedulable" in text or "SchedulerError" in text:

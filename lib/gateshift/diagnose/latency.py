@@ -39,6 +39,8 @@ def _slow_clusters(facts: Facts) -> dict[str, list[Entry]]:
 
 
 def _where(facts: Facts) -> Iterator[Cause]:
+    # Envoy's upstream service time runs from the end of the request to the first byte of the answer: it
+    # holds the wait for a connection and retries as well, which their own probes tell apart.
     for cluster, entries in _slow_clusters(facts).items():
         p95 = percentile([e.duration or 0.0 for e in entries], 0.95)
         answered = [e for e in entries if e.upstream is not None]
@@ -193,12 +195,10 @@ def _connecting(facts: Facts) -> Iterator[Cause]:
     for cluster, entries in slow.items():
         host, _, _ = parse_cluster(cluster)
         p95 = percentile([e.duration or 0.0 for e in entries], 0.95)
-        answered = [e for e in entries if e.upstream is not None]
-        inside = percentile([e.upstream or 0.0 for e in answered], 0.95)
         opened = envoy.now(cluster, "upstream_cx_total")
         requests = envoy.now(cluster, "upstream_rq_total")
         connect = envoy.slowest.get(f"cluster.{cluster}.upstream_cx_connect_ms", 0.0)
-        if connect > 0.5 * p95 and inside <= 0.8 * p95 and opened:
+        if connect > 0.5 * p95 and opened >= 0.5 * requests and opened:
             yield found(
                 "connect-slow",
                 f"{cluster}: connecting (TCP and TLS) takes up to {connect:.0f} ms; {opened} new connections "
@@ -225,7 +225,14 @@ def _cpu(facts: Facts) -> Iterator[Cause]:
     )
     if misses:
         told = ", ".join(f"{name} +{n}" for name, n in list(misses.items())[:4])
-        yield found("cpu-starved", f"Envoy's threads stood still: {told} in {envoy.seconds:.0f} s", remedy)
+        felt = bool(_slow_clusters(facts))
+        yield found(
+            "cpu-starved",
+            f"Envoy's threads stood still: {told} in {envoy.seconds:.0f} s",
+            remedy,
+            level=None if felt else Level.WARNING,
+            confidence=None if felt else 0.4,
+        )
         return
     throttled = _throttled(facts)
     if throttled is not None and throttled > 0.25:

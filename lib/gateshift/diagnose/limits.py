@@ -19,7 +19,7 @@ __all__ = ["PROBES", "limit_filters"]
 
 _LOCAL = "extensions.filters.http.local_ratelimit"
 _GLOBAL = "extensions.filters.http.ratelimit"
-_MARKS = (_LOCAL, _GLOBAL, "envoy.filters.http.local_ratelimit", "envoy.filters.http.ratelimit")
+_MARKS = ("local_ratelimit", "filters.http.ratelimit")
 
 
 def limit_filters(facts: Facts) -> list[Object]:

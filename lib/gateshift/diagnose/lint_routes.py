@@ -441,7 +441,7 @@ def _selected(obj: Object, world: World) -> Iterator[Cause]:
     labels = [
         ((d["spec"].get("template") or {}).get("metadata") or {}).get("labels") or {}
         for d in world.of("Deployment")
-        if d["metadata"].get("namespace") == world.home
+        if d["metadata"].get("namespace") == world.home and "gateway" in name_of(d)
     ]
     if labels and not any(selector.items() <= have.items() for have in labels):
         yield trap(

@@ -100,7 +100,7 @@ def _declared(facts: Facts) -> Iterator[Cause]:
             f"kubectl -n {rules[0]['metadata']['namespace']} patch destinationrule {name_of(rules[0])} "
             '--type=json -p \'[{"op":"remove","path":"/spec/trafficPolicy/tls"}]\' (automatic mTLS decides)'
         )
-        if mode in {"DISABLE", "SIMPLE"} and strict and mesh:
+        if mode in {"DISABLE", "SIMPLE"} and strict and mesh is not False:
             yield found(
                 "mtls-off",
                 f"{title_of(rules[0])} says tls {mode} for {to.host}; {title_of(strict)} is STRICT",

@@ -53,7 +53,7 @@ def _entry(raw: dict[str, Any]) -> Entry:
     name, colon, port = host.rpartition(":")
     return Entry(
         time=_time(raw.get("start_time")),
-        identity=str(raw.get("request_id") or raw.get("start_time") or ""),
+        identity=str(raw.get("request_id") or ""),
         host=name if colon and port.isdigit() else host,
         path=str(raw.get("path") or "").partition("?")[0],
         method=str(raw.get("method") or ""),
