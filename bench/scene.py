@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,14 @@ import psutil
 from gateshift import lab
 from gateshift.cluster import apply as cluster_apply
 from gateshift.cluster import install as cluster_install
-from gateshift.cluster.client import ApiError, ConflictError
+from gateshift.cluster.client import ApiError, Cluster, ConflictError
 from gateshift.lab import topology
 from gateshift.lab.certs import Authority
 from gateshift.lab.process import Ports
 from gateshift.lab.sidecars import Sidecar
 from gateshift.lab.state import LabState
 from gateshift.params.load import load
+from gateshift.params.model import ClusterParams
 from gateshift.runbook.context import Context
 from gateshift.runbook.inputs import project_root, resolvers
 from gateshift.runbook.setup import read_configuration, translate_now
@@ -63,9 +65,10 @@ class Scene:
 
     # -- the cluster -----------------------------------------------------------------------------
 
-    @property
-    def cluster(self) -> Any:
-        return self.context.cluster
+    @cached_property
+    def cluster(self) -> Cluster:
+        """The cluster with an administrator's rights, to break things; the diagnosis has the operator's."""
+        return Cluster.connect(ClusterParams(kubeconfig=self.state["kubeconfig"]))
 
     def get(self, kind: str, name: str, namespace: str | None = APP) -> dict[str, Any]:
         found = self.cluster.get(kind, name, namespace)
