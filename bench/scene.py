@@ -21,6 +21,7 @@ import httpx
 import psutil
 
 from gateshift import lab
+from gateshift.cluster import acceptance
 from gateshift.cluster import apply as cluster_apply
 from gateshift.cluster import install as cluster_install
 from gateshift.cluster.client import ApiError, Cluster, ConflictError
@@ -387,7 +388,7 @@ def open_scene(
     changes = cluster_apply.plan(context.cluster, objects)
     if changes.steps:
         cluster_apply.execute(context.cluster, objects, changes, progress=lambda _: None)
-    cluster_apply.wait_in_sync(params, context.cluster, objects, progress=lambda _: None)
+    acceptance.wait_in_sync(params, context.cluster, objects, progress=lambda _: None)
     scene = Scene(state, context)
     scene.ca = Authority(outputs / "upstream-ca")
     if sidecar:

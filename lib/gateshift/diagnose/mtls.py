@@ -171,12 +171,11 @@ def _handshakes(facts: Facts) -> Iterator[Cause]:
         rules = rules_for(facts, host)
         tls = tls_of(rules[0], port, subset) if rules else {}
         named = title_of(rules[0]) if rules else "automatic mTLS"
-        title = {"name": named} if code == "tls-to-plaintext" else {}
         yield found(
             code,
             f"{count} of the last {len(entries)} requests, {cluster}: {' '.join(text.split())[:300]}",
             _handshake_remedy(code, tls, rules),
-            **title,
+            name=named,
         )
 
 

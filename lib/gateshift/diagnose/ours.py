@@ -141,7 +141,7 @@ def _webhook(facts: Facts) -> Iterator[Cause]:
         for config in facts.objects(kind):
             for hook in config.get("webhooks") or []:
                 client = hook.get("clientConfig") or {}
-                service = client.get("service")
+                service = client.get("service") or {}
                 blocks = service and hook.get("failurePolicy", "Fail") == "Fail"
                 if blocks and facts.get("Service", service["name"], service["namespace"]) is None:
                     yield found(
