@@ -65,7 +65,7 @@ def ask_why(
     return causes, time.monotonic() - started
 
 
-def one(scene: Scene, fault: Fault) -> Result:
+def one(scene: Scene, fault: Fault, *, settle: float | None = None) -> Result:
     """Inject, see, diagnose, mend."""
     with fault.inject(scene):
         seen = scene.until(lambda: fault.ask(scene), fault.shown)
@@ -73,7 +73,7 @@ def one(scene: Scene, fault: Fault) -> Result:
             return Result(fault, 0, 0.0, str(seen), "", "the symptom did not show")
         begun = time.time()
         with scene.load(lambda: fault.ask(scene), threads=fault.load):
-            time.sleep(fault.settle)
+            time.sleep(fault.settle if settle is None else settle)
             causes, seconds = ask_why(scene, fault, begun)
     top = f"{causes[0].code}: {causes[0].title}" if causes else "nothing"
     return Result(fault, place_of(fault, causes), seconds, str(seen), top)
