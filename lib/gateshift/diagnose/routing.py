@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from gateshift.cluster.gateways import rejected, wanted_routes
@@ -190,17 +192,34 @@ def _in_envoy(facts: Facts) -> Iterator[Cause]:
     for _, domain, rule in route_tables(facts.envoy):
         have.setdefault(domain.rpartition(":")[0] or domain, set()).add(rule.owner)
         have.setdefault(domain, set()).add(rule.owner)
+    young = {
+        f"{v['metadata']['namespace']}/{name_of(v)}"
+        for v in facts.objects("VirtualService")
+        if _age(v) < _PUSH_SECONDS
+    }
     for host, services in sorted(wanted.items()):
-        missing = services - have.get(host, set())
-        if host not in have or missing:
+        missing = services - have.get(host, set()) - young
+        if missing:
             yield found(
                 "vs-not-in-envoy",
-                f"wanted by {', '.join(sorted(missing or services))}; "
+                f"wanted by {', '.join(sorted(missing))}; "
                 f"Envoy has {', '.join(sorted(h for h in have if h != '*')) or 'none'}",
                 "see the other findings: Gateway hosts, selector, exportTo, proxy status",
                 confidence=None if host not in have else 0.7,
                 host=host,
             )
+
+
+_PUSH_SECONDS = 10.0
+"""A VirtualService younger than this may still be on its way to the gateways."""
+
+
+def _age(obj: Object) -> float:
+    try:
+        made = datetime.fromisoformat(str(obj["metadata"].get("creationTimestamp")))
+    except ValueError:
+        return math.inf
+    return (datetime.now(UTC) - made).total_seconds()
 
 
 def _who_takes(facts: Facts) -> Iterator[Cause]:
