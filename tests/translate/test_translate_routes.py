@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateshift.apisix.model import Router
-from gateshift.translate import Target, prove
+from gateshift.translate import Target, Translation, prove
+from gateshift.translate.conditions import differences, from_vars
 from gateshift.translate.report import write_translation
 from tests.translate.helpers import TARGET, configuration, of_kind, route, rules, run
 
@@ -202,3 +208,110 @@ def test_older_istio_gets_older_api_versions() -> None:
     translation = run(configuration(routes=[route("a", "/a")]), Target(version="1.20.1", namespace="app"))
     assert {one["apiVersion"] for one in translation.objects} == {"networking.istio.io/v1beta1"}
     assert TARGET.version == "1.31.0"
+
+
+def test_a_held_back_route_of_a_narrower_host_is_not_taken_over_by_a_wider_one() -> None:
+    config = configuration(
+        routes=[
+            route("guarded", "/*", host="admin.shop.com", remote_addrs=["10.0.0.0/8"]),
+            route("open", "/*", host="*.shop.com"),
+        ]
+    )
+    translation = run(config)
+    assert translation.refused == {"guarded"}
+    refusal = rules(translation, "admin.shop.com")
+    assert [one["directResponse"]["status"] for one in refusal] == [503]
+    only = run(configuration(routes=[route("guarded", "/*", host="a.com", remote_addrs=["10.0.0.0/8"])]))
+    assert not of_kind(only, "VirtualService")
+
+
+def _agrees(*routes: dict[str, Any], router: Router = Router.HOST_URI, **kinds: Any) -> Translation:
+    config = configuration(routes=list(routes), **kinds)
+    translation = run(config, replace(TARGET, router=router))
+    assert not prove(config, translation, requests=600).disagreements
+    return translation
+
+
+def test_conditions_are_read_as_the_library_reads_them() -> None:
+    rule = [
+        ["or", ["arg_x", "==", 1], ["http_v", "IN", ["a", 2]], ["cookie_c", "~~", "^b$|^c"]],
+        ["http_w", "!", "~~", "x*"],
+    ]
+    translation = _agrees(route("a", "/*", vars=rule), route("b", "/*"))
+    matches = rules(translation)[0]["match"]
+    assert len(matches) == 6
+    assert {"regex": "a"} in [one.get("headers", {}).get("v") for one in matches]
+    assert [one["withoutHeaders"]["w"]["regex"] for one in matches][1::2] == ["*"] * 3
+
+
+@pytest.mark.parametrize(
+    ("pattern", "inside", "outside"),
+    [
+        ("^/a/.*b$", ["/a/b", "/a/b?x=1"], ["/a/?b", "/a/c?b", "/x/a/b"]),
+        ("admin", ["/admin", "/x/admin/y?z"], ["/x?admin"]),
+        ("^/(?:v1|v2)/", ["/v2/x"], ["/v3/", "/?/v1/"]),
+        (r"(^/a$|b\d$)", ["/a?q", "/xb7"], ["/ab", "/b7x"]),
+        ("(?i)^/ADMIN[^/]*$", ["/adminx?y=/"], ["/admin/x"]),
+        ("/caf\u00e9", ["/caf%C3%A9"], ["/caf"]),
+    ],
+)
+def test_a_pattern_on_the_path_never_reaches_into_the_query(
+    pattern: str, inside: list[str], outside: list[str]
+) -> None:
+    (condition,) = from_vars([["uri", "~~", pattern]], {})
+    regex = re.compile(condition["headers"][":path"]["regex"])
+    assert all(regex.fullmatch(one) for one in inside)
+    assert not any(regex.fullmatch(one) for one in outside)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        ["uri", "~~", "a(?=b)"],
+        ["uri", "~~", "a^b"],
+        ["uri", "~~", "a\\?b"],
+        ["uri", "~~", "[\\W]x"],
+        ["uri", "~~", "a{2000}"],
+    ],
+)
+def test_what_re2_cannot_say_holds_the_route_back(rule: list[Any]) -> None:
+    translation = run(configuration(routes=[route("a", "/*", vars=[rule]), route("b", "/*")]))
+    assert translation.refused == {"a"}
+    assert [one.plugin for one in translation.blockers] == ["vars"]
+
+
+def test_numbers_lists_and_invalid_patterns_match_what_they_match_in_apisix() -> None:
+    (number,) = from_vars([["arg_n", "==", 10]], {})
+    regex = re.compile(number["queryParams"]["n"]["regex"])
+    assert all(regex.fullmatch(one) for one in ("10", "10.0", "010", "+10"))
+    assert not any(regex.fullmatch(one) for one in ("1", "100", "10.5"))
+    assert from_vars([["arg_n", "in", [1, 2]]], {}) == []  # a number in a list equals no text
+    assert from_vars([["http_a", "~~", "("]], {}) == []
+    assert from_vars([["http_a", "!", "~~", "("]], {}) == [{}]
+    (spaced,) = from_vars([["arg_q", "==", "a b"]], {})
+    assert re.fullmatch(spaced["queryParams"]["q"]["regex"], "a%20b")
+    assert differences([["arg_n", "==", 10]])
+
+
+def test_routes_that_apisix_drops_are_not_emitted_and_named() -> None:
+    translation = _agrees(
+        route("lower", "/a", methods=["get"]),
+        route("vars", "/a", vars=[["arg_x", "=", "1"]]),
+        route("port", "/a", host="a.com:8080"),
+        route("ok", "/a"),
+    )
+    assert [one["name"] for one in rules(translation)] == ["ok"]
+    assert sum("nothing is emitted" in one for one in translation.warnings) == 3
+
+
+@pytest.mark.parametrize("router", list(Router))
+def test_paths_that_are_read_as_regular_expressions(router: Router) -> None:
+    translation = _agrees(
+        route("never", "/odata/Products(*/x/*)"),
+        route("percent", "/100%/*"),
+        route("accent", "/*/caf\u00e9"),
+        route("rest", "/a/*rest/:id"),
+        route("any", "*"),
+        router=router,
+    )
+    assert translation.refused <= {"never"}

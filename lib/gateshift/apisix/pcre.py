@@ -11,7 +11,7 @@ import re
 import warnings
 from functools import lru_cache
 
-__all__ = ["InvalidPattern", "Untranslatable", "compile_pattern"]
+__all__ = ["POSIX", "InvalidPattern", "Untranslatable", "compile_pattern"]
 
 
 class Untranslatable(ValueError):  # noqa: N818 - says what is wrong with the pattern, never leaves the room
@@ -22,7 +22,7 @@ class InvalidPattern(ValueError):  # noqa: N818 - as above
     """Not a pattern for PCRE either: nginx logs an error and treats it as no match."""
 
 
-_POSIX = {
+POSIX = {
     "alpha": "a-zA-Z", "digit": "0-9", "alnum": "a-zA-Z0-9", "upper": "A-Z", "lower": "a-z",
     "space": " \\t\\n\\r\\f\\v", "blank": " \\t", "punct": "!-/:-@\\[-`{-~", "xdigit": "0-9A-Fa-f",
     "word": "\\w", "cntrl": "\\x00-\\x1f\\x7f", "print": "\\x20-\\x7e", "graph": "\\x21-\\x7e",
@@ -35,7 +35,7 @@ _CLASS_ESCAPES = {"h": " \\t\\xa0", "v": "\\n-\\r\\x85", "e": "\\x1b", "b": "\\x
 _IMPOSSIBLE = frozenset("GKXCEpPgkoc")
 _REFUSED = frozenset("LUlu")  # Perl's case changes: an error in PCRE
 _INLINE = re.compile(r"\(\?([imsxJU]*)(?:-([imsxJU]*))?([:)])")
-_SETS = frozenset({"\\" + c for c in "dDsSwW"} | {*_POSIX.values(), " \\t\\xa0", "\\n-\\r\\x85"})
+_SETS = frozenset({"\\" + c for c in "dDsSwW"} | {*POSIX.values(), " \\t\\xa0", "\\n-\\r\\x85"})
 _SET_AHEAD = re.compile(r"\\[dDsSwWhv]|\[:\w+:\]")
 _QUANTIFIER = re.compile(r"\{(\d+)(,?)(\d*)\}")
 
@@ -168,9 +168,9 @@ class _Translator:
             if char == "[" and self.text.startswith(("[:", "[.", "[="), at):
                 found = re.compile(r"\[:(\^?)(\w+):\]").match(self.text, at)
                 if found:
-                    if found[2] not in _POSIX or found[1]:
+                    if found[2] not in POSIX or found[1]:
                         raise Untranslatable(f"{self.text}: {found[0]}")
-                    out.append(_POSIX[found[2]])
+                    out.append(POSIX[found[2]])
                     at = found.end()
                     continue
             if char == "\\":

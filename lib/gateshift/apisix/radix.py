@@ -14,13 +14,18 @@ from typing import Generic, TypeVar
 
 from gateshift.apisix.pcre import InvalidPattern, Untranslatable, compile_pattern
 
-__all__ = ["Entry", "PathTree"]
+__all__ = ["Entry", "PathTree", "is_plain", "make_entry"]
 
 T = TypeVar("T")
 
 # Text that a regular expression matches only as itself; a dot matches itself too, and the text before the
 # first wildcard has already been compared literally.
 _PLAIN = re.compile(r"[A-Za-z0-9_\-.~%,;=@!&':/]*")
+
+
+def is_plain(text: str) -> bool:
+    """True for text that means itself as a regular expression too."""
+    return _PLAIN.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +73,7 @@ def _pattern_of(path: str, compared: int) -> str | None:
     if not names:
         return None
     last_only = names == 1 and items[-1].startswith("*") and compared == len(path) - len(items[-1])
-    if last_only and not path.endswith("/") and _PLAIN.fullmatch("/".join(items[:-1])):
+    if last_only and not path.endswith("/") and is_plain("/".join(items[:-1])):
         return None  # the common "/prefix/*": whatever follows the literal text matches
     return "\\/".join(out) + ("\\/" if path.endswith("/") else "")
 

@@ -87,13 +87,14 @@ class RouteTable:
     """All active routes of a configuration, compiled once.
 
     ``findings`` names routes that APISIX itself drops (invalid vars, address or method) and routes that
-    need a person (filter_func); ``ids`` are the routes that take part.
+    need a person (filter_func); ``ids`` are the routes that take part, ``dropped`` says why others do not.
     """
 
     def __init__(self, configuration: Configuration, router: Router | None = None) -> None:
         self.router = router or default_router(configuration)
         self.findings: list[Finding] = []
         self.ids: list[str] = []
+        self.dropped: dict[str, str] = {}
         self._configuration = configuration
         self._narrowed = _Narrowed()
         by_host = self.router is Router.HOST_URI
@@ -112,6 +113,7 @@ class RouteTable:
 
     def _drop(self, resource: Resource, message: str, remedy: str) -> None:
         self.findings.append(Finding(Severity.ERROR, resource.origin, message, remedy))
+        self.dropped[resource.id] = message
 
     def _add(self, resource: Resource, buckets: dict[str, PathTree[_Route]] | None) -> None:
         spec = resource.spec
@@ -130,7 +132,7 @@ class RouteTable:
             return
         priority = spec.get("priority")
         weight = priority if isinstance(priority, int | float) and not isinstance(priority, bool) else 0
-        hosts = self._hosts_of(resource, by_host=buckets is not None)
+        hosts = self.hosts_of(resource)
         if buckets is None:
             route.hosts = _compile_hosts(hosts)
             trees = [self._uri]
@@ -182,7 +184,9 @@ class RouteTable:
             )
         return route
 
-    def _hosts_of(self, resource: Resource, *, by_host: bool) -> list[str] | None:
+    def hosts_of(self, resource: Resource) -> list[str] | None:
+        """Return the hosts under which a route is looked up, as byte strings; None when it has none."""
+        by_host = self.router is Router.HOST_URI
         spec = resource.spec
         own = spec.get("hosts")
         if own is None and spec.get("host") is not None:

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from gateshift.apisix.model import Kind, Resource
+from gateshift.apisix.lua import from_byte_string
+from gateshift.apisix.model import Kind, Resource, Router
+from gateshift.apisix.routing import RouteTable
 from gateshift.istio.builders import dns_label
 from gateshift.istio.versions import Feature
-from gateshift.translate.conditions import Condition, Inexpressible, combine_all, from_methods, from_vars
+from gateshift.translate.conditions import (
+    Condition,
+    Inexpressible,
+    combine_all,
+    differences,
+    from_methods,
+    from_vars,
+)
+from gateshift.translate.hosts import sort_hosts
 from gateshift.translate.job import Draft, Job
 from gateshift.translate.ledger import Path
 from gateshift.translate.model import Fidelity
@@ -39,7 +50,7 @@ def _patterns(job: Job, route: Resource) -> tuple[Pattern, ...]:
     for one in patterns:
         if one.warning:
             job.warn(f"routes/{route.id}: {one.warning}")
-    return patterns
+    return tuple(one for one in patterns if not one.never)
 
 
 def _ports(job: Job) -> dict[int, int]:
@@ -54,6 +65,8 @@ def _conditions(job: Job, draft: Draft) -> list[Condition]:
     if spec.get("vars"):
         try:
             conditions = combine_all(conditions, from_vars(spec["vars"], _ports(job)))
+            for note in differences(spec["vars"]):
+                job.mark(draft.route, ("vars",), Fidelity.APPROXIMATE, "", note)
         except Inexpressible as reason:
             _block_field(job, draft, "vars", str(reason))
     for field, why in _BLOCKING.items():
@@ -85,8 +98,6 @@ def _account_route(job: Job, draft: Draft) -> None:
             job.mark(route, (key,), Fidelity.EXACT, "", "enabled")
         elif key == "priority":
             job.mark(route, (key,), Fidelity.EXACT, "order of VirtualService rules")
-        elif key == "vars":
-            job.mark(route, (key,), Fidelity.EXACT, "VirtualService http[].match")
         elif key in ("hosts", "host"):
             job.mark(route, (key,), Fidelity.EXACT, "VirtualService hosts")
         elif key in _PLAIN:
@@ -227,18 +238,59 @@ def _enabled(route: Resource) -> bool:
     return route.spec.get("status", 1) not in (0, "0")
 
 
+def _served(job: Job, table: RouteTable, route: Resource) -> Inherited | None:
+    """Return a route with what it inherits; None for one that serves no request in APISIX either."""
+    if not _enabled(route):
+        job.mark(route, (), Fidelity.EXACT, "", "the route is disabled (status 0): nothing is emitted")
+        return None
+    if route.id in table.dropped:
+        note = f"{table.dropped[route.id]}: nothing is emitted"
+        job.mark(route, (), Fidelity.EXACT, "", note)
+        job.warn(f"{route.origin}: {note}")
+        return None
+    inherited = inherit(job.configuration, route)
+    written = table.hosts_of(route)
+    if written is None or (not written and job.router is not Router.HOST_URI):
+        return replace(inherited, hosts=())
+    hosts = sort_hosts([from_byte_string(one) for one in written], job.router)
+    for one in hosts.unreachable:
+        job.warn(
+            f"{route.origin}: no request can have the host {one}: APISIX compares it without port or dot"
+        )
+    if not hosts.served and not hosts.refused:
+        note = "none of its hosts can be met by a request: nothing is emitted"
+        job.mark(route, (), Fidelity.EXACT, "", note)
+        job.warn(f"{route.origin}: {note}")
+        return None
+    return replace(inherited, hosts=hosts.served)
+
+
+def _limits_of_istio(job: Job, draft: Draft, table: RouteTable) -> None:
+    """Hold back a route whose hosts or paths Istio's objects cannot hold."""
+    written = table.hosts_of(draft.route) or []
+    refused = sort_hosts([from_byte_string(one) for one in written], job.router).refused
+    if refused:
+        field = "hosts" if "hosts" in draft.route.spec else "host"
+        _block_field(job, draft, field, f"{refused[0]} is no host that a VirtualService can have")
+    for pattern in draft.patterns:
+        if pattern.unusable:
+            field = "uris" if "uris" in draft.route.spec else "uri"
+            _block_field(job, draft, field, f"{pattern.source}: {pattern.unusable}")
+
+
 def draft_routes(job: Job, book: UpstreamBook) -> list[Draft]:
     """Return a draft for every enabled route, in source order; each leaf of a route is accounted for."""
     drafts = []
     rules = _global_rules(job)
+    table = RouteTable(job.configuration, job.router)
     for route in job.configuration.of(Kind.ROUTE).values():
-        if not _enabled(route):
-            job.mark(route, (), Fidelity.EXACT, "", "the route is disabled (status 0): nothing is emitted")
+        inherited = _served(job, table, route)
+        if inherited is None:
             continue
-        inherited: Inherited = inherit(job.configuration, route)
         draft = Draft(route, dns_label(route.id), inherited, _patterns(job, route), [{}])
         _account_route(job, draft)
         draft.conditions = _conditions(job, draft)
+        _limits_of_istio(job, draft, table)
         _upstream(job, draft, book)
         _timeouts(job, draft)
         _retries(job, draft)

@@ -220,11 +220,15 @@ def virtual_services(
             groups[(("", host), *signature)] = [host]
         else:
             groups.setdefault(signature, []).append(host)
+    serving = [host for host, pairs in lists.items() if any(not draft.blocked for draft, _ in pairs)]
     for hosts in sorted(groups.values(), key=lambda one: sorted(one)[0]):
+        pairs = lists[hosts[0]]
         names = sorted(hosts)
-        pairs = lists[names[0]]
-        if not pairs or all(draft.blocked for draft, _ in pairs):
-            # Nothing to serve: without the VirtualService the gateway answers 404, which is as closed.
+        if all(draft.blocked for draft, _ in pairs):
+            # Nothing to serve: without a VirtualService the gateway answers 404, which is as closed as a
+            # refusal, unless a wider host would take the requests over.
+            names = [one for one in names if any(_within(one, wide) for wide in serving)] if pairs else []
+        if not names:
             continue
         http = [rule for draft, pattern in pairs for rule in rules.of(draft, pattern)]
         bound = [GATEWAY_NAME]

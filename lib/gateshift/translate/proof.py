@@ -56,6 +56,8 @@ class _Hints:
     hosts: tuple[str, ...]
     methods: tuple[str, ...]
     variables: Mapping[str, tuple[str, ...]]
+    names: tuple[str, ...]
+    """Names of certificates: only hosts that one covers can be asked on the TLS port."""
 
 
 def _values(expression: Any, found: dict[str, set[str]]) -> None:
@@ -93,7 +95,15 @@ def _hints(configuration: Configuration) -> _Hints:
         tuple(sorted(hosts)),
         tuple(sorted(methods)),
         {name: tuple(sorted(values)) for name, values in sorted(variables.items())},
+        tuple(sorted(_certificate_names(configuration))),
     )
+
+
+def _certificate_names(configuration: Configuration) -> Iterator[str]:
+    for ssl in configuration.of(Kind.SSL).values():
+        if ssl.spec.get("type") != "client" and ssl.spec.get("status", 1) not in (0, "0"):
+            names = ssl.spec.get("snis") or [ssl.spec.get("sni") or ""]
+            yield from (str(one).lower() for one in names)
 
 
 def _around(uri: str) -> Iterator[str]:
@@ -145,7 +155,7 @@ def _random_request(hints: _Hints, chance: random.Random) -> Request:
         roll = chance.random()
         if roll < 0.3:
             continue
-        value = chance.choice(values) if roll < 0.8 else chance.choice(("other", "1", "zz"))
+        value = chance.choice(values) if values and roll < 0.8 else chance.choice(("other", "1", "zz"))
         value = "".join(c for c in value if c.isalnum() or c in "-_./") or "v"
         if name.startswith("http_"):
             headers[name[5:].replace("_", "-")] = value
@@ -154,7 +164,11 @@ def _random_request(hints: _Hints, chance: random.Random) -> Request:
         elif name.startswith("cookie_"):
             cookies[name[7:]] = value
         elif name == "server_port":
-            request = replace(request, server_port=chance.choice((9080, 9443)))
+            secure = any(
+                request.host == one or (one[:1] == "*" and request.host.endswith(one[1:]))
+                for one in hints.names
+            )
+            request = replace(request, server_port=chance.choice((9080, 9443) if secure else (9080,)))
         elif name == "request_method" and value.isalpha():
             request = replace(request, method=value.upper())
     return replace(request, headers=headers, args=args, cookies=cookies)
@@ -164,10 +178,10 @@ def _as_seen(request: Request) -> Seen:
     headers = {key.lower(): str(value) for key, value in request.headers.items()}
     if request.cookies:
         headers["cookie"] = "; ".join(f"{key}={value}" for key, value in request.cookies.items())
-    query = "&".join(f"{key}={value}" for key, value in request.args.items())
+    query = "&".join(f"{quote(key, safe='')}={quote(str(v), safe='')}" for key, v in request.args.items())
     return Seen(
         authority=request.host,
-        path=quote(request.path, safe="/:@!$&'()*+,;=-._~%"),
+        path=quote(request.path, safe="/:@!$&'()*+,;=-._~"),
         query=query,
         method=request.method,
         headers=headers,
