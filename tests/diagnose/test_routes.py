@@ -187,3 +187,11 @@ def test_access_log_lines_become_requests() -> None:
 def test_percentile_of_nothing_is_zero() -> None:
     assert percentile([], 0.95) == 0.0
     assert percentile([1.0, 2.0, 3.0], 0.5) == 2.0
+
+
+def test_port_that_only_sends_to_https_says_so() -> None:
+    dump = config_dump({"a.com": [SHOP]})
+    dump["configs"][1]["dynamic_route_configs"][0]["route_config"]["virtual_hosts"][0]["require_tls"] = "ALL"
+    seen = parse("gw", dump, {}, {}, {}, {}, 1.0)
+    assert explain(seen, "a.com", "/shop").redirected
+    assert not explain(seen, "a.com", "/shop", tls=True).redirected

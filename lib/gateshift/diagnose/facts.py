@@ -183,16 +183,24 @@ class Facts:
         host, path = self.subject
         if not host:
             return None
-        port = self.http_port
-        return self.once("explanation", lambda: explain(self.envoy, host, path or "/", port=port))
+        istio = self.params.istio
 
-    @property
-    def http_port(self) -> int:
-        """The port on which the gateway's Envoy listens for the Service's port 80."""
+        def read() -> Explanation:
+            plain = explain(self.envoy, host, path or "/", port=self._target_port(80, istio.http_target_port))
+            if plain.table and not plain.redirected:
+                return plain
+            port = self._target_port(443, istio.https_target_port)
+            secure = explain(self.envoy, host, path or "/", port=port, tls=True)
+            return secure if secure.table else plain
+
+        return self.once("explanation", read)
+
+    def _target_port(self, port: int, default: int) -> int:
+        """The port on which the gateway's Envoy listens for the Service's *port*."""
         for entry in (self.service or {}).get("spec", {}).get("ports") or []:
-            if entry.get("port") == 80 and isinstance(entry.get("targetPort"), int):
+            if entry.get("port") == port and isinstance(entry.get("targetPort"), int):
                 return int(entry["targetPort"])
-        return self.params.istio.http_target_port
+        return default
 
     @property
     def address(self) -> str:

@@ -54,7 +54,8 @@ class Explanation:
 
     ``failed`` gives for each rule before the taker (or all) the first condition that does not hold;
     ``also`` are later rules of the same virtual host that would take it as well; ``elsewhere`` rules of
-    wider virtual hosts that would, if this host did not hide them.
+    wider virtual hosts that would, if this host did not hide them. ``redirected``: this port only sends
+    clients to HTTPS.
     """
 
     host: str
@@ -65,6 +66,7 @@ class Explanation:
     failed: tuple[tuple[Rule, str], ...] = ()
     also: tuple[Rule, ...] = ()
     elsewhere: tuple[Rule, ...] = ()
+    redirected: bool = False
 
 
 def explain(
@@ -118,6 +120,7 @@ def explain(
         tuple(failed),
         tuple(also),
         tuple(elsewhere),
+        redirected=not tls and chosen.get("require_tls") in {"ALL", "EXTERNAL_ONLY"},
     )
 
 
