@@ -13,6 +13,7 @@ from typing import Any
 
 from bench.catalogue import fault, is_code, unreachable
 from bench.scene import API, APP, HOME, Answer, Scene, obj
+from gateshift.cluster.gateways import proxy_status, rejected
 from gateshift.lab import topology
 from gateshift.lab.process import wait_for
 
@@ -447,11 +448,23 @@ def rejected_routes(scene: Scene) -> Iterator[None]:
             ],
         },
     )
-    with scene.added(bad):
+    with rejection_over(scene), scene.added(bad):
         time.sleep(1.5)
         new = _own(scene, "rejected", [{"name": "new", "match": [{"uri": {"prefix": "/new"}}]}])
         with scene.added(new):
             yield
+
+
+@contextlib.contextmanager
+def rejection_over(scene: Scene) -> Iterator[None]:
+    """Afterwards wait until the gateway has accepted a newer push, so that the next fault is alone."""
+    try:
+        yield
+    finally:
+        params = scene.context.params
+        assert wait_for(
+            lambda: not any("ERROR" in line for line in rejected(proxy_status(params))), timeout=20, every=0.5
+        )
 
 
 @fault(

@@ -97,7 +97,7 @@ def serve(admin: Admin, folder: Path) -> Iterator[str]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=lambda: server.serve_forever(0.02), daemon=True).start()
     kubectl = folder / "kubectl"
     line = f"Forwarding from 127.0.0.1:{server.server_address[1]} -> 15000"
     kubectl.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >> {folder}/calls\necho "{line}"\nexec sleep 30\n')

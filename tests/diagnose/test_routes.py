@@ -134,7 +134,7 @@ def test_envoy_is_read_through_port_forward(tmp_path: Path) -> None:
     }
     with serve(admin, tmp_path) as kubectl:
         params = make_params(istio={"version": "1.31.0", "istioctl": "/none", "kubectl": kubectl})
-        got = envoy.read(params, "gw", apart=0.1)
+        got = envoy.read(params, "gw")
     assert "istio-system port-forward --address 127.0.0.1 pod/gw :15000" in (tmp_path / "calls").read_text()
     assert got.rejections == ("RDS http.80: Proto constraint: bad",)
     assert got.now(name, "upstream_rq_retry") == 7

@@ -26,6 +26,8 @@ from gateshift.params.model import Params
 __all__ = ["Endpoint", "Envoy", "read"]
 
 _ADMIN = 15000
+APART = 1.5
+"""Seconds between the two readings of the counters."""
 _LINE = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+) ->")
 
 
@@ -69,8 +71,8 @@ class Envoy:
         return self.stats.get(f"cluster.{cluster}.{name}", 0)
 
 
-def read(params: Params, pod: str, *, timeout: float = 9.0, apart: float = 1.5) -> Envoy:
-    """Read pod *pod*'s Envoy; the counters are read twice, *apart* seconds. Raises ClusterError."""
+def read(params: Params, pod: str, *, timeout: float = 9.0) -> Envoy:
+    """Read pod *pod*'s Envoy; the counters are read twice, ``APART`` seconds. Raises ClusterError."""
     try:
         with _forward(params, pod, timeout) as url, _client(url, timeout) as admin:
             begun = time.monotonic()
@@ -78,7 +80,7 @@ def read(params: Params, pod: str, *, timeout: float = 9.0, apart: float = 1.5) 
             config = admin.get("/config_dump").raise_for_status().json()
             clusters = admin.get("/clusters", params={"format": "json"}).raise_for_status().json()
             certificates = admin.get("/certs").raise_for_status().json()
-            time.sleep(max(0.0, apart - (time.monotonic() - begun)))
+            time.sleep(max(0.0, APART - (time.monotonic() - begun)))
             after, late = _stats(admin)
             seconds = time.monotonic() - begun
     except (httpx.HTTPError, ValueError) as error:

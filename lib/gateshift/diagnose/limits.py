@@ -346,6 +346,14 @@ def _service(facts: Facts) -> Iterator[Cause]:
                 f"connects; {passes}",
                 "start the rate limit service; set failure_mode_deny: true if a limit must never be skipped",
             )
+        errors = sum(n for k, n in facts.envoy.grown.items() if k.endswith("ratelimit.error"))
+        if errors and not growing:
+            yield found(
+                "limit-service-errors",
+                f"{errors} errors in {facts.envoy.seconds:.0f} s (ratelimit.error); {passes}",
+                f"kubectl -n {facts.params.istio.namespace} logs of the rate limit service: Redis, its "
+                "configuration",
+            )
         yield from _redis(facts, cluster)
 
 

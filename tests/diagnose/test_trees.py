@@ -1,0 +1,131 @@
+"""Trees 4 and 5 against an Envoy admin interface and an access log at the wire."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateshift import diagnose
+from gateshift.diagnose.engine import run as run_probes
+from tests.diagnose.admin import Admin, config_dump, route, serve
+from tests.diagnose.test_diagnose import OFFLINE, Context, _envoy_filter, healthy
+
+CLUSTER = "outbound|80||cart.shop.svc.cluster.local"
+_LOCAL = "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit"
+FULL = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}
+
+
+def log(count: int, **fields: Any) -> str:
+    line = {
+        "start_time": datetime.now(UTC).isoformat(),
+        "authority": "a.com",
+        "path": "/",
+        "response_code": 200,
+        "response_code_details": "via_upstream",
+        "upstream_cluster": CLUSTER,
+        "upstream_host": "10.0.0.1:80",
+        "duration": 5,
+        "upstream_service_time": "4",
+        **fields,
+    }
+    return f"{json.dumps(line)}\n" * count
+
+
+def ask(symptom: str, tmp_path: Path, admin: Admin, logs: str, **more: Any) -> tuple[diagnose.Cause, ...]:
+    objects = [*healthy(), *more.pop("objects", [])]
+    with serve(admin, tmp_path) as kubectl:
+        context = Context(objects)
+        istio = context.params.istio.model_copy(update={"kubectl": kubectl})
+        context.params = context.params.model_copy(update={"istio": istio})
+        context.cluster.logs = logs
+        return run_probes(symptom, context, probes=OFFLINE, **more)
+
+
+def counters(**values: tuple[int, int]) -> list[str]:
+    return ["".join(f"cluster.{CLUSTER};.{k}: {pair[n]}\n" for k, pair in values.items()) for n in (0, 1)]
+
+
+def admin(**values: tuple[int, int]) -> Admin:
+    found = Admin(config_dump({"a.com": [route("all", "shop/vs", {"prefix": "/"})]}))
+    found.config["configs"][2]["dynamic_active_clusters"] = [{"cluster": {"name": CLUSTER}}]
+    found.stats = counters(**values) or [""]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("values", "logs", "code"),
+    [
+        (
+            {"upstream_cx_overflow": (3, 9)},
+            log(20, duration=3000, upstream_service_time="2900"),
+            "pool-waiting",
+        ),
+        ({"upstream_rq_retry": (0, 30), "upstream_rq_total": (0, 40)}, log(20), "retries-amplify"),
+        (
+            {"upstream_cx_overflow": (9, 9)},
+            log(20, duration=3000, upstream_service_time="20"),
+            "slow-in-gateway",
+        ),
+        (
+            {},
+            log(20, duration=3000, upstream_service_time="2990")
+            + log(20, upstream_host="10.0.0.2:80", duration=9, upstream_service_time="8"),
+            "slow-endpoint",
+        ),
+    ],
+)
+def test_where_the_time_goes(
+    tmp_path: Path, values: dict[str, tuple[int, int]], logs: str, code: str
+) -> None:
+    assert ask("latency", tmp_path, admin(**values), logs)[0].code == code
+
+
+def test_threads_that_stand_still_matter_when_requests_are_slow(tmp_path: Path) -> None:
+    for duration, level in ((3000, "error"), (5, "warning")):
+        one = admin()
+        one.stats = ["server.main_thread.watchdog_miss: 1\n", "server.main_thread.watchdog_miss: 5\n"]
+        causes = ask("latency", tmp_path, one, log(20, duration=duration, upstream_service_time="4"))
+        assert [c.level for c in causes if c.code == "cpu-starved"] == [level]
+
+
+def limited(**config: Any) -> dict[str, Any]:
+    full = {
+        "@type": _LOCAL,
+        "stat_prefix": "x",
+        "token_bucket": {"max_tokens": 3, "tokens_per_fill": 3, "fill_interval": "1s"},
+        "filter_enabled": FULL,
+        "filter_enforced": FULL,
+        **config,
+    }
+    name = "envoy.filters.http.local_ratelimit"
+    one = route("all", "shop/vs", {"prefix": "/"})
+    return {**one, "typed_per_filter_config": {name: full}}
+
+
+@pytest.mark.parametrize(
+    ("rule", "installed", "code"),
+    [
+        (limited(filter_enforced={}), True, "limit-percentage"),
+        (limited(), False, "limit-no-filter"),
+        (route("all", "shop/vs", {"prefix": "/"}), True, "limit-no-bucket"),
+        (limited(token_bucket={"max_tokens": 10_000, "tokens_per_fill": 10_000}), True, "limit-too-high"),
+        (limited(descriptors=[{"entries": [{"key": "user"}]}]), True, "limit-descriptors"),
+    ],
+)
+def test_limit_as_envoy_has_it(tmp_path: Path, rule: dict[str, Any], installed: bool, code: str) -> None:
+    filters = [{"name": "envoy.filters.http.local_ratelimit", "typed_config": {"@type": _LOCAL}}]
+    dump = config_dump({"a.com": [rule]}, filters=filters if installed else [])
+    causes = ask(
+        "rate-limit", tmp_path, Admin(dump), log(30), objects=[_envoy_filter()], host="a.com", path="/"
+    )
+    assert causes[0].code == code
+
+
+def test_rollback_without_a_telling_reason_asks_all_trees_but_its_own(tmp_path: Path) -> None:
+    causes = diagnose.explain_rollback("asked by the operator", Context(healthy()))
+    assert not [c for c in causes if c.symptom in {"stuck", "lint"}]
+    assert "the cause" not in diagnose.sentence(causes)
