@@ -78,10 +78,10 @@ def relevance(facts: Facts, host: str) -> float:
     if not facts.host:
         return 1.0
     try:
-        told = facts.explanation
+        told = facts.explanation(facts.host, facts.path or "/")
     except GateshiftError:
         return 1.0
-    if told is None or told.taker is None or not told.taker.clusters:
+    if told.taker is None or not told.taker.clusters:
         return 1.0
     return 1.0 if host in {parse_cluster(c)[0] for c in told.taker.clusters} else 0.7
 

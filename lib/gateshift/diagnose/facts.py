@@ -22,6 +22,7 @@ __all__ = ["WINDOW", "Facts"]
 T = TypeVar("T")
 _LOG_LINES = 1000
 _LINE_BYTES = 4096
+_SUBJECTS = 3
 _LOG_PODS = 5
 WINDOW = 300.0
 """Seconds of requests that are looked at."""
@@ -159,41 +160,38 @@ class Facts:
         return tuple(e for e in self.requests if e.concerns(self.host, self.path))
 
     @property
-    def subject(self) -> tuple[str, str]:
-        """Return (host, path) of the request to explain: as asked, else the one that fails most."""
+    def subjects(self) -> tuple[tuple[str, str], ...]:
+        """(host, path) of the requests to explain: the one asked about, else those that fail most."""
         if self.host:
-            return self.host, self.path or "/"
+            return ((self.host, self.path or "/"),)
 
-        def read() -> tuple[str, str]:
+        def read() -> tuple[tuple[str, str], ...]:
             try:
                 entries = self.requests
             except GateshiftError:
-                return "", ""
-            wrong = [e for e in entries if e.code >= 500 or e.code == 404]
+                return ()
             counted: dict[tuple[str, str], int] = {}
-            for entry in wrong:
-                counted[entry.host, entry.path] = counted.get((entry.host, entry.path), 0) + 1
-            return min(counted, key=lambda k: (-counted[k], k), default=("", ""))
+            for entry in entries:
+                if entry.code >= 500 or entry.code == 404:
+                    counted[entry.host, entry.path] = counted.get((entry.host, entry.path), 0) + 1
+            return tuple(sorted(counted, key=lambda k: (-counted[k], k))[:_SUBJECTS])
 
-        return self.once("subject", read)
+        return self.once("subjects", read)
 
-    @property
-    def explanation(self) -> Explanation | None:
-        """Which rule of Envoy's tables takes the subject; None when there is no subject."""
-        host, path = self.subject
-        if not host:
-            return None
+    def explanation(self, host: str, path: str) -> Explanation:
+        """Which rule of Envoy's tables takes a request, by HTTP or, where that only redirects, by HTTPS."""
         istio = self.params.istio
 
         def read() -> Explanation:
-            plain = explain(self.envoy, host, path or "/", port=self._target_port(80, istio.http_target_port))
+            port = self._target_port(80, istio.http_target_port)
+            plain = explain(self.envoy, host, path, port=port)
             if plain.table and not plain.redirected:
                 return plain
             port = self._target_port(443, istio.https_target_port)
-            secure = explain(self.envoy, host, path or "/", port=port, tls=True)
+            secure = explain(self.envoy, host, path, port=port, tls=True)
             return secure if secure.table else plain
 
-        return self.once("explanation", read)
+        return self.once(("explanation", host, path), read)
 
     def _target_port(self, port: int, default: int) -> int:
         """The port on which the gateway's Envoy listens for the Service's *port*."""

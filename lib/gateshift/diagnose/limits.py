@@ -206,8 +206,10 @@ def _in_envoy(facts: Facts) -> Iterator[Cause]:
             "istioctl proxy-status",
         )
         return
-    told = facts.explanation
-    if facts.symptom != "rate-limit" or told is None or told.taker is None or not facts.host:
+    if facts.symptom != "rate-limit" or not facts.host:
+        return
+    told = facts.explanation(facts.host, facts.path or "/")
+    if told.taker is None:
         return
     request = f"{told.host}{told.path}"
     own = _per_route(told.taker)
@@ -292,7 +294,7 @@ def _compared(facts: Facts, rule: Rule, bucket: Mapping[str, Any]) -> Iterator[C
     """The limit against the load seen; each pod has a bucket of its own."""
     replicas = max(sum(1 for p in facts.workload if pod_ready(p)), 1)
     rate, burst = _per_second(bucket), float(bucket.get("max_tokens", 0))
-    host, path = facts.subject
+    host, path = facts.host, facts.path
     entries = [e for e in facts.requests if e.concerns(host, path) and e.time is not None]
     times = sorted(e.time or 0.0 for e in entries)
     busiest = max((sum(1 for t in times if start <= t < start + 1.0) for start in times), default=0)

@@ -223,36 +223,36 @@ def _age(obj: Object) -> float:
 
 
 def _who_takes(facts: Facts) -> Iterator[Cause]:
-    told = facts.explanation
-    if told is None:
-        return
+    for host, path in facts.subjects:
+        yield from _explained(facts, facts.explanation(host, path))
+
+
+def _explained(facts: Facts, told: Explanation) -> Iterator[Cause]:
     request = f"{told.host}{told.path}"
     meant = _meant(facts, told)
-    if told.taker is None or not told.taker.owner:
+    taker = told.taker
+    if taker is None or not taker.owner:
         yield from _nobody(facts, told, request, meant)
         return
-    taker = told.taker
-    complaint = facts.symptom in {"404", ""}
-    if meant is not None:
-        later = [r for r in told.also if r == meant]
-        if later:
-            yield found(
-                "rule-order",
-                f"Envoy tries {taker.host} top-down: #{taker.position} {taker} ({taker.target}), "
-                f"then #{meant.position} {meant} ({meant.target})",
-                f"move {meant} before {taker}",
-                taker=taker,
-                request=request,
-                meant=meant,
-            )
-            return
-        why = dict(told.failed).get(meant)
-        if why:
-            yield found(
-                "no-rule", f"{meant} {why}", f"correct the match of {meant}", request=f"{request} as meant"
-            )
-            return
-    if taker.status >= 400:
+    if meant is not None and meant != taker:
+        yield from _not_meant(told, request, taker, meant)
+        return
+    refused = _answered(facts, told, 404)
+    # What answers an error, while a later rule would send the same request elsewhere, stands in its way.
+    other = next((r for r in told.also if r.clusters and r.clusters != taker.clusters), None)
+    if other is not None and (taker.status >= 400 or refused):
+        yield found(
+            "rule-order",
+            f"{refused or f'{request} -> {taker.target}'}; Envoy tries {taker.host} top-down: "
+            f"#{taker.position} "
+            f"{taker} ({taker.target}), then #{other.position} {other} ({other.target}), which takes it as "
+            "well",
+            f"move {other} before {taker}",
+            taker=taker,
+            request=request,
+            meant=other,
+        )
+    elif taker.status >= 400:
         yield found(
             "rule-answers",
             f"{request} -> {taker}: {taker.target}",
@@ -260,19 +260,6 @@ def _who_takes(facts: Facts) -> Iterator[Cause]:
             rule=taker,
             status=taker.status,
         )
-    refused = _answered(facts, 404)
-    if complaint and refused and told.also:
-        other = next((r for r in told.also if r.clusters and r.clusters != taker.clusters), None)
-        if other is not None:
-            yield found(
-                "rule-order",
-                f"{refused}; #{taker.position} {taker} ({taker.target}) is before "
-                f"#{other.position} {other} ({other.target}), which takes it as well",
-                f"move {other} before {taker}",
-                taker=taker,
-                request=request,
-                meant=other,
-            )
     if refused and taker.clusters:
         yield found(
             "backend-404",
@@ -290,11 +277,39 @@ def _who_takes(facts: Facts) -> Iterator[Cause]:
     )
 
 
-def _answered(facts: Facts, code: int) -> str:
-    """Say how many of the concerned requests a backend itself answered with *code*; empty for none."""
-    host, path = facts.subject
+def _not_meant(told: Explanation, request: str, taker: Rule, meant: Rule) -> Iterator[Cause]:
+    """Why the rule that the operator named does not take the request."""
+    if meant in told.also:
+        yield found(
+            "rule-order",
+            f"Envoy tries {taker.host} top-down: #{taker.position} {taker} ({taker.target}), "
+            f"then #{meant.position} {meant} ({meant.target})",
+            f"move {meant} before {taker}",
+            taker=taker,
+            request=request,
+            meant=meant,
+        )
+    elif why := dict(told.failed).get(meant):
+        yield found(
+            "no-rule",
+            f"{meant} {why}; {taker} takes it",
+            f"correct the match of {meant}",
+            request=f"{request} as meant",
+        )
+    elif meant in told.elsewhere:
+        yield found(
+            "host-shadowed",
+            f"{meant} would take {told.path}, but Envoy never leaves the virtual host {told.virtual_host}",
+            f"repeat the rule in VirtualService {taker.owner}",
+            host=told.host,
+            wider=meant.host.rpartition(":")[0] or meant.host,
+        )
+
+
+def _answered(facts: Facts, told: Explanation, code: int) -> str:
+    """Say how many of these requests a backend itself answered with *code*; empty for none."""
     try:
-        entries = [e for e in facts.requests if e.concerns(host, path)]
+        entries = [e for e in facts.requests if e.concerns(told.host, told.path)]
     except GateshiftError:
         return ""
     own = [e for e in entries if e.code == code and e.details == "via_upstream"]
@@ -305,7 +320,7 @@ def _meant(facts: Facts, told: Explanation) -> Rule | None:
     """The rule that the operator named by ``rule`` (its name, or VirtualService/name)."""
     if not facts.rule:
         return None
-    every = [*(r for r, _ in told.failed), *([told.taker] if told.taker else []), *told.also, *told.elsewhere]
+    every = [*([told.taker] if told.taker else []), *told.also, *(r for r, _ in told.failed), *told.elsewhere]
     for one in every:
         if facts.rule in {one.name, one.owner, f"{one.owner}/{one.name}", one.owner.rpartition("/")[2]}:
             return one
