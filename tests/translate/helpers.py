@@ -57,6 +57,11 @@ def of_kind(translation: Translation, kind: str) -> list[Mapping[str, Any]]:
     return [one for one in translation.objects if one["kind"] == kind]
 
 
+def filters(translation: Translation) -> dict[str, Mapping[str, Any]]:
+    """Return the emitted EnvoyFilters by name."""
+    return {one["metadata"]["name"]: one for one in of_kind(translation, "EnvoyFilter")}
+
+
 def rules(translation: Translation, host: str = "*") -> list[Mapping[str, Any]]:
     """Return the rules of the VirtualService that serves *host*."""
     for one in of_kind(translation, "VirtualService"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from gateshift.translate import Target
 from gateshift.translate.docs import plugins_page
 from gateshift.translate.plugins.registry import facts, handled
 from gateshift.translate.plugins.rewrite import regex_rewrite
-from tests.translate.helpers import RSA_PUBLIC, configuration, of_kind, route, rules, run
+from tests.translate.helpers import RSA_PUBLIC, configuration, filters, of_kind, route, rules, run
 
 
 def one(plugins: dict[str, Any], **fields: Any) -> Any:
@@ -24,6 +25,13 @@ def test_all_126_plugins_are_classified_and_documented() -> None:
     assert set(handled()) <= set(facts())
     page = plugins_page()
     assert all(f"| {name} |" in page for name in facts())
+    written = (Path(__file__).resolve().parents[2] / "docs" / "plugins.md").read_text(encoding="utf-8")
+    assert written == page, "make it anew: python -m gateshift.translate.docs docs/plugins.md"
+
+
+def test_every_http_plugin_that_maps_at_all_has_a_rule() -> None:
+    maps = {n for n, f in facts().items() if f.fidelity in ("exact", "approximate")}
+    assert {name for name in maps - set(handled()) if not name.startswith("stream:")} == set()
 
 
 @pytest.mark.parametrize("name", sorted(n for n, f in facts().items() if f.guards_access_or_money))
@@ -56,7 +64,7 @@ def test_cors_leaves_preflights_to_the_filter_and_answers_other_options_itself()
 
 def test_limit_req_is_on_for_its_route_only() -> None:
     translation = one({"limit-req": {"rate": 100, "burst": 50, "key": "remote_addr", "rejected_code": 429}})
-    (found,) = of_kind(translation, "EnvoyFilter")
+    found = filters(translation)["gateshift-limit-req"]
     insertion, patch = found["spec"]["configPatches"]
     assert "filter_enabled" not in insertion["patch"]["value"]["typed_config"]
     assert patch["match"]["routeConfiguration"]["vhost"]["route"]["name"] == "r"
@@ -222,12 +230,12 @@ def test_a_security_plugin_that_is_not_exact_waits_for_a_signature() -> None:
     (blocker,) = run(config, accept=()).blockers
     assert (blocker.resource, blocker.plugin, blocker.routes) == ("routes/r", "limit-req", ("routes/r",))
     assert "not delayed" in blocker.reason
-    assert not of_kind(run(config, accept=()), "EnvoyFilter")
+    assert "gateshift-limit-req" not in filters(run(config, accept=()))
     sign = {"resource": "*", "plugin": "limit-req", "who": "Ada", "why": "one pod, no delays wanted"}
     signed = run(config, accept=(sign,))
     assert not signed.blockers
     assert [one.accepted for one in signed.accepted] == ["Ada: one pod, no delays wanted"]
-    assert of_kind(signed, "EnvoyFilter")
+    assert "gateshift-limit-req" in filters(signed)
 
 
 def test_a_signature_for_every_resource_never_covers_a_loss() -> None:

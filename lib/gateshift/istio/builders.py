@@ -83,14 +83,15 @@ def build(  # noqa: PLR0917 - kind, name and namespace always come in this order
 ) -> dict[str, Any]:
     """Return one object as plain JSON; *sources* are APISIX ids such as ``routes/1``.
 
-    *spec* is taken as it is (an empty value may carry meaning, as in ``retries: {attempts: 0}``).
+    *spec* is taken as it is (an empty value may carry meaning, as in ``retries: {attempts: 0}``); a ConfigMap
+    gets it as its ``data``.
     """
     annotations = {SOURCE_ANNOTATION: _ids(sources)}
     refused = tuple(refused)
     if refused:
         annotations[REFUSED_ANNOTATION] = _ids(refused)
     return {
-        "apiVersion": getattr(version, _GROUPS[kind]),
+        "apiVersion": "v1" if kind == "ConfigMap" else getattr(version, _GROUPS[kind]),
         "kind": kind,
         "metadata": {
             "name": name,
@@ -98,5 +99,5 @@ def build(  # noqa: PLR0917 - kind, name and namespace always come in this order
             "labels": dict(MANAGED_BY),
             "annotations": annotations,
         },
-        "spec": dict(spec),
+        "data" if kind == "ConfigMap" else "spec": dict(spec),
     }

@@ -230,6 +230,10 @@ class TranslateParams(Model):
     Istio must know it. ``inline_credentials`` allows password hashes and API keys inside emitted objects,
     readable by whoever may read those. ``emit_metrics_telemetry`` writes the Telemetry object for
     prometheus, needed only where the mesh has no default metrics provider.
+
+    ``rate_limit_service`` (host:port) counts limits together for all gateway pods, ``login_provider`` and
+    ``tracing_provider`` are names under ``meshConfig.extensionProviders``, and ``trusted_proxies`` is the
+    number of proxies in front of the gateway that add to X-Forwarded-For.
     """
 
     services: dict[str, str] = Field(default_factory=dict)
@@ -238,6 +242,10 @@ class TranslateParams(Model):
     jwt_issuers: dict[str, str] = Field(default_factory=dict)
     inline_credentials: bool = False
     emit_metrics_telemetry: bool = False
+    rate_limit_service: str | None = None
+    login_provider: str | None = None
+    tracing_provider: str | None = None
+    trusted_proxies: int | None = Field(default=None, ge=0, le=10)
     proof_requests: int = Field(default=2000, ge=100, le=1_000_000)
 
 

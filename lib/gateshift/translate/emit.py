@@ -127,18 +127,18 @@ class _Rules:
                 ends = "directResponse" in guard.http or "redirect" in guard.http
                 http = _overlay(answering if ends else base, guard.http)
                 rules.append(_rule(self._name(draft, pattern, f"guard-{guard.name}"), matches, http))
+            if {} in guard.conditions:
+                return rules  # nothing below it could ever be reached
         for label, conditions, action in self._alternatives(draft, base):
             matches = _matches(pattern, conditions)
             if matches:
                 rules.append(_rule(self._name(draft, pattern, label), matches, action))
-        if draft.conditions:
-            rules.append(_rule(self._name(draft, pattern), _matches(pattern, draft.conditions), base))
         return rules
 
     def _alternatives(
         self, draft: Draft, base: Mapping[str, Any]
     ) -> list[tuple[str, list[Condition], Mapping[str, Any]]]:
-        """Return (name, conditions, action) of every combination but the plain action, best first."""
+        """Return (name, conditions, action) of every combination, best first; last the plain one."""
         found: list[tuple[str, list[Condition], Mapping[str, Any]]] = [
             (
                 f"split-{number}",
@@ -155,9 +155,10 @@ class _Rules:
                 for number, (more, overlay) in enumerate(variants, start=1):
                     name = f"{label}.{mark}-{number}".removeprefix(".")
                     grown.append((name, combine_all(conditions, more), _overlay(http, overlay)))
-                grown.append((label, conditions, http))
+                if not any({} in more for more, _ in variants):
+                    grown.append((label, conditions, http))
             found = grown
-        return found[:-1]
+        return found
 
 
 def _combinations(draft: Draft) -> None:

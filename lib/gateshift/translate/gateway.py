@@ -16,6 +16,8 @@ from gateshift.translate.tables import ANY_HOST, HostList
 
 __all__ = ["check_scopes", "envoy_filters", "gateways", "maximal", "security", "tls_names"]
 
+_JWT = "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3"
+_HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _VERSIONS = {"TLSv1.1": "TLSV1_1", "TLSv1.2": "TLSV1_2", "TLSv1.3": "TLSV1_3"}
 
 
@@ -225,7 +227,10 @@ def security(job: Job, lists: Mapping[str, HostList]) -> list[dict[str, Any]]:
         name = policies[key].name
         names[name] = names.get(name, 0) + 1
         suffix = f"-{names[name]}" if names[name] > 1 else ""
-        spec = target | {"action": "DENY", "rules": rules_of[key]}
+        action: dict[str, Any] = {"action": "DENY"}
+        if policies[key].provider:
+            action = {"action": "CUSTOM", "provider": {"name": policies[key].provider}}
+        spec = target | action | {"rules": rules_of[key]}
         found.append(
             build(
                 job.version, "AuthorizationPolicy", f"gateshift-{name}{suffix}", namespace, spec, sources[key]
@@ -259,35 +264,89 @@ def _insertion(one: HttpFilter) -> dict[str, Any]:
 def envoy_filters(job: Job, drafts: Sequence[Draft], emission: Emission) -> list[dict[str, Any]]:
     """Return one EnvoyFilter a concern: the filter, off for everybody, and on for its routes by name."""
     live = [d for d in drafts if not d.blocked and emission.names.get(d.id)]
+    _tokens_only_where_wanted(job, live)
     by_concern: dict[str, list[Any]] = {}
     for one in sorted(job.filters.values(), key=lambda f: (-f.priority, f.name)):
         by_concern.setdefault(one.concern, []).append(one)
+    for concern in sorted({name for draft in live for name in draft.patches}):
+        by_concern.setdefault(concern, [])
     found = []
     for concern, filters in by_concern.items():
         patches: list[dict[str, Any]] = []
         sources: set[str] = set()
         for one in filters:
             users = [d for d in live if one.name in d.filters]
+            if not users and any(concern in d.patches for d in live):
+                patches.append(_insertion(one))  # the routes' patches speak to it
             if not users:
                 continue
             patches.append(_insertion(one))
             for draft in users:
                 sources.add(draft.resource)
-                for rule in sorted(emission.names[draft.id]):
+                if draft.filters[one.name]:
                     value = {"typed_per_filter_config": {one.name: dict(draft.filters[one.name])}}
-                    match = {
-                        "context": "GATEWAY",
-                        "routeConfiguration": {"vhost": {"route": {"name": rule}}},
-                    }
-                    patch = {"operation": "MERGE", "value": value}
-                    patches.append({"applyTo": "HTTP_ROUTE", "match": match, "patch": patch})
+                    patches += _on_route(emission.names[draft.id], value)
+        for draft in live:
+            if concern in draft.patches:
+                sources.add(draft.resource)
+                patches += _on_route(emission.names[draft.id], draft.patches[concern])
         if patches:
             spec = {
                 # Lower numbers are applied first, so filters stand in APISIX's order before the router.
-                "priority": -max(one.priority for one in filters),
+                "priority": -max((one.priority for one in filters), default=0),
                 "workloadSelector": {"labels": dict(job.target.gateway_selector)},
                 "configPatches": patches,
             }
             name = dns_label("gateshift", concern)
             found.append(build(job.version, "EnvoyFilter", name, job.target.gateway_namespace, spec, sources))
-    return found
+    return found + _slashes(job, live)
+
+
+def _tokens_only_where_wanted(job: Job, live: Sequence[Draft]) -> None:
+    """Switch the token check off on routes that did not ask for it.
+
+    A RequestAuthentication holds for the whole gateway: it would refuse the tokens of other issuers, and
+    opaque ones, on routes whose backends check their own.
+    """
+    if not job.jwt_rules:
+        return
+    off = {"@type": f"{_JWT}.PerRouteConfig", "disabled": True}
+    for draft in live:
+        if not any(one.checks_tokens for one in draft.policies):
+            draft.patches["tokens"] = {"typed_per_filter_config": {"envoy.filters.http.jwt_authn": off}}
+
+
+def _slashes(job: Job, live: Sequence[Draft]) -> list[dict[str, Any]]:
+    """Read paths as nginx does where something is guarded: another spelling must not lead around a guard."""
+    guarded = [d for d in live if d.policies or d.filters or d.guards]
+    if not guarded:
+        return []
+    reading = {
+        "normalize_path": True,
+        "merge_slashes": True,
+        "path_with_escaped_slashes_action": "UNESCAPE_AND_FORWARD",
+    }
+    match = {
+        "context": "GATEWAY",
+        "listener": {"filterChain": {"filter": {"name": "envoy.filters.network.http_connection_manager"}}},
+    }
+    patch = {"operation": "MERGE", "value": {"typed_config": {"@type": _HCM, **reading}}}
+    spec = {
+        "workloadSelector": {"labels": dict(job.target.gateway_selector)},
+        "configPatches": [{"applyTo": "NETWORK_FILTER", "match": match, "patch": patch}],
+    }
+    namespace = job.target.gateway_namespace
+    sources = {d.resource for d in guarded}
+    return [build(job.version, "EnvoyFilter", "gateshift-paths", namespace, spec, sources)]
+
+
+def _on_route(names: Sequence[str], value: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Merge *value* into the routes that VirtualService rules of these names make."""
+    return [
+        {
+            "applyTo": "HTTP_ROUTE",
+            "match": {"context": "GATEWAY", "routeConfiguration": {"vhost": {"route": {"name": name}}}},
+            "patch": {"operation": "MERGE", "value": dict(value)},
+        }
+        for name in sorted(names)
+    ]

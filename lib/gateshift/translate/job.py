@@ -49,13 +49,19 @@ they hold. When none holds the action stays as it is."""
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A DENY policy that must hold on the routes that carry it: equal *key* means the same policy."""
+    """A policy that must hold on the routes that carry it: equal *key* means the same policy.
+
+    It denies; with a *provider* of MeshConfig's ``extensionProviders`` it asks that instead (CUSTOM). An
+    ALLOW policy does not exist here: one on a shared gateway closes every route without it.
+    """
 
     key: str
     name: str
     source: Mapping[str, Any] = field(default_factory=dict)
     when: Sequence[Mapping[str, Any]] = ()
     exempt_methods: tuple[str, ...] = ()
+    provider: str = ""
+    checks_tokens: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +81,11 @@ class HttpFilter:
 
 @dataclass(slots=True)
 class Draft:
-    """One route on its way: plugins fill in the action, guards, filters and policies."""
+    """One route on its way: plugins fill in the action, guards, filters and policies.
+
+    ``filters`` maps a filter of the gateway to its settings on this route; ``patches`` maps a concern to
+    what an EnvoyFilter merges into the route where a VirtualService has no field for it.
+    """
 
     route: Resource
     label: str
@@ -91,6 +101,7 @@ class Draft:
     splits: list[Split] = field(default_factory=list)
     variants: list[Variants] = field(default_factory=list)
     filters: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    patches: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     policies: list[Policy] = field(default_factory=list)
     blocked: bool = False
 
@@ -149,6 +160,7 @@ class Job:
         self.warnings: list[str] = []
         self.filters: dict[str, HttpFilter] = {}
         self.extra: dict[str, list[dict[str, Any]]] = {}
+        self.rate_limits: dict[str, dict[str, Any]] = {}
         self.jwt_rules: dict[str, dict[str, Any]] = {}
         self.sources: dict[str, set[str]] = {}
         self._pending: dict[tuple[str, str, bool], _Pending] = {}

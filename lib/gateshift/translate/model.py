@@ -122,6 +122,15 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+def _text(dumper: _Dumper, value: str) -> yaml.ScalarNode:
+    # kubectl reads YAML 1.1, in which these are booleans; PyYAML writes them plain.
+    style = "'" if value in ("y", "Y", "n", "N") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
 def dump_yaml(documents: tuple[Mapping[str, Any], ...]) -> str:
     """Return *documents* as YAML: same input, same bytes, no aliases."""
     return yaml.dump_all(

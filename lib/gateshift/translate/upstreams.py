@@ -15,6 +15,7 @@ from typing import Any
 
 from gateshift.apisix.model import Resource
 from gateshift.istio.builders import build, dns_label
+from gateshift.plan import digest_of
 from gateshift.translate.job import Draft, Job
 from gateshift.translate.ledger import Path
 from gateshift.translate.model import Fidelity
@@ -191,7 +192,11 @@ class UpstreamBook:
     def _use(self, host: str, port: int, weight: int, policy: Mapping[str, Any], source: str) -> Backend:
         known = self._hosts.setdefault(host, _Host())
         text = json.dumps(policy, sort_keys=True)
-        known.policies.setdefault(text, dns_label(source.replace("/", "-")))
+        if text not in known.policies:
+            name = dns_label(source.replace("/", "-"))
+            # One upstream may come in two forms: with a plugin's policy laid over it, and without.
+            taken = name in known.policies.values()
+            known.policies[text] = dns_label(name, digest_of(policy)[:6]) if taken else name
         known.sources.add(source)
         return Backend(host, port, weight, text)
 
@@ -205,12 +210,18 @@ class UpstreamBook:
         }
         return self._use(backend.host, backend.port, backend.weight, policy, source)
 
-    def external(self, host: str, port: int, *, tls: bool, source: str) -> Backend:
+    def external(
+        self, host: str, port: int, *, tls: bool, source: str, verify: bool = True, grpc: bool = False
+    ) -> Backend:
         """Return a destination outside any upstream (an external function, a mirror)."""
         name, port, _ = self.fqdn(host, port)
         if not name.endswith(".cluster.local"):
-            self._external(name, port, {"scheme": "https" if tls else "http"}, source)
+            self._external(name, port, {"scheme": "grpc" if grpc else "https" if tls else "http"}, source)
         policy: dict[str, Any] = {"tls": {"mode": "SIMPLE", "sni": host}} if tls else {}
+        if grpc:
+            policy["connectionPool"] = {"http": {"h2UpgradePolicy": "UPGRADE"}}
+        if tls and not verify:
+            policy["tls"]["insecureSkipVerify"] = True
         return self._use(name, port, 1, policy, source)
 
     def _external(self, host: str, port: int, spec: Mapping[str, Any], source: str) -> None:
@@ -298,7 +309,7 @@ class UpstreamBook:
                     "each is a subset of one DestinationRule"
                 )
                 spec["subsets"] = [
-                    {"name": name, "trafficPolicy": json.loads(text)}
+                    {"name": name, **({"trafficPolicy": policy} if (policy := json.loads(text)) else {})}
                     for text, name in sorted(one.policies.items(), key=lambda item: item[1])
                 ]
             found.append(build(job.version, "DestinationRule", host, job.target.namespace, spec, one.sources))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from gateshift.apisix.model import Kind
 from gateshift.istio.versions import Feature
-from gateshift.translate.conditions import check_regex
+from gateshift.translate.conditions import Inexpressible, check_regex, rewrap
+from gateshift.translate.model import Fidelity
 from gateshift.translate.plugins.registry import Use, handles
 
 _ALL_METHODS = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "CONNECT", "TRACE"]
@@ -22,12 +25,37 @@ def _origins(use: Use) -> list[dict[str, str]]:
     patterns = config.get("allow_origins_by_regex") or []
     found = [{"regex": f".*(?:{check_regex(str(one))}).*"} for one in patterns]
     use.exact("allow_origins_by_regex", target=target)
+    found += [{"exact": one} for one in _from_metadata(use)]
     names = _split(config.get("allow_origins", "" if found else "*"))
     if "*" in names or "**" in names:
         use.approximate("allow_origins", target=target, note="Envoy answers with the request's origin, not *")
         return [{"regex": ".*"}]
     use.exact("allow_origins", target=target)
     return [{"exact": one} for one in names] + found
+
+
+def _unmatched(use: Use, origins: list[dict[str, str]]) -> None:
+    """Answer preflights of other origins, which older versions would send to the backend unchecked."""
+    known = "|".join(f"(?:{rewrap(one)})" for one in origins)
+    other = {"method": {"exact": "OPTIONS"}, "withoutHeaders": {"origin": {"regex": known}}}
+    use.guard("preflight", [other], {"directResponse": {"status": 200}})
+
+
+def _from_metadata(use: Use) -> list[str]:
+    """Return the origins that plugin_metadata lists under the names of allow_origins_by_metadata."""
+    names = use.config.get("allow_origins_by_metadata") or []
+    metadata = use.job.configuration.get(Kind.PLUGIN_METADATA, "cors")
+    raw = metadata.spec.get("allow_origins") if metadata else None
+    found: list[str] = []
+    for name in names:
+        if not isinstance(raw, Mapping) or str(name) not in raw:
+            raise Inexpressible(f"plugin_metadata of cors has no origins named {name}")
+        found += _split(raw[str(name)])
+        if metadata is not None:
+            place = ("allow_origins", str(name))
+            use.job.mark(metadata, place, Fidelity.EXACT, "VirtualService http[].corsPolicy.allowOrigins")
+    use.exact("allow_origins_by_metadata", target="VirtualService http[].corsPolicy.allowOrigins")
+    return found
 
 
 @handles("cors")
@@ -60,13 +88,12 @@ def cors(use: Use) -> None:
     use.exact("allow_credential", target=f"{target}.allowCredentials")
     if use.job.has(Feature.CORS_UNMATCHED_PREFLIGHTS):
         policy["unmatchedPreflights"] = "IGNORE"
+    elif policy["allowOrigins"] != [{"regex": ".*"}]:
+        _unmatched(use, policy["allowOrigins"])
     use.none("timing_allow_origins", "timing_allow_origins_by_regex", note="no Timing-Allow-Origin in Envoy")
-    if config.get("allow_origins_by_metadata"):
-        note = "put the origins of plugin_metadata cors into allow_origins"
-        use.manual("allow_origins_by_metadata", note=note)
-        use.job.warn(f"{use.owner.origin}: cors takes origins from plugin_metadata: {note}")
     if not config:
-        use.exact(target=target, note="the plugin's defaults: any origin, any method")
+        note = "any origin, any method; Envoy answers with the request's origin, not *"
+        use.approximate(target=target, note=note)
     use.draft.http["corsPolicy"] = policy
     # Envoy's CORS filter answers preflights only on routes that forward; APISIX answers every OPTIONS.
     plain = [

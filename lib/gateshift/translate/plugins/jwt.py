@@ -17,6 +17,7 @@ from gateshift.istio.versions import Feature
 from gateshift.translate.job import Policy
 from gateshift.translate.jwk import KeyFormatError, jwk_from_pem
 from gateshift.translate.model import Fidelity
+from gateshift.translate.plugins.identity import strip_identity
 from gateshift.translate.plugins.registry import Use, handles
 
 _PUBLIC = ("RS", "ES", "PS", "Ed")
@@ -130,9 +131,10 @@ def _consumers(use: Use) -> tuple[dict[str, list[dict[str, str]]], list[str]]:
         by_issuer.setdefault(issuer, []).append(key)
         claims.append(str(config.get("key", name)))
     if len(claims) > 1 and max(len(keys) for keys in by_issuer.values()) > 1:
-        job.warn(
-            "several consumers share one token issuer: a token signed by one may carry the claim of another; "
-            "give each consumer its own issuer"
+        use.approximate(
+            target="RequestAuthentication jwks",
+            note="several consumers share one token issuer: a token signed by one may carry the claim of "
+            "another; give each consumer its own issuer",
         )
     return by_issuer, sorted(claims)
 
@@ -172,6 +174,7 @@ def jwt_auth(use: Use) -> None:
                 f"routes look for tokens of {issuer} in different places: the first route's are used"
             )
             known["forwardOriginalToken"] = known["forwardOriginalToken"] or not hide
+    strip_identity(use, username=not _named_by_key(use))
     use.job.source("jwt", use.draft.resource, *(f"{o.kind}/{o.id}" for o, _, _ in _credentials(use)))
     claim = str(config.get("key_claim_name", "key"))
     key = f"jwt-auth:{claim}:{','.join(claims)}"
@@ -182,6 +185,7 @@ def jwt_auth(use: Use) -> None:
             dns_label("require-token", claim),
             when=({"key": f"request.auth.claims[{claim}]", "notValues": claims},),
             exempt_methods=exempt,
+            checks_tokens=True,
         )
     )
     use.approximate("key_claim_name", note="read after the signature was checked, not before")
@@ -190,6 +194,5 @@ def jwt_auth(use: Use) -> None:
     use.none("realm", note="the 401 of Envoy has its own WWW-Authenticate")
     if config.get("anonymous_consumer"):
         use.block("anonymous_consumer lets requests without token through", "split the route by hand")
-    if not config:
-        note = "a missing token is answered 403 instead of 401, and iss must be the consumer's issuer"
-        use.approximate(target="RequestAuthentication + AuthorizationPolicy", note=note)
+    note = "a missing token is answered 403 instead of 401, and iss must be the consumer's issuer"
+    use.approximate(target="RequestAuthentication + AuthorizationPolicy", note=note)

@@ -12,21 +12,13 @@ from typing import Any
 
 from gateshift.apisix.model import Kind, Resource
 from gateshift.translate.conditions import Inexpressible
-from gateshift.translate.job import HttpFilter
 from gateshift.translate.model import Fidelity
-from gateshift.translate.plugins.lua import KEY_AUTH
+from gateshift.translate.plugins.envoy import lua
+from gateshift.translate.plugins.lua import KEY_AUTH, SHA256
 from gateshift.translate.plugins.registry import Use, handles
 
-_LUA = "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua"
-_PER_ROUTE = "type.googleapis.com/envoy.extensions.filters.http.lua.v3.LuaPerRoute"
 _SHORTEST = 12
 """A key of fewer characters could be found from its hash by trying."""
-
-
-def _quoted(text: str) -> str:
-    """Write a Lua string whose bytes are all printable."""
-    body = "".join(chr(b) if 32 <= b < 127 and chr(b) not in '"\\' else f"\\{b:03d}" for b in text.encode())
-    return f'"{body}"'
 
 
 def _keys(use: Use) -> list[tuple[str, str]]:
@@ -74,20 +66,13 @@ def key_auth(use: Use) -> None:
     if not keys:
         use.block("no consumer has a key that could be checked", "see the consumers' entries in the ledger")
         return
-    table = ",".join(f'["{digest}"]={_quoted(name)}' for digest, name in keys)
-    settings = (
-        f"local HEADER = {_quoted(str(config.get('header', 'apikey')).lower())}\n"
-        f"local QUERY = {_quoted(str(config.get('query', 'apikey')))}\n"
-        f"local HIDE = {'true' if config.get('hide_credentials') else 'false'}\n"
-        f"local CONSUMERS = {{{table}}}\n"
-    )
-    name = "gateshift.key_auth" + ("_global" if use.is_global else "")
-    base = {
-        "@type": _LUA,
-        "default_source_code": {"inline_string": "function envoy_on_request(handle) end\n"},
+    settings = {
+        "HEADER": str(config.get("header", "apikey")).lower(),
+        "QUERY": str(config.get("query", "apikey")),
+        "HIDE": bool(config.get("hide_credentials")),
+        "CONSUMERS": dict(keys),
     }
-    use.job.use_filter(HttpFilter(name, "key-auth", use.priority, base))
-    use.draft.filters[name] = {"@type": _PER_ROUTE, "source_code": {"inline_string": settings + KEY_AUTH}}
+    lua(use, settings, SHA256, KEY_AUTH)
     target = "EnvoyFilter lua"
     use.exact("header", "query", target=target)
     note = "the key in the query string stays in the path" if config.get("hide_credentials") else ""

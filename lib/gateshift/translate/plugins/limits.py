@@ -10,9 +10,8 @@ from typing import Any
 from gateshift.istio.versions import Feature
 from gateshift.translate.conditions import Inexpressible
 from gateshift.translate.job import HttpFilter
+from gateshift.translate.plugins.globals import ask_service, entry, wanted
 from gateshift.translate.plugins.registry import Use, handles
-
-__all__ = ["local_limit"]
 
 _TYPE = "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit"
 _ALWAYS = {"numerator": 100, "denominator": "HUNDRED"}
@@ -68,43 +67,75 @@ def _bucket(tokens: int, refill: int, seconds: float) -> dict[str, Any]:
     return {"max_tokens": tokens, "tokens_per_fill": refill, "fill_interval": interval}
 
 
-def _client(use: Use) -> list[dict[str, Any]] | None:
-    """Return the rate limit actions for the key; None when one bucket serves everybody."""
+_ADDRESS = ("remote_addr", "http_x_real_ip", "http_x_forwarded_for", "realip_remote_addr")
+Actions = list[dict[str, Any]]
+
+
+def _part(use: Use, name: str) -> dict[str, Any] | None:
+    """Return the rate limit action for one variable; None when it is the same for every request."""
+    if name in _ADDRESS:
+        return {"remote_address": {}}
+    if name.startswith("http_") or name == "consumer_name":
+        header = "x-consumer-username" if name == "consumer_name" else name[5:].replace("_", "-")
+        return {"request_headers": {"header_name": header, "descriptor_key": name}}
+    if name in ("request_method", "request_uri"):
+        header = {"request_method": ":method", "request_uri": ":path"}[name]
+        return {"request_headers": {"header_name": header, "descriptor_key": name}}
+    fixed = {
+        "server_addr": True,
+        # A port in the Host header, or a query string, would give a client any number of buckets.
+        "host": len(use.draft.effective.hosts) == 1 and "*" not in use.draft.effective.hosts[0],
+        "uri": len(use.draft.patterns) == 1 and use.draft.patterns[0].kind == "exact",
+    }
+    if fixed.get(name):
+        return None
+    raise Inexpressible(f"clients cannot be told apart by ${name} in Envoy")
+
+
+def _clients(use: Use) -> list[Actions]:
+    """Return how clients are told apart, as lists of rate limit actions; none when one bucket is for all.
+
+    As in APISIX a request that lacks the key is counted by its address: leaving a header out is no way
+    around the limit.
+    """
     key = str(use.config.get("key", "remote_addr")).strip()
     kind = str(use.config.get("key_type", "var"))
     if kind == "constant":
-        return None
+        return []
     names = re.findall(r"\w+", key) if kind == "var_combination" else [key.lstrip("$")]
-    actions: list[dict[str, Any]] = []
-    for name in names:
-        if name in ("remote_addr", "http_x_real_ip", "http_x_forwarded_for", "realip_remote_addr"):
-            actions.append({"remote_address": {}})
-        elif name.startswith("http_"):
-            header = name[5:].replace("_", "-")
-            actions.append({"request_headers": {"header_name": header, "descriptor_key": name}})
-        elif name in ("host", "uri", "request_uri", "request_method"):
-            header = {"host": ":authority", "request_method": ":method"}.get(name, ":path")
-            actions.append({"request_headers": {"header_name": header, "descriptor_key": name}})
-        elif name in ("consumer_name",):
-            actions.append(
-                {"request_headers": {"header_name": "x-consumer-username", "descriptor_key": name}}
-            )
-        elif name == "server_addr":
+    actions = [one for one in (_part(use, name) for name in names) if one is not None]
+    found = [actions] if actions else []
+    for one in actions:
+        rule = one.get("request_headers")
+        if rule is None or rule["header_name"].startswith(":"):
             continue
-        else:
-            raise Inexpressible(f"clients cannot be told apart by ${name} in Envoy")
-    return actions or None
+        absent = {
+            "descriptor_key": f"without_{rule['descriptor_key']}",
+            "descriptor_value": "true",
+            "headers": [{"name": rule["header_name"], "present_match": False}],
+        }
+        found.append([{"header_value_match": absent}, {"remote_address": {}}])
+    return found
 
 
-def local_limit(use: Use, bucket: Mapping[str, Any], *, quota_headers: bool) -> dict[str, Any]:
-    """Return the per-route configuration of the local rate limit filter."""
+def _limit(
+    use: Use, bucket: Mapping[str, Any], count: int, seconds: float, *, quota_headers: bool
+) -> dict[str, Any] | None:
+    """Return the per-route configuration of the local rate limit filter.
+
+    None when a rate limit service was asked instead, about *count* requests in *seconds* seconds.
+    """
     status = int(use.config.get("rejected_code", 503))
     if status not in _STATUS:
         use.approximate("rejected_code", note=f"Envoy cannot reject with {status}: 429 is sent")
         status = 429
     else:
         use.exact("rejected_code", target="local rate limit status")
-    actions = _client(use)
+    clients = _clients(use)
+    if wanted(use):
+        ask_service(use, status, clients, count, seconds)
+        use.exact("key", "key_type", target="EnvoyFilter ratelimit")
+        return None
     found: dict[str, Any] = {
         "@type": _TYPE,
         "stat_prefix": use.name.replace("-", "_"),
@@ -115,7 +146,7 @@ def local_limit(use: Use, bucket: Mapping[str, Any], *, quota_headers: bool) -> 
     }
     if quota_headers:
         found["enable_x_ratelimit_headers"] = "DRAFT_VERSION_03"
-    if actions is None:
+    if not clients:
         use.exact("key", "key_type", target="one bucket for all clients")
         return found
     if not use.job.has(Feature.LOCAL_LIMIT_WILDCARD):
@@ -123,29 +154,45 @@ def local_limit(use: Use, bucket: Mapping[str, Any], *, quota_headers: bool) -> 
             f"Istio {use.job.version} has no local limit per client "
             f"(needs {Feature.LOCAL_LIMIT_WILDCARD.since}): one shared bucket would let one client stop all"
         )
-    entries = [
-        {"key": "remote_address"}
-        if "remote_address" in action
-        else {"key": action["request_headers"]["descriptor_key"]}
-        for action in actions
-    ]
     # With descriptors the default bucket must never be the tighter one.
     found["token_bucket"] = _bucket(4_000_000_000, 4_000_000_000, 1)
     found["always_consume_default_token_bucket"] = False
-    found["rate_limits"] = [{"actions": actions}]
-    found["descriptors"] = [{"entries": entries, "token_bucket": dict(bucket)}]
+    found["rate_limits"] = [{"actions": actions} for actions in clients]
+    found["descriptors"] = [
+        {"entries": [entry(one) for one in actions], "token_bucket": dict(bucket)} for actions in clients
+    ]
     found["max_dynamic_descriptors"] = _MAX_CLIENTS
-    note = f"a request without the key is not limited; at most {_MAX_CLIENTS} clients are told apart"
+    note = f"at most {_MAX_CLIENTS} clients are told apart"
     use.approximate("key", "key_type", target="local rate limit descriptors", note=note)
     return found
 
 
-def _switch_on(use: Use, config: Mapping[str, Any]) -> None:
+def _switch_on(use: Use, config: Mapping[str, Any] | None) -> None:
+    if config is None:
+        return
     concern = use.name
     name = f"gateshift.{use.name.replace('-', '_')}" + ("_global" if use.is_global else "")
     base = {"@type": _TYPE, "stat_prefix": use.name.replace("-", "_")}
     use.job.use_filter(HttpFilter(name, concern, use.priority, base))
     use.draft.filters[name] = config
+
+
+_SHARED = (
+    "one counter in Redis becomes one a gateway pod; name translate.rate_limit_service for a common count"
+)
+
+
+def _account_policy(use: Use) -> None:
+    """Account for where requests are counted."""
+    shared = str(use.config.get("policy", "local")) != "local"
+    for key in use.config:
+        if key.startswith("redis_") or key in ("policy", "sync_interval"):
+            if not shared:
+                use.ignored(key, note="counted in the gateway itself")
+            elif wanted(use):
+                use.exact(key, target="EnvoyFilter ratelimit", note="the rate limit service counts")
+            else:
+                use.approximate(key, note=_SHARED)
 
 
 @handles("limit-req")
@@ -159,17 +206,12 @@ def limit_req(use: Use) -> None:
         refill, seconds = max(1, round(rate)), 1.0
     else:
         refill, seconds = 1, round(1 / rate, 3)
-    if str(config.get("policy", "local")) != "local":
-        note = "one counter in Redis becomes one a gateway pod; run a rate limit service for a common count"
-        for key in config:
-            if key.startswith("redis_") or key == "policy":
-                use.approximate(key, note=note)
-    else:
-        use.ignored("policy", note="local is what is emitted")
+    _account_policy(use)
     bucket = _bucket(max(1, math.floor(rate + burst)), refill, seconds)
-    _switch_on(use, local_limit(use, bucket, quota_headers=False))
-    target = "EnvoyFilter local_ratelimit"
-    use.approximate("rate", target=target, note=_EACH_GATEWAY)
+    _switch_on(use, _limit(use, bucket, refill, seconds, quota_headers=False))
+    together = wanted(use)
+    target = "EnvoyFilter ratelimit" if together else "EnvoyFilter local_ratelimit"
+    use.approximate("rate", target=target, note="whole seconds are counted" if together else _EACH_GATEWAY)
     use.approximate(
         "burst", target=target, note="requests above the rate are let through at once, not delayed"
     )
@@ -188,17 +230,13 @@ def limit_count(use: Use) -> None:
     if count <= 0 or window <= 0:
         raise ValueError("count and time_window must be positive")
     quota = bool(config.get("show_limit_quota_header", True))
-    _switch_on(use, local_limit(use, _bucket(count, count, window), quota_headers=quota))
-    target = "EnvoyFilter local_ratelimit"
-    use.approximate("count", "time_window", target=target, note=_EACH_GATEWAY)
-    if str(config.get("policy", "local")) == "local":
-        use.ignored("policy", note="local is what is emitted")
-    note = "one counter in Redis becomes one a gateway pod; run a rate limit service for a common count"
-    for key in config:
-        if key.startswith("redis_") or (
-            key in ("policy", "sync_interval") and config.get("policy") != "local"
-        ):
-            use.approximate(key, note=note)
+    _switch_on(use, _limit(use, _bucket(count, count, window), count, window, quota_headers=quota))
+    if wanted(use):
+        use.exact("count", "time_window", target="EnvoyFilter ratelimit")
+    else:
+        target = "EnvoyFilter local_ratelimit"
+        use.approximate("count", "time_window", target=target, note=_EACH_GATEWAY)
+    _account_policy(use)
     use.approximate("window_type", note="the window starts with the gateway, not with the first request")
     use.approximate("rejected_msg", note='Envoy answers "local_rate_limited"')
     use.approximate("show_limit_quota_header", note="the headers are x-ratelimit-limit/remaining/reset")

@@ -19,7 +19,7 @@ from gateshift.translate.ledger import Path, format_path
 from gateshift.translate.model import Fidelity
 from gateshift.translate.upstreams import UpstreamBook
 
-__all__ = ["Fact", "Use", "apply_plugin", "facts", "handled", "handles"]
+__all__ = ["Fact", "Use", "apply_plugin", "facts", "handled", "handles", "hold_unless_exact"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +68,13 @@ class Use:
     config: Mapping[str, Any]
     owner: Resource
     is_global: bool = False
+    under: Path = ()
+    """Where in the plugin ``config`` stands, for a plugin inside another (workflow)."""
 
     @property
     def path(self) -> Path:
-        """Where the plugin stands inside its owner."""
-        return ("plugins", self.name)
+        """Where the plugin's options stand inside its owner."""
+        return ("plugins", self.name, *self.under)
 
     @property
     def priority(self) -> int:
@@ -215,13 +217,14 @@ def _under_condition(use: Use, rule: Rule, raw: Any) -> None:
         splits=[],
         variants=[],
         filters={},
+        patches={},
         policies=[],
     )
     probe = replace(use, draft=trial)
     rule(probe)
     draft.blocked |= trial.blocked
     draft.mirrors = trial.mirrors
-    if trial.filters or trial.policies or trial.splits or trial.backends != draft.backends:
+    if trial.filters or trial.patches or trial.policies or trial.splits or trial.backends != draft.backends:
         raise Inexpressible("its _meta.filter would have to switch an Envoy filter or a destination")
     for one in trial.guards:
         draft.guards.append(replace(one, conditions=tuple(combine_all(where, one.conditions))))
@@ -263,13 +266,13 @@ def apply_plugin(use: Use) -> None:
         job.mark(use.owner, leaf, Fidelity.MANUAL, "", f"option of {use.name} that gateshift does not know")
         job.warn(f"{use.owner.origin}: {use.name} has an option that gateshift does not know: {leaf[-1]}")
     if fact is not None and fact.guards_access_or_money:
-        _hold_unless_exact(use)
+        hold_unless_exact(use)
 
 
 _SHOWN = 6
 
 
-def _hold_unless_exact(use: Use) -> None:
+def hold_unless_exact(use: Use) -> None:
     """Hold the route until a person has signed for the differences of a security or billing plugin."""
     job = use.job
     if job.held(use.owner, use.name, use.draft.resource):

@@ -1,95 +1,13 @@
-"""Plugins that answer or change answers: redirect, response-rewrite, mocking, fault-injection, echo."""
+"""Plugins that answer themselves: mocking, fault-injection, echo."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from gateshift.translate.conditions import Condition, Inexpressible, from_vars
 from gateshift.translate.plugins.registry import Use, handles
 from gateshift.translate.plugins.values import header_value
-
-_CODES = (301, 302, 303, 307, 308)
-
-
-@handles("redirect")
-def redirect(use: Use) -> None:
-    """Redirect by a literal address, or from HTTP to HTTPS."""
-    config = use.config
-    if config.get("regex_uri"):
-        raise Inexpressible("a redirect computed by a regular expression has no equivalent")
-    if config.get("http_to_https"):
-        use.approximate(
-            "http_to_https", note="301 for every method; APISIX sends 308 for other than GET and HEAD"
-        )
-        use.guard(
-            "https",
-            [{"port": use.job.target.http_port}],
-            {"redirect": {"scheme": "https", "redirectCode": 301}},
-        )
-        use.job.warn(
-            f"{use.draft.resource}: redirects HTTP to HTTPS; behind a load balancer that ends TLS and speaks "
-            "HTTP to the gateway this would loop"
-        )
-        use.ignored("ret_code", "append_query_string", "encode_uri", note="http_to_https decides")
-        return
-    target = str(config.get("uri", ""))
-    code = int(config.get("ret_code", 302))
-    if code not in _CODES:
-        raise Inexpressible(f"Istio cannot redirect with status {code}")
-    if "$" in target and target not in ("$request_uri", "$uri"):
-        raise Inexpressible("a redirect address with variables has no equivalent")
-    found: dict[str, Any] = {"redirectCode": code}
-    if "$" not in target:
-        parts = urlsplit(target)
-        if parts.scheme:
-            found["scheme"] = parts.scheme
-        if parts.netloc:
-            found["authority"] = parts.netloc
-        found["uri"] = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    use.draft.terminal = {"redirect": found}
-    kept = "" if config.get("append_query_string") else "the query string is kept; APISIX drops it"
-    use.approximate("uri", target="VirtualService http[].redirect", note=kept)
-    use.exact("ret_code", target="VirtualService http[].redirect.redirectCode")
-    use.exact("append_query_string", "http_to_https")
-    use.approximate("encode_uri", note="the address is sent as written")
-
-
-def _added(raw: object) -> list[tuple[str, str]]:
-    if isinstance(raw, Mapping):
-        return [(str(k), str(v)) for k, v in raw.items()]
-    pairs = []
-    for line in raw if isinstance(raw, list) else ():
-        name, _, value = str(line).partition(":")
-        pairs.append((name.strip(), value.strip()))
-    return pairs
-
-
-@handles("response-rewrite")
-def response_rewrite(use: Use) -> None:
-    """Set, add and remove response headers; bodies and status need code in the gateway."""
-    config = use.config
-    raw = config.get("headers")
-    if isinstance(raw, Mapping):
-        structured = any(isinstance(raw.get(key), Mapping | list) for key in ("set", "add", "remove"))
-        groups: Mapping[str, Any] = raw if structured else {"set": raw}
-        for name, value in _added(groups.get("set")):
-            if value == "":
-                use.draft.remove_header("response", name.lower())
-            else:
-                use.draft.headers("response", "set")[name.lower()] = header_value(value)
-        for name, value in _added(groups.get("add")):
-            use.draft.headers("response", "add")[name.lower()] = header_value(value)
-        for name in groups.get("remove") or ():
-            use.draft.remove_header("response", str(name).lower())
-        note = "not set on answers that Envoy makes before it has chosen a route"
-        use.approximate("headers", target="VirtualService http[].headers.response", note=note)
-    for key in ("status_code", "body", "body_base64", "filters", "vars"):
-        if config.get(key):
-            use.manual(key, note="Envoy changes no bodies or statuses: do it in the backend")
-            use.block(f"it changes {key} of the answer", "do it in the backend, then sign for the loss")
-    use.ignored("body_base64", note="off")
 
 
 def _body(text: object) -> dict[str, str]:

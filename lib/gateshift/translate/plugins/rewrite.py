@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateshift.translate.conditions import Inexpressible, check_regex
+from gateshift.translate.plugins.envoy import lua
+from gateshift.translate.plugins.lua import HTTP
 from gateshift.translate.plugins.registry import Use, handles
-from gateshift.translate.plugins.values import guard_credential, header_value, template
+from gateshift.translate.plugins.values import guard_credential, header_value, lua_values, template
 
 __all__ = ["regex_rewrite"]
 
@@ -61,9 +63,35 @@ def _headers(use: Use, raw: Mapping[str, Any]) -> None:
     use.exact("headers", target="VirtualService http[].headers.request")
 
 
+_LUA = r"""
+function envoy_on_request(handle)
+  local headers = handle:headers()
+  local path = target(handle, headers).path
+  if path then
+    local query = (headers:get(":path") or ""):match("%?(.*)$")
+    if query then path = path .. (path:find("?", 1, true) and "&" or "?") .. query end
+    headers:replace(":path", path)
+  end
+  if METHOD then headers:replace(":method", METHOD) end
+end
+"""
+
+
+def _by_lua(use: Use) -> None:
+    """Change the method, or set a path with variables or a query, which a VirtualService cannot."""
+    method, uri = use.config.get("method"), str(use.config.get("uri") or "")
+    computed = "$" in uri or "?" in uri
+    if not method and not computed:
+        return
+    path = lua_values({"path": uri} if computed else {})
+    code = f"local function target(handle, headers) return {path} end\n"
+    lua(use, {"METHOD": str(method) if method else None}, HTTP, code, _LUA)
+    use.exact("method", *(("uri",) if computed else ()), target="EnvoyFilter lua")
+
+
 @handles("proxy-rewrite")
 def proxy_rewrite(use: Use) -> None:
-    """Convert path, host and headers; changing the method has no equivalent."""
+    """Convert path, host and headers; the method, and paths with variables, by Lua."""
     config, draft = use.config, use.draft
     if isinstance(config.get("headers"), Mapping):
         _headers(use, config["headers"])
@@ -76,13 +104,10 @@ def proxy_rewrite(use: Use) -> None:
     target = "VirtualService http[].rewrite.uriRegexRewrite"
     encoded = "Envoy rewrites the path as sent, APISIX the decoded one"
     if config.get("uri"):
-        if "$" in str(config["uri"]):
-            raise Inexpressible("a path with variables cannot be set by a VirtualService")
-        path, _, query = str(config["uri"]).partition("?")
-        if query:
-            raise Inexpressible("a rewritten path with a query string cannot be set by a VirtualService")
-        rewrite["uriRegexRewrite"] = {"match": "^/.*$", "rewrite": path.replace("\\", "\\\\")}
-        use.exact("uri", target=target)
+        uri = str(config["uri"])
+        if "$" not in uri and "?" not in uri:
+            rewrite["uriRegexRewrite"] = {"match": "^/.*$", "rewrite": uri.replace("\\", "\\\\")}
+            use.exact("uri", target=target)
         use.ignored("regex_uri", note="uri wins over regex_uri")
     elif config.get("regex_uri"):
         pairs = list(config["regex_uri"])
@@ -99,9 +124,7 @@ def proxy_rewrite(use: Use) -> None:
         use.approximate("regex_uri", target=target, note=encoded)
     if not rewrite:
         del draft.http["rewrite"]
-    if config.get("method"):
-        use.manual("method", note="Envoy cannot change the method: let the backend accept the original one")
-        use.block("it changes the request method", "let the backend accept the original method")
+    _by_lua(use)
     if config.get("use_real_request_uri_unsafe"):
         use.approximate("use_real_request_uri_unsafe", note="Envoy always forwards the normalised path")
     use.ignored("use_real_request_uri_unsafe", note="off")

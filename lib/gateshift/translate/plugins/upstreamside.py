@@ -6,6 +6,7 @@ from typing import Any
 
 from gateshift.translate.conditions import Inexpressible
 from gateshift.translate.job import HttpFilter
+from gateshift.translate.plugins.envoy import on_gateway
 from gateshift.translate.plugins.registry import Use, handles
 
 _FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
@@ -51,10 +52,11 @@ def ai(use: Use) -> None:
 
 @handles("grpc-web")
 def grpc_web(use: Use) -> None:
-    """gRPC-Web framing by Envoy's own filter, on this route only."""
+    """gRPC-Web framing by Envoy's own filter, which acts on requests of that content type alone."""
     name = "gateshift.grpc_web"
     base = {"@type": f"{_FILTERS}.grpc_web.v3.GrpcWeb"}
     use.job.use_filter(HttpFilter(name, "grpc-web", use.priority, base))
+    use.draft.filters[name] = {}  # it has no settings of a route
     use.approximate("cors_allow_headers", note="add the cors plugin: Envoy's filter sends no CORS headers")
     use.exact(target="EnvoyFilter grpc_web")
 
@@ -172,14 +174,18 @@ def limit_conn(use: Use) -> None:
 @handles("real-ip")
 def real_ip(use: Use) -> None:
     """The client's address is found by counting proxies, for the whole gateway."""
-    if str(use.config.get("source")) != "http_x_forwarded_for" or not use.config.get("recursive"):
+    config, hops = use.config, use.job.params.trusted_proxies
+    if str(config.get("source")) != "http_x_forwarded_for" or not config.get("recursive"):
         raise Inexpressible("only X-Forwarded-For with recursive=true can be read by counting proxies")
-    note = (
-        "set meshConfig.defaultConfig.gatewayTopology.numTrustedProxies to the number of proxies in front; "
-        "a wrong number lets clients choose their address"
-    )
-    use.approximate(target="meshConfig gatewayTopology", note=note)
-    use.block("how many proxies stand in front is not in the configuration", note)
+    if hops is None:
+        use.block(
+            "how many proxies stand in front is not in the configuration",
+            "set translate.trusted_proxies to their number; a wrong one lets clients choose their address",
+        )
+        return
+    on_gateway(use, "real-ip", {"use_remote_address": True, "xff_num_trusted_hops": hops})
+    note = f"{hops} proxies are counted, whatever their addresses, and for every route of the gateway"
+    use.approximate(target="EnvoyFilter xff_num_trusted_hops", note=note)
 
 
 @handles("node-status", "server-info", "inspect", "log-rotate", "example-plugin", "error-log-logger")

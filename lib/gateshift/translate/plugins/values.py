@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from gateshift.translate.conditions import Inexpressible
+from gateshift.translate.plugins.envoy import quoted
 from gateshift.translate.plugins.registry import Use
 
-__all__ = ["guard_credential", "header_value", "template"]
+__all__ = ["guard_credential", "header_value", "lua_values", "template"]
 
 _VARIABLES = {
     "remote_addr": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
@@ -26,7 +28,7 @@ _VARIABLES = {
 }
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 _SECRETIVE = re.compile(
-    r"^(proxy-)?authorization$|^cookie$|api[-_]?key|token|secret|password|credential", re.IGNORECASE
+    r"^(proxy-)?authorization$|^cookie$|api[-_]?key|token|secret|password|credential|[-_]key$", re.IGNORECASE
 )
 
 
@@ -42,6 +44,39 @@ def header_value(text: object) -> str:
         raise Inexpressible(f"the variable ${name} is unknown to Envoy's header formats")
 
     return _VARIABLE.sub(operator, str(text).replace("%", "%%"))
+
+
+_LUA_VALUES = {
+    "remote_addr": "(client_address(handle))",
+    "host": "plain_host(headers)",
+    "http_host": 'headers:get(":authority")',
+    "uri": '(headers:get(":path"):gsub("%?.*$", ""))',
+    "request_uri": 'headers:get(":path")',
+    "request_method": 'headers:get(":method")',
+    "scheme": 'headers:get(":scheme")',
+    "request_id": 'headers:get("x-request-id")',
+}
+
+
+def lua_values(values: Mapping[str, object]) -> str:
+    """Write a Lua table of texts with ``$variables``; ``headers`` and ``handle`` are in scope there."""
+
+    def one(text: str) -> str:
+        parts, last = [], 0
+        for found in _VARIABLE.finditer(text):
+            name = found[1] or found[2]
+            read = _LUA_VALUES.get(name)
+            if read is None and name.startswith("http_"):
+                read = f"headers:get({quoted(name[5:].replace('_', '-'))})"
+            if read is None and name.startswith("arg_"):
+                read = f"argument(headers, {quoted(name[4:])})"
+            if read is None:
+                raise Inexpressible(f"the variable ${name} is unknown to Envoy's Lua")
+            parts += [quoted(text[last : found.start()]), f'({read} or "")']
+            last = found.end()
+        return " .. ".join([*parts, quoted(text[last:])])
+
+    return "{" + ",".join(f"[{quoted(key)}]={one(str(value))}" for key, value in values.items()) + "}"
 
 
 def template(text: str, shift: int = 0) -> str:

@@ -1,0 +1,305 @@
+"""One APISIX configuration with every plugin that is converted, each on a host of its own."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from gateshift.apisix.model import Configuration, Kind, Origin, Resource, Router
+from gateshift.lab import topology
+from gateshift.params.model import TranslateParams
+from gateshift.translate import Target, Translation, translate
+from tests.translate.helpers import SIGNED
+
+NAMESPACE = topology.APPLICATION_NAMESPACE
+ISSUER, OIDC_ISSUER = "https://issuer.test", "https://oidc.test"
+API_KEY, OTHER_KEY = "a-long-and-random-key-1", "a-long-and-random-key-2"
+BASIC = base64.b64encode(b"pay:correct horse battery").decode()
+KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+PUBLIC = (
+    KEY.public_key()
+    .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    .decode()
+)
+PROTO = """
+syntax = "proto3";
+package identity.v1;
+message GetUserRequest { string id = 1; }
+message User { string id = 1; string name = 2; string email = 3; string gateway = 4; }
+service Identity { rpc GetUser(GetUserRequest) returns (User); }
+"""
+
+
+def service(name: str, port: int = 8000) -> str:
+    return f"{name}.{NAMESPACE}.svc.cluster.local:{port}"
+
+
+def upstream(name: str = "echo", **more: Any) -> dict[str, Any]:
+    return {"type": "roundrobin", "nodes": {service(name): 1}, **more}
+
+
+def _per_second(rate: int, **more: Any) -> dict[str, Any]:
+    return {"rate": rate, "burst": 0, "rejected_code": 429, "key_type": "constant", "key": "all", **more}
+
+
+FUNCTION = f"http://{service('echo')}"
+PLUGINS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "cors": {
+        "cors": {
+            "allow_origins": "https://app.test",
+            "allow_methods": "GET,POST",
+            "allow_headers": "x-a",
+            "expose_headers": "x-b",
+            "allow_credential": True,
+            "max_age": 60,
+        }
+    },
+    "cors-any": {"cors": {}, "key-auth": {}},
+    "rewrite": {
+        "proxy-rewrite": {
+            "uri": "/new",
+            "host": "inner.test",
+            "headers": {"set": {"X-Set": "50%", "X-From": "$remote_addr"}, "remove": ["X-Gone"]},
+        }
+    },
+    "rewrite-regex": {"proxy-rewrite": {"regex_uri": ["/v1/", "/v2/"]}},
+    "rewrite-many": {"proxy-rewrite": {"regex_uri": ["^/a/(.*)", "/A/$1", "^/b/(.*)", "/B/$1"]}},
+    "rewrite-vars": {"proxy-rewrite": {"uri": "/for/$remote_addr?fixed=1"}},
+    "rewrite-method": {"proxy-rewrite": {"method": "PUT"}},
+    "answer-headers": {
+        "response-rewrite": {
+            "headers": {"set": {"X-Set": "$request_uri"}, "add": ["X-Add: 1"], "remove": ["X-Backend"]}
+        }
+    },
+    "answer-body": {
+        "response-rewrite": {
+            "status_code": 418,
+            "body": '{"short":"and stout"}',
+            "headers": {"set": {"content-type": "application/json"}},
+            "vars": [["status", "==", 500]],
+        }
+    },
+    "answer-filter": {
+        "response-rewrite": {"filters": [{"regex": "echo", "scope": "global", "replace": "secret"}]}
+    },
+    "redirect": {"redirect": {"uri": "/elsewhere", "ret_code": 307}},
+    "redirect-query": {"redirect": {"uri": "https://other.test/x", "append_query_string": True}},
+    "redirect-regex": {"redirect": {"regex_uri": ["^/old/(.*)$", "/young/$1"], "ret_code": 301}},
+    "redirect-host": {"redirect": {"uri": "https://www.other.test$request_uri", "ret_code": 308}},
+    "redirect-https": {"redirect": {"http_to_https": True}},
+    "mocking": {
+        "mocking": {
+            "response_status": 201,
+            "response_example": '{"mock":true}',
+            "response_headers": {"X-M": "1"},
+        }
+    },
+    "abort": {"fault-injection": {"abort": {"http_status": 503, "body": "broken", "headers": {"X-F": "1"}}}},
+    "abort-vars": {
+        "fault-injection": {
+            "abort": {"http_status": 409, "percentage": 100, "vars": [[["arg_n", "==", "1"]]]}
+        }
+    },
+    "delay": {"fault-injection": {"delay": {"duration": 0.3}}},
+    "addresses": {"ip-restriction": {"whitelist": ["10.0.0.0/8"]}},
+    "addresses-open": {"ip-restriction": {"whitelist": ["127.0.0.0/8"]}},
+    "agents": {"ua-restriction": {"denylist": ["[Bb]ot", "curl"], "message": "no robots"}},
+    "agents-allowed": {"ua-restriction": {"allowlist": ["^Good"], "bypass_missing": False}},
+    "referers": {"referer-restriction": {"whitelist": ["good.test", "*.fine.test"]}},
+    "uris": {"uri-blocker": {"block_rules": ["root\\.exe", "select.+from"], "case_insensitive": True}},
+    "size": {"client-control": {"max_body_size": 100}},
+    "key": {"key-auth": {"hide_credentials": True}},
+    "basic": {"basic-auth": {"hide_credentials": True}},
+    "jwt": {"jwt-auth": {}, "cors": {"allow_origins": "https://app.test"}},
+    "jwt-some": {"jwt-auth": {}, "consumer-restriction": {"whitelist": ["web"]}},
+    "key-some": {
+        "key-auth": {},
+        "consumer-restriction": {
+            "whitelist": ["pay"],
+            "allowed_by_methods": [{"user": "pay", "methods": ["GET"]}],
+            "rejected_msg": "not you",
+        },
+    },
+    "bearer": {
+        "openid-connect": {
+            "client_id": "app",
+            "client_secret": "never-needed",
+            "bearer_only": True,
+            "discovery": f"{OIDC_ISSUER}/.well-known/openid-configuration",
+            "public_key": PUBLIC,
+            "required_scopes": ["read"],
+        }
+    },
+    "forward": {
+        "forward-auth": {
+            "uri": f"http://{service('echo')}/check?x=1",
+            "request_headers": ["Authorization"],
+            "upstream_headers": ["X-User"],
+            "client_headers": ["X-Why"],
+        }
+    },
+    "forward-down": {"forward-auth": {"uri": f"http://{service('echo')}/hang", "timeout": 300}},
+    "forward-nowhere": {"forward-auth": {"uri": f"http://{service('nobody')}/check"}},
+    "opa": {
+        "opa": {"host": f"http://{service('echo')}", "policy": "example", "send_headers_upstream": ["X-Role"]}
+    },
+    "rate": {"limit-req": _per_second(1, burst=1)},
+    "count": {
+        "limit-count": {
+            "count": 2,
+            "time_window": 60,
+            "rejected_code": 403,
+            "key_type": "var",
+            "key": "http_x_client",
+        }
+    },
+    "rate-shared": {
+        "limit-count": {
+            "count": 3,
+            "time_window": 60,
+            "rejected_code": 429,
+            "policy": "redis",
+            "redis_host": "redis",
+            "redis_timeout": 5000,
+            "key": "remote_addr",
+        }
+    },
+    "breaker": {"api-breaker": {"break_response_code": 502, "unhealthy": {"failures": 3}}},
+    "workflow": {
+        "workflow": {
+            "rules": [
+                {"case": [["uri", "==", "/hidden"]], "actions": [["return", {"code": 410}]]},
+                {
+                    "actions": [
+                        ["limit-count", {"count": 1, "time_window": 60, "key_type": "constant", "key": "a"}]
+                    ]
+                },
+            ]
+        }
+    },
+    "label": {
+        "traffic-label": {
+            "rules": [
+                {"match": [["arg_v", "==", "2"]], "actions": [{"set_headers": {"X-Label": "two"}}]},
+                {"actions": [{"set_headers": {"X-Label": "other"}}]},
+            ]
+        }
+    },
+    "split": {
+        "traffic-split": {
+            "rules": [
+                {
+                    "match": [{"vars": [["http_x_beta", "==", "1"]]}],
+                    "weighted_upstreams": [{"upstream": upstream("second"), "weight": 1}],
+                }
+            ]
+        }
+    },
+    "mirror": {"proxy-mirror": {"host": f"http://{service('second')}"}},
+    "gzip": {"gzip": {"types": ["application/json"], "min_length": 10}},
+    "brotli": {"brotli": {"types": ["application/json"], "min_length": 10}},
+    "ids": {"request-id": {}},
+    "ids-other": {"request-id": {"header_name": "X-Trace"}},
+    "logs": {"file-logger": {"path": "/tmp/x.log"}},
+    "traces": {"opentelemetry": {"sampler": {"name": "always_on"}}},
+    "errors": {"error-page": {}},
+    "web": {"grpc-web": {}},
+    "azure": {
+        "azure-functions": {"function_uri": f"{FUNCTION}/api/fn", "authorization": {"apikey": "fn-key"}}
+    },
+    "openfunction": {
+        "openfunction": {"function_uri": f"{FUNCTION}/of", "authorization": {"service_token": "u:p"}}
+    },
+    "whisk": {"openwhisk": {"api_host": FUNCTION, "service_token": "u:p", "namespace": "ns", "action": "do"}},
+    "filtered": {
+        "uri-blocker": {"block_rules": ["bad"], "_meta": {"filter": [["http_x_trusted", "~=", "1"]]}}
+    },
+    "echo-headers": {"echo": {"headers": {"X-Echo": "1"}}},
+    "transcode": {
+        "grpc-transcode": {"proto_id": "identity", "service": "identity.v1.Identity", "method": "GetUser"}
+    },
+}
+FIELDS: dict[str, dict[str, Any]] = {
+    "size": {"methods": ["POST"]},
+    "transcode": {"uri": "/user", "methods": ["GET", "POST"]},
+    "web": {
+        "upstream": {"type": "roundrobin", "scheme": "grpc", "nodes": {service("identity-grpc", 50051): 1}}
+    },
+    "breaker": {"upstream": upstream("second")},
+}
+FIELDS["transcode"]["upstream"] = FIELDS["web"]["upstream"]
+CONSUMERS: list[dict[str, Any]] = [
+    {
+        "username": "pay",
+        "plugins": {
+            "key-auth": {"key": API_KEY},
+            "basic-auth": {"username": "pay", "password": "correct horse battery"},
+        },
+    },
+    {"username": "other", "plugins": {"key-auth": {"key": OTHER_KEY}}},
+    {"username": "web", "plugins": {"jwt-auth": {"key": "web", "algorithm": "RS256", "public_key": PUBLIC}}},
+    {"username": "app", "plugins": {"jwt-auth": {"key": "app", "algorithm": "RS256", "public_key": PUBLIC}}},
+]
+
+
+def host(name: str) -> str:
+    return f"{name}.plugins.test"
+
+
+def configuration() -> Configuration:
+    """Every plugin's example, and a route without any."""
+    routes: list[dict[str, Any]] = []
+    for name, plugins in PLUGINS.items():
+        routes.append(
+            {
+                "id": name,
+                "uri": "/*",
+                "host": host(name),
+                "upstream": upstream(),
+                "plugins": plugins,
+                **FIELDS.get(name, {}),
+            }
+        )
+    # A guarded path beside an open one: the guard must not be avoidable by another spelling.
+    routes.append(
+        {
+            "id": "admin",
+            "uri": "/admin/*",
+            "host": host("mixed"),
+            "upstream": upstream(),
+            "plugins": {"jwt-auth": {}},
+        }
+    )
+    routes.append({"id": "open", "uri": "/*", "host": host("mixed"), "upstream": upstream()})
+    kinds: dict[Kind, list[dict[str, Any]]] = {
+        Kind.ROUTE: routes,
+        Kind.CONSUMER: CONSUMERS,
+        Kind.PROTO: [{"id": "identity", "content": PROTO}],
+        Kind.PLUGIN_METADATA: [
+            {"id": "error-page", "error_404": {"body": "<h1>nothing here</h1>", "content_type": "text/html"}}
+        ],
+    }
+    found: dict[Kind, dict[str, Resource]] = {}
+    for kind, items in kinds.items():
+        for order, spec in enumerate(items):
+            id_ = str(spec.get("id") or spec["username"])
+            found.setdefault(kind, {})[id_] = Resource(
+                kind, id_, spec, Origin("plugins.yaml", f"{kind}[{order}]"), order
+            )
+    return Configuration(found, router=Router.HOST_URI)
+
+
+def translated() -> Translation:
+    """Translate for the lab, with every difference signed and the extra services named."""
+    params = TranslateParams(
+        accept=(*SIGNED, {**SIGNED[0], "plugin": "workflow"}),  # type: ignore[arg-type]  # pydantic reads plain mappings
+        jwt_issuers={"*": ISSUER},
+        inline_credentials=True,
+        rate_limit_service=service("ratelimit", 8081),
+        tracing_provider="lab-traces",
+    )
+    return translate(configuration(), params, Target(version="1.31.0", namespace=NAMESPACE))

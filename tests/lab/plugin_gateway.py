@@ -1,0 +1,108 @@
+"""The lab's Envoy with every plugin's example applied, and how the tests ask it."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from gateshift.lab.state import LabState
+from gateshift.translate.model import dump_yaml
+from tests.lab import plugin_config as config
+from tests.lab.plugin_services import services
+from tests.lab.test_controlplane_lab import Tools, eventually
+
+
+@dataclass
+class Gateway:
+    """The lab's Envoy, and what has arrived behind it."""
+
+    address: str
+    seen: dict[str, list[dict[str, Any]]]
+    client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=5, trust_env=False))
+
+    def ask(self, name: str, path: str = "/", method: str = "GET", **more: Any) -> httpx.Response:
+        headers = {"Host": config.host(name), **more.pop("headers", {})}
+        return self.client.request(method, f"http://{self.address}{path}", headers=headers, **more)
+
+    def arrived(self, name: str, path: str = "/", method: str = "GET", **more: Any) -> dict[str, Any]:
+        """Ask, and return what the echo service tells of the request."""
+        answer = self.ask(name, path, method, **more)
+        assert answer.status_code == 200, (name, answer.status_code, answer.text)
+        told = answer.json()
+        assert isinstance(told, dict)
+        return told
+
+    def status(self, name: str, path: str = "/", method: str = "GET", **more: Any) -> int:
+        return self.ask(name, path, method, **more).status_code
+
+    def raw(self, name: str, target: str, **headers: str) -> int:
+        """Send a request line as it is written (a client library would tidy it) and return the status."""
+        head, _, port = self.address.partition(":")
+        lines = [f"GET {target} HTTP/1.1", f"Host: {config.host(name)}", "Connection: close"]
+        lines += [f"{key.replace('_', '-')}: {value}" for key, value in headers.items()]
+        with socket.create_connection((head, int(port)), timeout=5) as connection:
+            connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+            return int(connection.recv(4096).split(b" ", 2)[1])
+
+
+@contextmanager
+def applied(running: LabState, folder: Path) -> Iterator[Gateway]:
+    """Install Istio, apply the translation and wait until Envoy has all of it."""
+    tools = Tools(running, folder)
+    installed = tools.install()
+    assert installed.returncode == 0, installed.stdout + installed.stderr
+    translation = config.translated()
+    assert not translation.blockers, [str(one) for one in translation.blockers]
+    settings = next(one for one in translation.objects if one["kind"] == "ConfigMap")["data"]["config.yaml"]
+    with services(settings) as (objects, seen):
+        _trace_to(tools)
+        before = _rejected(running)
+        files = dump_yaml((*objects, *translation.objects))
+        done = tools.run("kubectl", "apply", "-f", "-", stdin=files)
+        assert done.returncode == 0, done.stderr
+        found = Gateway(running["istio_http"], seen)
+        wanted = [name for name in config.PLUGINS if name in ("plain", "echo-headers", "transcode")]
+        assert eventually(lambda: all(_known(found, name) for name in wanted), 30), _rejected(running)
+        assert _rejected(running) == before
+        yield found
+        found.client.close()
+
+
+def _known(gateway: Gateway, name: str) -> bool:
+    try:
+        path = "/user?id=1" if name == "transcode" else "/"
+        return gateway.status(name, path) == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _trace_to(tools: Tools) -> None:
+    """Define the tracing provider, as an operator would before the migration."""
+    map_ = tools.run("kubectl", "get", "configmap", "istio", "-n", "istio-system", "-o", "json")
+    item = json.loads(map_.stdout)
+    mesh = yaml.safe_load(item["data"]["mesh"])
+    collector = {"service": config.service("second").rpartition(":")[0], "port": 8000}
+    provider = {
+        "name": "lab-traces",
+        "opentelemetry": {**collector, "http": {"path": "/v1/traces", "timeout": "3s"}},
+    }
+    mesh["extensionProviders"] = [provider]
+    patch = json.dumps({"data": {"mesh": yaml.safe_dump(mesh)}})
+    where = ("configmap", "istio", "-n", "istio-system")
+    done = tools.run("kubectl", "patch", *where, "--type=merge", "-p", patch)
+    assert done.returncode == 0, done.stderr
+
+
+def _rejected(state: LabState) -> list[str]:
+    """Return Envoy's counters of refused configuration that are not zero."""
+    url = f"http://{state['envoy_admin']}/stats"
+    answer = httpx.get(url, params={"filter": "update_rejected|lua.*errors"}, timeout=5, trust_env=False)
+    return [line for line in answer.text.splitlines() if line.strip() and not line.endswith(": 0")]
