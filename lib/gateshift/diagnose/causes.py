@@ -22,13 +22,17 @@ __all__ = ["KNOWN", "TREES", "Known", "found", "patch_command"]
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """One kind of cause: its tree, usual level and confidence (0-1), title with ``{words}``, reference."""
+    """One kind of cause: its tree, usual level and confidence (0-1), title with ``{words}``, reference.
+
+    ``explained_by`` are causes of which this one is a consequence.
+    """
 
     tree: str
     level: Level
     confidence: float
     title: str
     reference: str
+    explained_by: frozenset[str] = frozenset()
 
 
 def _read() -> Mapping[str, Known]:
@@ -36,8 +40,9 @@ def _read() -> Mapping[str, Known]:
     known = {}
     for line in text.splitlines():
         if line and not line.startswith("#"):
-            code, tree, level, confidence, title, reference = line.split("\t")
-            known[code] = Known(tree, Level(level), float(confidence), title, reference)
+            code, tree, level, confidence, title, reference, by = line.split("\t")
+            explained = frozenset(by.split(",")) - {""}
+            known[code] = Known(tree, Level(level), float(confidence), title, reference, explained)
     return MappingProxyType(known)
 
 

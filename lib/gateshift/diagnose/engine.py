@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from gateshift.diagnose import gateway, latency, limits, lint, mtls, ours, routing, upstream
-from gateshift.diagnose.causes import TREES, found
+from gateshift.diagnose.causes import KNOWN, TREES, found
 from gateshift.diagnose.facts import WINDOW, Facts
 from gateshift.diagnose.model import Cause, Level, Probe
 from gateshift.errors import GateshiftError, InputError
@@ -43,6 +43,8 @@ _ALIASES = {
     "403": "parity",
     "401": "parity",
 }
+
+_CONSEQUENCE = 0.6
 
 LIMIT = 14.0
 """Seconds for a whole diagnosis; a probe without an answer by then is said and left."""
@@ -81,9 +83,10 @@ def run(
         answered = _gather(chosen, facts, limit, progress or (lambda _: None))
     finally:
         facts.close()
+    present = {c.code for _, causes in answered for c in causes if c.level == Level.ERROR}
     ranked = []
     for position, (probe, causes) in enumerate(answered):
-        for cause in causes:
+        for cause in (_weighed(one, present) for one in causes):
             full = replace(
                 cause,
                 symptom=cause.symptom or wanted or min(probe.symptoms),
@@ -96,6 +99,14 @@ def run(
     for *_, cause in ranked:
         unique.setdefault((cause.level, cause.title, cause.evidence), cause)
     return tuple(unique.values())
+
+
+def _weighed(cause: Cause, present: set[str]) -> Cause:
+    """Lower what is only a consequence of another cause that was found."""
+    known = KNOWN.get(cause.code)
+    if known is None or not known.explained_by & (present - {cause.code}):
+        return cause
+    return replace(cause, confidence=cause.confidence * _CONSEQUENCE)
 
 
 def symptom_of(reason: str) -> str:

@@ -92,20 +92,24 @@ def _words(obj: Object) -> set[str]:
 
 def _status(facts: Facts) -> Iterator[Cause]:
     gateways = {name_of(p) for p in facts.workload}
+    home = facts.params.istio.namespace
+    behind: dict[tuple[str, str], list[str]] = {}
     for line in rejected(facts.statuses):
         proxy, _, what = line.partition(": ")
         ours = proxy.split(".")[0] in gateways
-        if "ERROR" in what:
-            yield found("xds-rejected", f"{proxy}: {what[:600]}", _who_made(facts, what))
-        elif "STALE" in what and ours:
-            pod = proxy.split(".")[0]
-            yield found(
-                "xds-stale",
-                f"{proxy}: {what}",
-                f"kubectl -n {facts.params.istio.namespace} delete pod {pod} (a new one connects afresh)",
-            )
-        else:
-            yield found("xds-behind", f"{proxy}: {what}", "istioctl proxy-status; look again in some seconds")
+        code = (
+            "xds-rejected" if "ERROR" in what else "xds-stale" if "STALE" in what and ours else "xds-behind"
+        )
+        behind.setdefault((proxy, code), []).append(what)
+    for (proxy, code), kinds in sorted(behind.items()):
+        text = "; ".join(kinds)[:600]
+        pod = proxy.split(".")[0]
+        remedy = {
+            "xds-rejected": _who_made(facts, text) if code == "xds-rejected" else "",
+            "xds-stale": f"kubectl -n {home} delete pod {pod} (a new one connects afresh)",
+            "xds-behind": "istioctl proxy-status; look again in some seconds",
+        }[code]
+        yield found(code, f"{proxy}: {text}", remedy)
 
 
 def _gateways(facts: Facts) -> Iterator[Cause]:

@@ -24,6 +24,7 @@ __all__ = ["Card", "Note", "PlanView", "Table", "columns_of"]
 _GROUNDS = {"pass": "#0a7d33", "warn": "#8a4b00", "fail": "#b3261e", "info": "#3b5b92"}
 _MARKS = {"pass": "✓", "warn": "!", "fail": "✗", "info": "i"}
 _CELL = "padding:2px 10px;text-align:left;vertical-align:top;border-bottom:1px solid rgba(128,128,128,.35)"
+_VALUE = f"{_CELL};white-space:pre-line"
 # Sorts its table by the clicked column, numbers as numbers; a second click turns the order round.
 _SORT = (
     "(function(h){var t=h.closest('table'),b=t.tBodies[0],i=h.cellIndex,"
@@ -74,7 +75,7 @@ class Table:
             for c in self.columns
         )
         body = "".join(
-            "<tr>" + "".join(f'<td style="{_CELL}">{_badge(str(v))}</td>' for v in row) + "</tr>"
+            "<tr>" + "".join(f'<td style="{_VALUE}">{_badge(str(v))}</td>' for v in row) + "</tr>"
             for row in self.rows
         )
         return (
