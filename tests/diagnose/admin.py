@@ -65,10 +65,13 @@ def config_dump(
 
 
 class Admin:
-    """What the admin interface answers; ``stats`` are the texts of successive readings."""
+    """What the admin interface answers; ``stats`` are the texts of successive readings.
+
+    Without ``config`` every connection is broken off.
+    """
 
     def __init__(self, config: dict[str, Any] | None = None) -> None:
-        self.config = config or config_dump({})
+        self.config: dict[str, Any] | None = config or config_dump({})
         self.clusters: dict[str, Any] = {"cluster_statuses": []}
         self.stats = [""]
         self.asked: list[str] = []
@@ -87,6 +90,9 @@ def serve(admin: Admin, folder: Path) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if admin.config is None:
+                self.connection.close()
+                return
             body = admin.answer(urlsplit(self.path).path)
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))

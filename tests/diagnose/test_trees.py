@@ -51,6 +51,7 @@ def counters(**values: tuple[int, int]) -> list[str]:
 
 def admin(**values: tuple[int, int]) -> Admin:
     found = Admin(config_dump({"a.com": [route("all", "shop/vs", {"prefix": "/"})]}))
+    assert found.config is not None
     found.config["configs"][2]["dynamic_active_clusters"] = [{"cluster": {"name": CLUSTER}}]
     found.stats = counters(**values) or [""]
     return found
@@ -129,3 +130,12 @@ def test_rollback_without_a_telling_reason_asks_all_trees_but_its_own(tmp_path: 
     causes = diagnose.explain_rollback("asked by the operator", Context(healthy()))
     assert not [c for c in causes if c.symptom in {"stuck", "lint"}]
     assert "the cause" not in diagnose.sentence(causes)
+
+
+def test_envoy_that_does_not_answer_is_told_although_its_pod_counts_as_ready(tmp_path: Path) -> None:
+    silent = admin()
+    silent.config = None  # the stand-in breaks the connection, as a port-forward to an ended Envoy does
+    causes = ask("gateway", tmp_path, silent, "")
+    crash = next(c for c in causes if c.code == "gateway-crash")
+    assert crash.level == "error"
+    assert "still counts as ready" in crash.evidence

@@ -23,12 +23,16 @@ from gateshift.cluster.tools import cluster_flags, environment, find_tool
 from gateshift.errors import ClusterError
 from gateshift.params.model import Params
 
-__all__ = ["Endpoint", "Envoy", "read"]
+__all__ = ["Endpoint", "Envoy", "SilentEnvoyError", "parse", "read"]
 
 _ADMIN = 15000
 APART = 1.5
 """Seconds between the two readings of the counters."""
 _LINE = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+) ->")
+
+
+class SilentEnvoyError(ClusterError):
+    """The pod was reached, its Envoy did not answer: it has ended, or hangs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,9 @@ def read(params: Params, pod: str, *, timeout: float = 9.0) -> Envoy:
             after, late = _stats(admin)
             seconds = time.monotonic() - begun
     except (httpx.HTTPError, ValueError) as error:
-        raise ClusterError(f"the Envoy of {pod} did not answer: {type(error).__name__}: {error}") from None
+        raise SilentEnvoyError(
+            f"the Envoy of {pod} did not answer: {type(error).__name__}: {error}", hint="see symptom gateway"
+        ) from None
     slowest = {name: max(value, early.get(name, 0.0)) for name, value in (early | late).items()}
     return replace(parse(pod, config, clusters, certificates, before, after, seconds), slowest=slowest)
 

@@ -11,6 +11,7 @@ from gateshift.cluster.objects import Object, name_of, title_of
 from gateshift.cluster.operator import istiod_name
 from gateshift.cluster.waiting import deployment_standing, pod_problem, reasons
 from gateshift.diagnose.causes import found, patch_command
+from gateshift.diagnose.envoy import SilentEnvoyError
 from gateshift.diagnose.facts import Facts
 from gateshift.diagnose.model import Cause, Level, Probe
 from gateshift.diagnose.routing import host_matches
@@ -243,9 +244,19 @@ def _selector(facts: Facts) -> Iterator[Cause]:
 
 def _listeners(facts: Facts) -> Iterator[Cause]:
     """Is the listener really open, in Envoy itself."""
+    istio = facts.params.istio
+    try:
+        listeners = facts.envoy.listeners
+    except SilentEnvoyError as error:
+        # The kubelet notices only at its next probe: for some seconds such a pod still counts as ready.
+        yield found(
+            "gateway-crash",
+            f"{error}; its pod still counts as ready",
+            f"kubectl -n {istio.namespace} rollout restart deployment {istio.gateway_service}",
+        )
+        return
     have = {
-        (listener.get("address") or {}).get("socket_address", {}).get("port_value")
-        for listener in facts.envoy.listeners
+        (listener.get("address") or {}).get("socket_address", {}).get("port_value") for listener in listeners
     }
     service = facts.service or {}
     target = {p["port"]: p.get("targetPort", p["port"]) for p in service.get("spec", {}).get("ports") or []}
