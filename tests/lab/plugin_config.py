@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import socket
 from typing import Any
 
 from cryptography.hazmat.primitives import serialization
@@ -41,7 +42,7 @@ def upstream(name: str = "echo", **more: Any) -> dict[str, Any]:
     return {"type": "roundrobin", "nodes": {service(name): 1}, **more}
 
 
-def _per_second(rate: int, **more: Any) -> dict[str, Any]:
+def _per_second(rate: float, **more: Any) -> dict[str, Any]:
     return {"rate": rate, "burst": 0, "rejected_code": 429, "key_type": "constant", "key": "all", **more}
 
 
@@ -140,14 +141,20 @@ PLUGINS: dict[str, dict[str, Any]] = {
             "request_headers": ["Authorization"],
             "upstream_headers": ["X-User"],
             "client_headers": ["X-Why"],
+            "timeout": 10000,
         }
     },
     "forward-down": {"forward-auth": {"uri": f"http://{service('echo')}/hang", "timeout": 300}},
     "forward-nowhere": {"forward-auth": {"uri": f"http://{service('nobody')}/check"}},
     "opa": {
-        "opa": {"host": f"http://{service('echo')}", "policy": "example", "send_headers_upstream": ["X-Role"]}
+        "opa": {
+            "host": f"http://{service('echo')}",
+            "policy": "example",
+            "send_headers_upstream": ["X-Role"],
+            "timeout": 9000,
+        }
     },
-    "rate": {"limit-req": _per_second(1, burst=1)},
+    "rate": {"limit-req": _per_second(0.01, burst=1)},
     "count": {
         "limit-count": {
             "count": 2,
@@ -169,6 +176,7 @@ PLUGINS: dict[str, dict[str, Any]] = {
         }
     },
     "breaker": {"api-breaker": {"break_response_code": 502, "unhealthy": {"failures": 3}}},
+    "connections": {"limit-conn": {"conn": 50, "burst": 0, "key_type": "constant", "key": "all"}},
     "workflow": {
         "workflow": {
             "rules": [
@@ -179,7 +187,7 @@ PLUGINS: dict[str, dict[str, Any]] = {
                     ]
                 },
             ]
-        }
+        },
     },
     "label": {
         "traffic-label": {
@@ -230,6 +238,7 @@ FIELDS: dict[str, dict[str, Any]] = {
         "upstream": {"type": "roundrobin", "scheme": "grpc", "nodes": {service("identity-grpc", 50051): 1}}
     },
     "breaker": {"upstream": upstream("second")},
+    "connections": {"upstream": upstream("second")},
 }
 FIELDS["transcode"]["upstream"] = FIELDS["web"]["upstream"]
 CONSUMERS: list[dict[str, Any]] = [
@@ -243,6 +252,35 @@ CONSUMERS: list[dict[str, Any]] = [
     {"username": "other", "plugins": {"key-auth": {"key": OTHER_KEY}}},
     {"username": "web", "plugins": {"jwt-auth": {"key": "web", "algorithm": "RS256", "public_key": PUBLIC}}},
     {"username": "app", "plugins": {"jwt-auth": {"key": "app", "algorithm": "RS256", "public_key": PUBLIC}}},
+]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+TCP_PORT, TCP_CLOSED = _free_port(), _free_port()
+STREAMS: list[dict[str, Any]] = [
+    {
+        "id": "tcp",
+        "server_port": TCP_PORT,
+        "upstream": upstream(),
+        "plugins": {
+            "ip-restriction": {"whitelist": ["127.0.0.0/8"]},
+            "limit-conn": {"conn": 100, "burst": 0, "key_type": "constant", "key": "all"},
+            "traffic-split": {
+                "rules": [{"weighted_upstreams": [{"upstream": upstream("second"), "weight": 1}]}]
+            },
+        },
+    },
+    {
+        "id": "tcp-closed",
+        "server_port": TCP_CLOSED,
+        "upstream": upstream(),
+        "plugins": {"ip-restriction": {"blacklist": ["127.0.0.0/8"]}},
+    },
 ]
 
 
@@ -277,6 +315,7 @@ def configuration() -> Configuration:
     routes.append({"id": "open", "uri": "/*", "host": host("mixed"), "upstream": upstream()})
     kinds: dict[Kind, list[dict[str, Any]]] = {
         Kind.ROUTE: routes,
+        Kind.STREAM_ROUTE: STREAMS,
         Kind.CONSUMER: CONSUMERS,
         Kind.PROTO: [{"id": "identity", "content": PROTO}],
         Kind.PLUGIN_METADATA: [

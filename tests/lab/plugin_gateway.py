@@ -26,7 +26,7 @@ class Gateway:
 
     address: str
     seen: dict[str, list[dict[str, Any]]]
-    client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=5, trust_env=False))
+    client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=20, trust_env=False))
 
     def ask(self, name: str, path: str = "/", method: str = "GET", **more: Any) -> httpx.Response:
         headers = {"Host": config.host(name), **more.pop("headers", {})}
@@ -43,10 +43,18 @@ class Gateway:
     def status(self, name: str, path: str = "/", method: str = "GET", **more: Any) -> int:
         return self.ask(name, path, method, **more).status_code
 
-    def raw(self, name: str, target: str, **headers: str) -> int:
+    def tcp(self, port: int) -> str:
+        """Speak HTTP to a TCP port; return which service answered, empty when the connection was cut."""
+        try:
+            answer = self.client.get(f"http://127.0.0.1:{port}/tcp")
+        except httpx.HTTPError:
+            return ""
+        return str(answer.json()["service"])
+
+    def raw(self, name: str, target: str, host: str = "", **headers: str) -> int:
         """Send a request line as it is written (a client library would tidy it) and return the status."""
         head, _, port = self.address.partition(":")
-        lines = [f"GET {target} HTTP/1.1", f"Host: {config.host(name)}", "Connection: close"]
+        lines = [f"GET {target} HTTP/1.1", f"Host: {host or config.host(name)}", "Connection: close"]
         lines += [f"{key.replace('_', '-')}: {value}" for key, value in headers.items()]
         with socket.create_connection((head, int(port)), timeout=5) as connection:
             connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
@@ -64,6 +72,7 @@ def applied(running: LabState, folder: Path) -> Iterator[Gateway]:
     settings = next(one for one in translation.objects if one["kind"] == "ConfigMap")["data"]["config.yaml"]
     with services(settings) as (objects, seen):
         _trace_to(tools)
+        _open(tools, config.TCP_PORT, config.TCP_CLOSED)
         before = _rejected(running)
         files = dump_yaml((*objects, *translation.objects))
         done = tools.run("kubectl", "apply", "-f", "-", stdin=files)
@@ -82,6 +91,15 @@ def _known(gateway: Gateway, name: str) -> bool:
         return gateway.status(name, path) == 200
     except httpx.HTTPError:
         return False
+
+
+def _open(tools: Tools, *ports: int) -> None:
+    """Add ports to the gateway's Service, as an operator would."""
+    service = ("service", "istio-ingressgateway", "-n", "istio-system")
+    more = [{"name": f"tcp-{port}", "port": port, "targetPort": port} for port in ports]
+    patch = json.dumps([{"op": "add", "path": "/spec/ports/-", "value": one} for one in more])
+    done = tools.run("kubectl", "patch", *service, "--type=json", "-p", patch)
+    assert done.returncode == 0, done.stderr
 
 
 def _trace_to(tools: Tools) -> None:

@@ -88,13 +88,19 @@ class Echo(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = do_OPTIONS = do_PATCH = _handle  # noqa: N815 - the base class calls them so
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A caller that did not wait is part of the test."""
+
+
 @contextmanager
 def echo(name: str) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """Serve an echo; give its port and what it has seen."""
     seen: list[dict[str, Any]] = []
     kind = type(name, (Echo,), {"name": name, "seen": seen})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), kind)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield server.server_address[1], seen

@@ -15,6 +15,7 @@ from gateshift.translate.gateway import check_scopes, envoy_filters, gateways, s
 from gateshift.translate.job import Draft, Job
 from gateshift.translate.leftovers import account_leftovers
 from gateshift.translate.model import Target, Translation
+from gateshift.translate.streams import draft_streams, stream_objects, stream_ports
 from gateshift.translate.tables import host_lists
 from gateshift.translate.upstreams import Backend, UpstreamBook
 
@@ -43,7 +44,9 @@ def translate(configuration: Configuration, params: TranslateParams, target: Tar
     lists = host_lists(drafts, router, [name for names in tls.values() for name in names])
     check_scopes(job, lists)
     _warn_copies(job, drafts, len(lists))
-    book.keep(_used(drafts))
+    streams = draft_streams(job, book)
+    job.tcp_ports = stream_ports(streams)
+    book.keep([*_used(drafts), *_used(streams)])
     emission = virtual_services(job, book, lists, tls)
     files: dict[str, tuple[dict[str, Any], ...]] = {
         "gateway.yaml": tuple(gateways(job, emission, tls)),
@@ -53,10 +56,12 @@ def translate(configuration: Configuration, params: TranslateParams, target: Tar
         "telemetry.yaml": (),
         "envoy-filter.yaml": tuple(envoy_filters(job, drafts, emission)),
     }
+    for name, made in stream_objects(job, book, streams).items():
+        files[name] = (*files[name], *made)
     for name, extra in job.extra.items():
         unique = {str(one): one for one in extra}
         files[name] = (*files[name], *unique.values())
-    account_leftovers(job, drafts)
+    account_leftovers(job, drafts, streams)
     for finding in configuration.findings:
         if finding.severity is not Severity.INFO:
             job.warn(f"{finding.origin}: {finding.message}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -204,6 +205,8 @@ def security(job: Job, lists: Mapping[str, HostList]) -> list[dict[str, Any]]:
                 job.sources["jwt"],
             )
         )
+    # On a TCP port a rule about hosts or paths would hold for every connection.
+    others = {"notPorts": [str(one) for one in job.tcp_ports]} if job.tcp_ports else {}
     rules_of: dict[str, list[dict[str, Any]]] = {}
     policies: dict[str, Policy] = {}
     sources: dict[str, set[str]] = {}
@@ -214,7 +217,7 @@ def security(job: Job, lists: Mapping[str, HostList]) -> list[dict[str, Any]]:
                 rule: dict[str, Any] = {}
                 if policy.source:
                     rule["from"] = [{"source": dict(policy.source)}]
-                rule["to"] = [{"operation": {**_hosts_of(host, lists), **operation}}]
+                rule["to"] = [{"operation": {**_hosts_of(host, lists), **operation, **others}}]
                 if policy.when:
                     rule["when"] = [dict(one) for one in policy.when]
                 known = rules_of.setdefault(policy.key, [])
@@ -290,16 +293,34 @@ def envoy_filters(job: Job, drafts: Sequence[Draft], emission: Emission) -> list
             if concern in draft.patches:
                 sources.add(draft.resource)
                 patches += _on_route(emission.names[draft.id], draft.patches[concern])
-        if patches:
+        for number, part in enumerate(_parts(patches), start=1):
             spec = {
                 # Lower numbers are applied first, so filters stand in APISIX's order before the router.
                 "priority": -max((one.priority for one in filters), default=0),
                 "workloadSelector": {"labels": dict(job.target.gateway_selector)},
-                "configPatches": patches,
+                "configPatches": part,
             }
-            name = dns_label("gateshift", concern)
+            name = dns_label("gateshift", concern, *((str(number),) if number > 1 else ()))
             found.append(build(job.version, "EnvoyFilter", name, job.target.gateway_namespace, spec, sources))
     return found + _slashes(job, live)
+
+
+_LARGEST = 600_000
+"""Bytes of patches an object; etcd refuses objects beyond 1.5 MB, and kubectl keeps a second copy of each."""
+
+
+def _parts(patches: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Spread patches over as many objects as their size needs, in their order."""
+    found: list[list[dict[str, Any]]] = []
+    size = _LARGEST
+    for one in patches:
+        weight = len(json.dumps(one))
+        if size + weight > _LARGEST:
+            found.append([])
+            size = 0
+        found[-1].append(one)
+        size += weight
+    return found
 
 
 def _tokens_only_where_wanted(job: Job, live: Sequence[Draft]) -> None:

@@ -160,6 +160,7 @@ class Job:
         self.warnings: list[str] = []
         self.filters: dict[str, HttpFilter] = {}
         self.extra: dict[str, list[dict[str, Any]]] = {}
+        self.tcp_ports: list[int] = []
         self.rate_limits: dict[str, dict[str, Any]] = {}
         self.jwt_rules: dict[str, dict[str, Any]] = {}
         self.sources: dict[str, set[str]] = {}

@@ -58,14 +58,6 @@ def _consumer(job: Job, one: Resource) -> None:
     _rest(job, one, Fidelity.MANUAL, "consumers do not exist in Istio")
 
 
-def _stream(job: Job, one: Resource) -> None:
-    note = (
-        "TCP and UDP routes need ports of their own on the gateway's Service: add Gateway and route by hand"
-    )
-    _rest(job, one, Fidelity.MANUAL, note)
-    job.block(one, "stream_route", f"{one.kind}/{one.id}", "a TCP or UDP route is not converted", note)
-
-
 def _metadata(job: Job, one: Resource) -> None:
     fact = facts().get(one.id)
     if fact is not None and fact.category in ("logging", "billing", "tracing", "metrics"):
@@ -75,9 +67,13 @@ def _metadata(job: Job, one: Resource) -> None:
         _rest(job, one, Fidelity.MANUAL, "gateway-wide settings of the plugin: check them by hand")
 
 
-def account_leftovers(job: Job, drafts: Sequence[Draft]) -> None:  # noqa: PLR0912 - one branch a kind
+def account_leftovers(  # noqa: PLR0912 - one branch a kind
+    job: Job,
+    drafts: Sequence[Draft],
+    streams: Sequence[Draft] = (),
+) -> None:
     """Account for every resource that is not a route, and for what routes did not reach."""
-    services = {d.effective.service.id for d in drafts if d.effective.service}
+    services = {d.effective.service.id for d in (*drafts, *streams) if d.effective.service}
     configs = {d.effective.plugin_config.id for d in drafts if d.effective.plugin_config}
     routes = {d.id for d in drafts}
     for one in job.configuration:
@@ -104,7 +100,7 @@ def account_leftovers(job: Job, drafts: Sequence[Draft]) -> None:  # noqa: PLR09
         elif one.kind in (Kind.CONSUMER, Kind.CONSUMER_GROUP, Kind.CREDENTIAL):
             _consumer(job, one)
         elif one.kind is Kind.STREAM_ROUTE:
-            _stream(job, one)
+            _rest(job, one, Fidelity.MANUAL, "not converted: see its blocker, or check what was meant")
         elif one.kind is Kind.PLUGIN_METADATA:
             _metadata(job, one)
         elif one.kind is Kind.PROTO:

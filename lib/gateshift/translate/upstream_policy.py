@@ -118,7 +118,7 @@ def _tls(  # noqa: PLR0912 - one branch an option
     raw = spec.get("tls")
     tls = raw if isinstance(raw, Mapping) else {}
     if "scheme" in spec:
-        if scheme in ("http", "grpc"):
+        if scheme in ("http", "grpc", "tcp"):
             job.mark(owner, (*path, "scheme"), Fidelity.EXACT, "port protocol")
         elif scheme in ("https", "grpcs"):
             note = (

@@ -23,6 +23,7 @@ from gateshift.translate.upstream_policy import traffic_policy
 
 __all__ = ["Backend", "Node", "UpstreamBook", "read_nodes"]
 
+_PROTOCOLS = {"grpc": "GRPC", "grpcs": "GRPC", "tcp": "TCP"}
 _TLS_PORT = {"https": 443, "grpcs": 443}
 
 
@@ -123,10 +124,15 @@ class UpstreamBook:
         return name if "." in name else f"{name}.{self._job.target.namespace}.svc.cluster.local"
 
     def resolve(
-        self, spec: Mapping[str, Any], owner: Resource, path: Path, draft: Draft
+        self, spec: Mapping[str, Any], owner: Resource, path: Path, draft: Draft, *, tcp: bool = False
     ) -> list[Backend] | None:
-        """Return the destinations of an upstream; None when there are none (the route is then blocked)."""
+        """Return the destinations of an upstream; None when there are none (the route is then blocked).
+
+        *tcp* is for stream routes, whose upstreams carry bytes whatever their scheme says.
+        """
         job = self._job
+        if tcp:
+            spec = {**spec, "scheme": "tcp"}
         if spec.get("service_name") or spec.get("discovery_type"):
             return self._discovered(spec, owner, path, draft)
         nodes = read_nodes(spec, path)
@@ -225,7 +231,7 @@ class UpstreamBook:
         return self._use(name, port, 1, policy, source)
 
     def _external(self, host: str, port: int, spec: Mapping[str, Any], source: str) -> None:
-        protocol = "GRPC" if str(spec.get("scheme", "http")).startswith("grpc") else "HTTP"
+        protocol = _PROTOCOLS.get(str(spec.get("scheme", "http")), "HTTP")
         name = f"{host}"
         ports = [{"number": port, "name": f"{protocol.lower()}-{port}", "protocol": protocol}]
         if name in self._entries:
@@ -249,7 +255,7 @@ class UpstreamBook:
         """Make one ServiceEntry for nodes that must share a load balancer, or are bare addresses."""
         label = dns_label(owner.kind.rstrip("s"), owner.id, *[str(one) for one in path if one != "upstream"])
         host = f"{label}.gateshift.internal"
-        protocol = "GRPC" if str(spec.get("scheme", "http")).startswith("grpc") else "HTTP"
+        protocol = _PROTOCOLS.get(str(spec.get("scheme", "http")), "HTTP")
         port = nodes[0][2] if len(nodes) == 1 else 80
         name = f"{protocol.lower()}-{port}"
         endpoints = [

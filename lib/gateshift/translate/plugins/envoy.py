@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gateshift.istio.builders import build, dns_label
+from gateshift.plan import digest_of
 from gateshift.translate.job import HttpFilter
 from gateshift.translate.plugins.registry import Use
 
@@ -59,16 +60,17 @@ def lua_text(value: Any) -> str:
 def lua(use: Use, settings: Mapping[str, Any], *code: str) -> None:
     """Run Lua on this route: *settings* become local variables before *code*.
 
-    The filter itself does nothing; a route brings its own source, so no other route is touched.
+    The filter itself does nothing; a route names a source that the filter keeps, so no other route is
+    touched and routes with equal settings share one copy.
     """
     name = f"gateshift.{use.name.replace('-', '_')}" + ("_global" if use.is_global else "")
-    base = {"@type": _LUA, "default_source_code": {"inline_string": _NOTHING}}
+    base = {"@type": _LUA, "default_source_code": {"inline_string": _NOTHING}, "source_codes": {}}
     use.job.use_filter(HttpFilter(name, use.name, use.priority, base))
     head = "".join(f"local {key} = {lua_text(value)}\n" for key, value in settings.items())
-    use.draft.filters[name] = {
-        "@type": _PER_ROUTE,
-        "source_code": {"inline_string": head + "".join(one.lstrip("\n") for one in (*code, _CLOSED))},
-    }
+    text = head + "".join(one.lstrip("\n") for one in (*code, _CLOSED))
+    label = digest_of(text)
+    use.job.filters[name].config["source_codes"][label] = {"inline_string": text}
+    use.draft.filters[name] = {"@type": _PER_ROUTE, "name": label}
 
 
 def cluster_of(

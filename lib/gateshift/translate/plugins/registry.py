@@ -70,11 +70,13 @@ class Use:
     is_global: bool = False
     under: Path = ()
     """Where in the plugin ``config`` stands, for a plugin inside another (workflow)."""
+    written: str = ""
+    """The plugin's name in its owner, where *name* is another (a stream route's ``ip-restriction``)."""
 
     @property
     def path(self) -> Path:
         """Where the plugin's options stand inside its owner."""
-        return ("plugins", self.name, *self.under)
+        return ("plugins", self.written or self.name, *self.under)
 
     @property
     def priority(self) -> int:

@@ -22,7 +22,7 @@ def _match(use: Use, raw: Any) -> list[Condition]:
     return found or [{}]
 
 
-def _shares(use: Use, items: list[Any], place: tuple[str | int, ...]) -> list[Backend]:
+def shares(use: Use, items: list[Any], place: tuple[str | int, ...], *, tcp: bool = False) -> list[Backend]:
     """Return the destinations of one rule; an item without upstream is the route's own."""
     job, found = use.job, list[Backend]()
     for position, item in enumerate(items):
@@ -31,10 +31,10 @@ def _shares(use: Use, items: list[Any], place: tuple[str | int, ...]) -> list[Ba
             owner = job.configuration.get(Kind.UPSTREAM, item["upstream_id"])
             if owner is None:
                 raise Inexpressible(f"upstream {item['upstream_id']} is not in the configuration")
-            backends = use.book.resolve(owner.spec, owner, (), use.draft)
+            backends = use.book.resolve(owner.spec, owner, (), use.draft, tcp=tcp)
         elif isinstance(item.get("upstream"), Mapping):
             path = (*use.path, *place, position, "upstream")
-            backends = use.book.resolve(item["upstream"], use.owner, path, use.draft)
+            backends = use.book.resolve(item["upstream"], use.owner, path, use.draft, tcp=tcp)
         else:
             backends = use.draft.default_backends
         if not backends:
@@ -65,11 +65,11 @@ def traffic_split(use: Use) -> None:
         if not items:
             continue
         place = ("rules", number, "weighted_upstreams")
-        shares = _shares(use, items, place)
+        chosen = shares(use, items, place)
         if conditions == [{}]:
-            use.draft.backends = shares
+            use.draft.backends = chosen
             break
-        use.draft.splits.append(Split(tuple(conditions), shares))
+        use.draft.splits.append(Split(tuple(conditions), chosen))
     use.exact(target="VirtualService http[].route[].weight")
 
 

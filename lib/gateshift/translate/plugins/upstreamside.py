@@ -117,7 +117,7 @@ def brotli(use: Use) -> None:
         use.approximate(target="EnvoyFilter compressor", note="the plugin's defaults")
 
 
-def _overlay_policy(use: Use, key: str, change: dict[str, Any]) -> None:
+def overlay_policy(use: Use, key: str, change: dict[str, Any]) -> None:
     """Add to the traffic policy of every destination of this route, without touching other routes'."""
     if not use.draft.backends:
         raise Inexpressible("the route has no upstream that could carry the setting")
@@ -139,7 +139,7 @@ def api_breaker(use: Use) -> None:
         "baseEjectionTime": "2s",
         "maxEjectionPercent": 99,
     }
-    _overlay_policy(use, "outlierDetection", change)
+    overlay_policy(use, "outlierDetection", change)
     target = "DestinationRule trafficPolicy.outlierDetection"
     note = (
         "hosts are taken out, not the route: clients get the backend's errors until then, and no break code"
@@ -164,7 +164,7 @@ def limit_conn(use: Use) -> None:
     limit = {
         "http": {"http2MaxRequests": int(config["conn"]) + burst, "http1MaxPendingRequests": max(1, burst)}
     }
-    _overlay_policy(use, "connectionPool", limit)
+    overlay_policy(use, "connectionPool", limit)
     use.approximate(
         target="DestinationRule connectionPool.http",
         note="for each gateway pod; beyond it Envoy answers 503 at once, nothing is delayed",
