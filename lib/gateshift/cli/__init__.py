@@ -6,8 +6,9 @@ Commands are imported when first used, so that ``gateshift explain`` starts with
 from __future__ import annotations
 
 import importlib
+import json
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -17,6 +18,7 @@ from gateshift.errors import GateshiftError
 __all__ = ["cli", "main"]
 
 _COMMANDS = {
+    "open": ("gateshift.cli.open", "open_command", "Open JupyterLab at the notebook that is due."),
     "preflight": ("gateshift.cli.notebooks", "preflight", "Check everything that would stop the migration."),
     "install": ("gateshift.cli.notebooks", "install", "Install Istio beside APISIX."),
     "uninstall": ("gateshift.cli.notebooks", "uninstall", "Take back what `install` brought."),
@@ -83,17 +85,26 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; a gateshift error becomes one message, its hint and its exit code."""
+    """Run the command line; a gateshift error becomes one message, its hint and its exit code.
+
+    With ``--json`` the last line of the standard output is JSON even then.
+    """
     try:
         code = cli.main(standalone_mode=False)
     except GateshiftError as error:
         click.echo(f"error: {error}", err=True)
         click.echo(f"hint: {error.hint}", err=True)
-        sys.exit(error.exit_code)
+        _end(error.exit_code, str(error), error.hint)
     except click.ClickException as error:
         error.show()
-        sys.exit(2)
+        _end(2, error.format_message(), "see --help")
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
-        sys.exit(5)
+        _end(5, "interrupted", "run the same command again: it resumes from the journal")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _end(code: int, error: str, hint: str) -> NoReturn:
+    if "--json" in sys.argv:
+        click.echo(json.dumps({"exit_code": code, "error": error, "hint": hint}, ensure_ascii=False))
+    sys.exit(code)

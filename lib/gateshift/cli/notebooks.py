@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,9 +11,14 @@ import click
 import yaml
 
 from gateshift.archive.run import Outcome, execute
-from gateshift.errors import InputError
+from gateshift.cli import results
+from gateshift.errors import InputError, Interrupted
+from gateshift.migration.journal import read_records
+from gateshift.migration.state import fold
+from gateshift.notify import problem
 from gateshift.params import Params, load, secrets_of
 from gateshift.params.load import parse_override
+from gateshift.runbook.context import Context
 from gateshift.runbook.inputs import project_root, resolvers
 from gateshift.runbook.order import NOTEBOOKS
 from gateshift.translate.command import translate_command
@@ -49,7 +53,7 @@ def run_notebook(
     folder = _outputs(params, root) / params.migration / run
     data = _plain(params_file, top)
     data.update(own)
-    return execute(
+    outcome = execute(
         notebook,
         folder / f"{name}.ipynb",
         data,
@@ -58,6 +62,19 @@ def run_notebook(
         env={"GATESHIFT_RUN": run, "GATESHIFT_PARAMS": params_file},
         on_output=on_output,
     )
+    if outcome.exit_code == 5:
+        _tell_people(params, folder, name, outcome)
+    return outcome
+
+
+def _tell_people(params: Params, folder: Path, notebook: str, outcome: Outcome) -> None:
+    """A kernel that died could not tell anybody."""
+    if not params.notify.urls or not (folder.parent / "journal.jsonl").exists():
+        return
+    notifier = Context(params, run=folder.name).notifier()
+    state = fold(read_records(folder.parent / "journal.jsonl"))
+    notifier.tell(problem(Interrupted(outcome.error or "interrupted"), notebook, state))
+    notifier.flush()
 
 
 _OWN = {"samples", "reason", "symptom", "host", "path", "rule", "window", "undo", "strict_mtls"}
@@ -95,7 +112,17 @@ def _command(verb: str, text: str, *, name: str = "", own: Mapping[str, Any] | N
     @click.option("--act", is_flag=True, help="Short for -p mode=act.")
     @click.option("--approve", metavar="DIGEST", help="Approve the plan with this digest.")
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON line with the outcome at the end.")
-    def command(params_file: str, overrides: tuple[str, ...], act: bool, approve: str, as_json: bool) -> None:
+    @click.option("--junit", metavar="FILE", help="Write the checks as a JUnit file (preflight, verify).")
+    @click.option("--summary", metavar="FILE", help="Append a Markdown summary, as for $GITHUB_STEP_SUMMARY.")
+    def command(  # noqa: PLR0917 - click passes by name
+        params_file: str,
+        overrides: tuple[str, ...],
+        act: bool,
+        approve: str,
+        as_json: bool,
+        junit: str | None,
+        summary: str | None,
+    ) -> None:
         values = {**(own or {}), **dict(parse_override(o) for o in overrides)}
         if act:
             values["mode"] = "act"
@@ -104,17 +131,39 @@ def _command(verb: str, text: str, *, name: str = "", own: Mapping[str, Any] | N
         outcome = run_notebook(
             verb, params_file, values, on_output=lambda text: click.echo(text, nl=False, err=as_json)
         )
-        if as_json:
-            click.echo(
-                json.dumps({"verb": verb, "exit_code": outcome.exit_code, "notebook": str(outcome.path)})
-            )
-        else:
-            click.echo(f"archived: {_short(outcome.path)}")
-        if outcome.error:
-            click.echo(f"{'held' if outcome.exit_code == 3 else 'error'}: {outcome.error}", err=True)
+        _tell_pipeline(verb, params_file, values, outcome, as_json=as_json, junit=junit, summary=summary)
         click.get_current_context().exit(outcome.exit_code)
 
     return command
+
+
+def _tell_pipeline(
+    verb: str,
+    params_file: str,
+    values: dict[str, Any],
+    outcome: Outcome,
+    *,
+    as_json: bool,
+    junit: str | None,
+    summary: str | None,
+) -> None:
+    params = load(params_file, overrides=_split(values)[1], resolvers=resolvers())
+    found = results.result(verb, outcome, migration=params.migration, stages=len(params.stages))
+    run = outcome.path.parent
+    if junit:
+        text = results.junit(verb, found, results.checks_of(run))
+        Path(junit).write_text(text, encoding="utf-8")
+    if summary:
+        with Path(summary).open("a", encoding="utf-8") as file:
+            file.write(results.summary(found, results.plan_of(run), results.checks_of(run)))
+    if outcome.error:
+        click.echo(f"{'held' if outcome.exit_code == 3 else 'error'}: {outcome.error}", err=True)
+        if outcome.hint:
+            click.echo(f"next: {outcome.hint}", err=True)
+    if as_json:
+        click.echo(results.json_line(found))
+    else:
+        click.echo(f"archived: {_short(outcome.path)}")
 
 
 def _short(path: Path) -> str:

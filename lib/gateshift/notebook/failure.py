@@ -8,7 +8,7 @@ from html import escape
 
 from gateshift.errors import GateshiftError, Held
 from gateshift.notebook.links import linked
-from gateshift.words import known, tell
+from gateshift.words import known, language, tell
 
 __all__ = ["Failure", "failure_of"]
 
@@ -49,14 +49,13 @@ def failure_of(
 ) -> Failure:
     """Explain *error*; *changed* and *unchanged* say what the run did and did not do, by the journal."""
     if isinstance(error, GateshiftError):
-        happened = str(error)
-        steps = [error.hint] if error.hint else []
+        happened, steps = str(error), [error.hint]
         kind = type(error).__name__
         advice = tell(f"hint.{kind}") if known(f"hint.{kind}") else tell("hint.GateshiftError")
-        if advice.lower() != error.hint.lower() and error.hint == error.default_hint:
+        if error.hint == error.default_hint:
             steps = [advice]
-        elif advice.lower() != error.hint.lower():
-            steps.append(advice)
+        elif language() != "en":
+            steps.append(advice)  # hints are written where the error is raised, in English
     elif isinstance(error, KeyboardInterrupt):
         happened, steps = tell("error.interrupted"), [tell("error.interrupted.next")]
     else:

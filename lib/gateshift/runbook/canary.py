@@ -44,7 +44,7 @@ class Canary(Runbook):
             raise Blocked(
                 f"no canary stage is due: the migration is at {state.phase.value}, "
                 f"{state.stage_index} of {len(params.stages)} stages promoted",
-                hint=f"next: {self.next_step()}",
+                hint=self.next_step(),
             )
         # In mode plan the newest stage is shown, due or not.
         self.index = min(state.stage_index, len(params.stages) - 1)

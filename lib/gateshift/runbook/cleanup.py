@@ -57,7 +57,7 @@ class Cleanup(Runbook):
         if phase not in due:
             reason = f"{self.title} ({self.task}) is not due: the migration is at {phase.value}"
             if self.params.mode is Mode.ACT:
-                raise Blocked(reason, hint=f"next: {self.next_step()}")
+                raise Blocked(reason, hint=self.next_step())
             return Note("warn", reason)
         if self.task == "restore":
             return Note("info", f"{len(self._exported())} objects are in the export")

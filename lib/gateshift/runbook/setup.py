@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from gateshift.apisix.admin import AdminClient
@@ -46,10 +47,14 @@ def translate_now(context: Context, configuration: Configuration) -> Translation
     return translate(configuration, context.params.translate, target)
 
 
-def checks_table(title: str, checks: Sequence[Any]) -> Table:
-    """Render checks of preflight or verify."""
+def checks_table(title: str, checks: Sequence[Any], folder: Path) -> Table:
+    """Render checks of preflight or verify, and keep them in the run's *folder* for pipelines."""
+    columns = ("result", "check", "measured", "why it matters", "remedy")
     rows = tuple((c.status, c.name, c.measured, c.why, c.remedy) for c in checks)
-    return Table(title, ("result", "check", "measured", "why it matters", "remedy"), rows)
+    keys = ("result", "name", "measured", "why", "remedy")
+    kept = [dict(zip(keys, (str(v) for v in row), strict=True)) for row in rows]
+    (folder / "checks.json").write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+    return Table(title, columns, rows)
 
 
 class Preflight(Runbook):
@@ -68,7 +73,7 @@ class Preflight(Runbook):
             read_traffic=self._read_traffic,
             read_metrics=self._read_metrics,
         )
-        return checks_table("Preflight", self.checks)
+        return checks_table("Preflight", self.checks, self.context.run_folder)
 
     def _read_traffic(self) -> object:
         from gateshift.traffic import make_shifter  # noqa: PLC0415 - only when this check runs
@@ -172,7 +177,7 @@ class Verify(Runbook):
             apisix_target=self.context.apisix_target,
             progress=say,
         )
-        return checks_table("Verify", self.checks)
+        return checks_table("Verify", self.checks, self.context.run_folder)
 
     def check(self) -> object:
         """Record the outcome; a failed check holds the migration."""

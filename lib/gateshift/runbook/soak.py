@@ -40,7 +40,7 @@ class Soak(Runbook):
         if not self.due and self.params.mode is Mode.ACT:
             raise Blocked(
                 f"the stable run is not due: the migration is at {state.phase.value}",
-                hint=f"next: {self.next_step()}",
+                hint=self.next_step(),
             )
         rows = (
             ("stable time wanted", f"{self.params.soak.stable_for / 86400:.3g} days"),

@@ -1,0 +1,65 @@
+"""The site's generated pages and its navigation: pages made from the code cannot grow stale."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+from gateshift.cli import reference
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Title and file, in the order of reading. What is not there yet is left out; what is not listed comes last.
+SECTIONS: dict[str, list[tuple[str, str]]] = {
+    "Start": [
+        ("gateshift", "index.md"),
+        ("Ten-minute tutorial", "tutorial.md"),
+        ("First use", "first-use.md"),
+        ("On call: one screen", "on-call.md"),
+    ],
+    "How to": [
+        ("EKS with Route 53", "howto/eks-route53.md"),
+        ("Cloudflare", "howto/cloudflare.md"),
+        ("APISIX traffic-split", "howto/traffic-split.md"),
+        ("Pipelines", "howto/pipelines.md"),
+        ("Notifications", "howto/notifications.md"),
+    ],
+    "Understand": [
+        ("How verdicts are reached", "verdicts.md"),
+        ("What becomes what", "translation.md"),
+        ("Plugins", "plugins.md"),
+        ("Moving traffic", "dns.md"),
+        ("Clusters", "clusters.md"),
+        ("Archive", "archive.md"),
+        ("Troubleshooting", "troubleshooting.md"),
+        ("Beside other tools", "comparison.md"),
+    ],
+    "Reference": [
+        ("Params", "reference/params.md"),
+        ("Commands", "reference/commands.md"),
+        ("Exit codes and errors", "reference/errors.md"),
+    ],
+}
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the generated pages, then lay out the navigation over all that is there."""
+    pages = {
+        "reference/params.md": reference.params_page(ROOT / "params" / "production.yaml"),
+        "reference/commands.md": reference.commands_page(),
+        "reference/errors.md": reference.errors_page(),
+        "translation.md": reference.translation_page(ROOT / "docs" / "translation_rows.yaml"),
+    }
+    for path, text in pages.items():
+        files.append(File.generated(config, path, content=text))
+    there = {file.src_uri for file in files.documentation_pages()}
+    nav: list[Any] = [
+        {title: [{name: path} for name, path in pages if path in there]} for title, pages in SECTIONS.items()
+    ]
+    listed = {path for pages in SECTIONS.values() for _, path in pages}
+    if rest := sorted(there - listed):
+        nav.append({"More": list(rest)})
+    config.nav = nav
+    return files

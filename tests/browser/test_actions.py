@@ -1,0 +1,59 @@
+"""The GitHub Actions example, executed step by step on the lab: plan, approval, act by digest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from xml.etree import ElementTree as Xml
+
+import pytest
+import yaml
+
+from gateshift import lab as laboratory
+from gateshift.migration.journal import read_records
+from tests.browser.actions import Workflow
+from tests.browser.conftest import ROOT
+
+pytestmark = pytest.mark.lab
+EXAMPLE = ROOT / "examples" / "github-actions" / "gateshift.yml"
+
+
+def workspace(target: Path) -> None:
+    """A clone, with the installed environment in place of a new one: what is tested is the workflow."""
+    for name in ("notebooks", "params"):
+        shutil.copytree(ROOT / name, target / name)
+    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+        shutil.copy2(ROOT / name, target / name)
+    for name in (".venv", "lib"):
+        (target / name).symlink_to(ROOT / name)
+    data = yaml.safe_load((ROOT / "params/lab.yaml").read_text(encoding="utf-8"))
+    data.update(migration="pipeline", mode="plan", gate_wait="0s")
+    data["apisix"]["admin_key"] = "${env:APISIX_ADMIN_KEY}"
+    (target / "params" / "ci.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
+
+
+def test_the_workflow_plans_waits_for_approval_and_acts(people_lab: str, tmp_path: Path) -> None:
+    os.environ["GATESHIFT_LAB"] = people_lab
+    secrets = {"APISIX_ADMIN_KEY": str(laboratory.status(people_lab)["admin_key"])}
+    inputs = {"verb": "install", "params": "params/ci.yaml"}
+    flow = Workflow(EXAMPLE, inputs, secrets, tmp_path, workspace)
+    jobs = flow.run()
+    plan, act = jobs["plan"], jobs["act"]
+    assert plan.result == "success", plan.log[-3000:]
+    assert act.result == "success", act.log[-3000:]
+    assert "Act by digest" in act.ran
+    assert f"Plan `{plan.outputs['digest']}`" in plan.summary
+    assert "gateshift install: done" in act.summary
+    suite = Xml.parse(plan.workspace / "preflight.xml").getroot()[0]
+    assert int(suite.get("tests", "0")) > 10
+    assert (suite.get("failures"), suite.get("errors")) == ("0", "0")
+    records = read_records(act.workspace / "outputs" / "pipeline" / "journal.jsonl")
+    approved = next(r for r in records if r.kind == "plan.approved")
+    assert approved.data == {"digest": plan.outputs["digest"], "how": "params", "who": "octocat"}
+    assert approved.who == "ci:GITHUB_RUN_ID=4711"
+    assert records[-2].kind == "run.ended"
+    assert "install.done" in [r.kind for r in records]
+    for folder in (plan.workspace, act.workspace):
+        for path in (folder / "outputs").rglob("*.*"):
+            assert secrets["APISIX_ADMIN_KEY"].encode() not in path.read_bytes()

@@ -1,0 +1,152 @@
+"""A migration as its operator sees it, in a real browser on the lab's real parts.
+
+One story in order: a failing check and its troubleshooting, set-up step by step, a gate, a plot that moves,
+a kernel that dies in mid-stage, and the way back.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.browser.conftest import Desk
+
+pytestmark = [pytest.mark.lab, pytest.mark.browser]
+
+
+def pixels(part: Any) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(part.screenshot())).convert("RGB"), dtype=np.int16)
+
+
+def test_open_shows_the_notebook_that_is_due_and_the_card_says_where_we_are(desk: Desk) -> None:
+    desk.settled("00_preflight")
+    desk.write_params(url="http://127.0.0.1:9")  # nobody listens there: the metrics check must fail
+    desk.run_all("00_preflight")
+    desk.finish()
+    card = desk.panel.locator(".gateshift-card").first.inner_text()
+    for fact in ("LAB", "UID", "act", "APISIX 100 %", "free", "00_preflight", "80_rollback"):
+        assert fact in card, card
+    assert "PRODUCTION" not in card
+
+
+def test_a_failing_check_leads_to_its_troubleshooting_by_one_click(desk: Desk) -> None:
+    error = desk.panel.locator(".gateshift-error").last
+    said = error.inner_text()
+    assert "What happened" in said
+    assert "Nothing was changed in this run" in said
+    error.scroll_into_view_if_needed()
+    desk.picture("error")
+    assert desk.panel.locator("details").count() == 1  # the traceback is there, folded
+    error.locator("a", has_text="90_troubleshoot").first.click()
+    desk.settled("90_troubleshoot")
+    desk.run_all("90_troubleshoot")
+    desk.finish()
+    found = desk.text()
+    assert "Ranked causes" in found
+    assert "127.0.0.1:9" in found
+    desk.write_params()
+
+
+def test_set_up_step_by_step_with_gates(desk: Desk) -> None:
+    desk.run_all("00_preflight")
+    desk.finish()
+    assert "none failed" in desk.text()
+    desk.panel.locator(".gateshift-card").last.locator("a", has_text="10_install").click()
+    desk.settled("10_install")
+    desk.command("notebook:run-all-cells")
+    if desk.asked():  # on a lab that has Istio already there is nothing to approve
+        desk.answer()
+    desk.finish(150)
+    desk.run_all("20_translate")
+    desk.finish()
+    desk.run_all("30_apply")
+    desk.answer()
+    desk.finish(150)
+    for _ in range(3):  # a busy machine can be too slow for one of the parity probes
+        desk.run_all("40_verify")
+        desk.finish(120)
+        if desk.records[-1].kind == "run.ended":
+            break
+    done = [r.kind for r in desk.records if r.kind.endswith(".done") and r.data.get("ok", True)]
+    assert done == ["preflight.done", "install.done", "apply.done", "verify.done"], desk.text()[-3000:]
+
+
+def test_run_all_stops_at_a_gate_that_is_not_answered(desk: Desk) -> None:
+    desk.run_all("50_canary")
+    assert "first 4 characters" in desk.asked()
+    box = desk.panel.locator("input.jp-Stdin-input")
+    assert "Way back: 80_rollback" in desk.text()
+    box.scroll_into_view_if_needed()
+    desk.picture("gate")
+    box.press("Enter")
+    desk.finish()
+    assert "was not approved at the prompt; nothing was changed" in desk.text()
+    assert not [r for r in desk.records if r.kind == "stage.entered"]
+    assert (
+        desk.panel.locator(".jp-InputPrompt", has_text="[ ]").count() >= 3
+    )  # act, verify, close did not run
+
+
+def test_the_plot_moves_and_a_killed_kernel_resumes_the_stage(desk: Desk) -> None:
+    desk.run_all("50_canary")
+    approved = desk.answer()
+    plot = desk.panel.locator(".jp-RenderedImage img").last
+    plot.wait_for(timeout=60_000)
+    before = pixels(plot)
+    deadline = time.monotonic() + 30
+    while True:
+        time.sleep(1)
+        now = pixels(plot)
+        if now.shape == before.shape and (np.abs(now - before).max(axis=2) > 40).sum() > 200:
+            break
+        assert time.monotonic() < deadline, "the plot does not move"
+    assert "left" in desk.panel.locator(".gateshift-wait").last.inner_text() or desk.busy()
+    plot.scroll_into_view_if_needed()
+    desk.picture("canary")
+
+    desk.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    desk.settled("50_canary")
+    entered = [r for r in desk.records if r.kind == "stage.entered"]
+    assert entered
+    assert not [r for r in desk.records if r.kind == "stage.promoted"], "the stage ended too soon to be cut"
+    desk.run_all("50_canary")
+    desk.finish(120)
+    kinds = [r.kind for r in desk.records]
+    assert kinds.count("stage.promoted") == 1, desk.text()[-3000:]
+    assert [r.data["how"] for r in desk.records if r.kind == "plan.approved"][
+        -1
+    ] == "stage resumed as approved"
+    assert approved
+    card = desk.panel.locator(".gateshift-card")
+    assert "Istio 25 %, APISIX 75 %" in card.first.inner_text()
+    desk.panel.locator(".gateshift-card").first.scroll_into_view_if_needed()
+    desk.picture("card", card.first)
+
+
+def test_roll_back_by_the_link_on_the_card(desk: Desk) -> None:
+    desk.panel.locator(".gateshift-card").first.locator("a", has_text="80_rollback").click()
+    desk.settled("80_rollback")
+    desk.command("notebook:run-all-cells")
+    desk.answer()
+    desk.finish(150)
+    said = desk.text()
+    assert "users are back" in said, said[-3000:]
+    assert "rolled back" in said
+    desk.panel.locator("table").last.scroll_into_view_if_needed()
+    desk.picture("rollback")
+    assert desk.records[-1].kind == "run.ended"
+
+
+def test_what_was_done_by_hand_is_in_the_archive(desk: Desk) -> None:
+    runs = desk.folder / "outputs" / desk.migration
+    deadline = time.monotonic() + 20
+    while not list(runs.glob("80_rollback-*/80_rollback.ipynb")):  # JupyterLab saves every five seconds
+        assert time.monotonic() < deadline, sorted(p.name for p in runs.iterdir())
+        time.sleep(0.5)
+    assert list(runs.glob("50_canary-*/50_canary.ipynb"))
+    assert all(shot.stat().st_size > 10_000 for shot in desk.shots)
