@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 UV_VERSION := 0.13.9
 
-.PHONY: help install check test rehearse lab-up lab-down torture lock clean
+.PHONY: help install check test docs browser rehearse lab-up lab-down torture lock clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,7 +19,8 @@ install: $(STAMP)  ## Make .venv with the locked versions; .venv/bin/gateshift i
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "gateshift needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 2; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
+		|| { rm -rf $(VENV); echo "no venv module: apt-get install python3-venv, or set PYTHON="; exit 2; }
 	@echo "installing locked versions into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
@@ -33,13 +34,25 @@ check: install  ## Lint, types, layers and unit tests (no lab), under two minute
 	@$(BIN)/ruff format --check lib tests
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	@$(BIN)/pytest -q -n 2 --dist loadgroup -m "not lab and not slow"
 
-test: check  ## Everything: check, the lab's tests, nbval of the notebooks, a short rehearsal
+test: check browser  ## Everything: check, the lab's tests, nbval of the notebooks, a short rehearsal
 	@$(BIN)/pytest -q -m "lab or slow"
 	@$(BIN)/gateshift rehearse --short --keep --lab test
 	@GATESHIFT_LAB=test GATESHIFT_MIGRATION=nbval $(BIN)/pytest -q -x --nbval-lax --nbval-cell-timeout=180 -p no:cacheprovider notebooks; \
 		code=$$?; $(BIN)/gateshift lab down --name test; exit $$code
+
+docs: install  ## Build the documentation site into build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict && echo "build/site/index.html"
+
+browser:  ## Install Chromium for the browser test, where this may be done
+	@if command -v chromium chromium-browser google-chrome >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing Chromium for the browser test"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+			chromium fonts-noto-cjk >/dev/null; \
+	else echo "no Chromium, and no right to install it: the browser test will be skipped"; fi
 
 rehearse: install  ## A whole migration in the lab, then one that is broken on purpose
 	@$(BIN)/gateshift rehearse

@@ -128,14 +128,25 @@ class Desk:
 
     def run_all(self, notebook: str) -> None:
         self.show(notebook)
-        self.command("notebook:run-all-cells")
+        self.run()
+
+    def run(self) -> None:
+        """Run all cells of the notebook in front, and see them begin."""
+        for _ in range(3):
+            self.command("notebook:run-all-cells")
+            begun = time.monotonic()
+            while time.monotonic() - begun < 4:
+                if self.busy():
+                    return
+                time.sleep(0.05)
+            # A kernel that has just failed still refuses what was queued behind the failure.
+        raise AssertionError(f"the notebook does not run: {self.text()[-2000:]}")
 
     def busy(self) -> bool:
         return self.panel.locator(".jp-InputPrompt", has_text="[*]").count() > 0
 
     def finish(self, seconds: float = 90) -> None:
         """Wait until no cell of the notebook in front runs or waits to run."""
-        time.sleep(0.3)
         deadline = time.monotonic() + seconds
         while self.busy():
             assert time.monotonic() < deadline, f"still running: {self.text()[-2000:]}"
@@ -148,7 +159,6 @@ class Desk:
         """Wait until a gate asks and return its question; empty when the notebook ended without asking."""
         prompt = self.panel.locator(".jp-Stdin-prompt")
         deadline = time.monotonic() + seconds
-        time.sleep(0.3)
         while prompt.count() == 0:
             if not self.busy():
                 return ""
@@ -173,10 +183,25 @@ class Desk:
         self.shots.append(target)
 
 
+@pytest.fixture(scope="session")
+def lab_name() -> Iterator[str]:
+    """The lab of these tests; it is ended afterwards unless GATESHIFT_BROWSER_LAB named one to keep."""
+    kept = os.environ.get("GATESHIFT_BROWSER_LAB")
+    yield kept or "browser"
+    if not kept:
+        laboratory.down("browser")
+
+
+@pytest.fixture(scope="session")
+def people_lab(lab_name: str) -> str:
+    """The name of a running lab."""
+    laboratory.up(lab_name)
+    return lab_name
+
+
 @pytest.fixture(scope="module")
-def desk(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    folder = tmp_path_factory.mktemp("desk")
-    name = os.environ.get("GATESHIFT_BROWSER_LAB", "browser")
+def desk(browser: Any, lab_name: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    folder, name = tmp_path_factory.mktemp("desk"), lab_name
     port, token = free_port(), "browser-test"
     one = Desk(folder, f"http://127.0.0.1:{port}", token, None, None)  # type: ignore[arg-type]
     one.write_params()
@@ -206,8 +231,6 @@ def desk(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Des
     finally:
         _end(one.server)
         log.close()
-        if "GATESHIFT_BROWSER_LAB" not in os.environ:
-            laboratory.down(name)
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:

@@ -58,7 +58,7 @@ def test_set_up_step_by_step_with_gates(desk: Desk) -> None:
     assert "none failed" in desk.text()
     desk.panel.locator(".gateshift-card").last.locator("a", has_text="10_install").click()
     desk.settled("10_install")
-    desk.command("notebook:run-all-cells")
+    desk.run()
     if desk.asked():  # on a lab that has Istio already there is nothing to approve
         desk.answer()
     desk.finish(150)
@@ -84,6 +84,7 @@ def test_run_all_stops_at_a_gate_that_is_not_answered(desk: Desk) -> None:
     box.scroll_into_view_if_needed()
     desk.picture("gate")
     box.press("Enter")
+    time.sleep(1)
     desk.finish()
     assert "was not approved at the prompt; nothing was changed" in desk.text()
     assert not [r for r in desk.records if r.kind == "stage.entered"]
@@ -131,7 +132,7 @@ def test_the_plot_moves_and_a_killed_kernel_resumes_the_stage(desk: Desk) -> Non
 def test_roll_back_by_the_link_on_the_card(desk: Desk) -> None:
     desk.panel.locator(".gateshift-card").first.locator("a", has_text="80_rollback").click()
     desk.settled("80_rollback")
-    desk.command("notebook:run-all-cells")
+    desk.run()
     desk.answer()
     desk.finish(150)
     said = desk.text()

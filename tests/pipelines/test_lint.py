@@ -26,8 +26,8 @@ MANIFESTS = sorted(
 ARGO = [path for path in MANIFESTS if "argoproj.io/" in path.read_text(encoding="utf-8")]
 BIN = Path(sys.executable).parent
 YAML_RULES = (
-    "{extends: default, rules: {line-length: {max: 140}, document-start: disable, truthy: {check-keys: false},"
-    " comments: {min-spaces-from-content: 1}, braces: {max-spaces-inside: 1}}}"
+    "{extends: default, rules: {line-length: {max: 140}, document-start: disable,"
+    " truthy: {check-keys: false}, comments: {min-spaces-from-content: 1}, braces: {max-spaces-inside: 1}}}"
 )
 
 

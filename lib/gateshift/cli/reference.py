@@ -37,9 +37,10 @@ def params_page(example: Path) -> str:
         "# Params reference",
         "",
         (
-            "Generated from the model. Durations carry a unit (`30s`, `30m`, `1h`, `14d`), versions are quoted, "
-            "secrets are references: `${env:NAME}`, with `${env:NAME:-default}` for a default. An unknown key, a "
-            "wrong type or a value out of range is one error naming file, key and remedy (exit code 2)."
+            "Generated from the model. Durations carry a unit (`30s`, `30m`, `1h`, `14d`), versions are "
+            "quoted, secrets are references: `${env:NAME}`, with `${env:NAME:-default}` for a default. An "
+            "unknown key, a wrong type or a value out of range is one error naming file, key and remedy "
+            "(exit code 2)."
         ),
     ]
     for section, model in _sections(Params):
