@@ -16,6 +16,7 @@ from gateshift.errors import Blocked, GateClosed, ParamsError, RolledBack
 from gateshift.migration.journal import Journal
 from gateshift.migration.state import State
 from gateshift.notify import Event, Notifier, event_of, problem, waiting
+from gateshift.params import load, secrets_of
 
 
 class Service:
@@ -182,3 +183,16 @@ def test_errors_are_told_by_what_they_ask_of_a_person() -> None:
     assert failed is not None
     assert failed.kind == "failed"
     assert "abcd" in waiting("abcd", "Stage 1").text
+
+
+def test_events_in_a_params_file_are_known_ones(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "params/production.yaml").read_text(encoding="utf-8")
+    path = tmp_path / "p.yaml"
+    path.write_text(text.replace("events: [started", "events: [startled"), encoding="utf-8")
+    given = {"env": lambda _: "x"}
+    with pytest.raises(ParamsError, match=r"notify\.events.*startled"):
+        load(path, resolvers=given)
+    path.write_text(text.replace("urls: []", 'urls: ["${env:HOOK}"]'), encoding="utf-8")
+    params = load(path, resolvers={"env": lambda _: "json://token-of-the-hook@example.com/"})
+    assert "token-of-the-hook" not in repr(params)
+    assert any("token-of-the-hook" in secret for secret in secrets_of(params))

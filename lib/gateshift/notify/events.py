@@ -22,7 +22,7 @@ __all__ = ["Event", "event_of", "problem", "waiting"]
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One message. *kind* is one of ``notify.on``, *level* apprise's: info, success, warning, failure."""
+    """One message. *kind* is one of ``notify.events``, *level* apprise's: info, success, warning, failure."""
 
     kind: str
     key: str

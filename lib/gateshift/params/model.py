@@ -394,7 +394,7 @@ class NotifyParams(Model):
     """Who is told what happens: apprise URLs (``slack://…``, ``mailto://…``), and which kinds of events."""
 
     urls: Annotated[tuple[SecretStr, ...], BeforeValidator(_tuple)] = ()
-    on: Annotated[tuple[str, ...], BeforeValidator(_tuple)] = (
+    events: Annotated[tuple[str, ...], BeforeValidator(_tuple)] = (
         "started",
         "held",
         "promoted",
@@ -403,10 +403,10 @@ class NotifyParams(Model):
         "failed",
     )
 
-    @field_validator("on")
+    @field_validator("events")
     @classmethod
     def _known(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
-        known = cls.model_fields["on"].default
+        known = cls.model_fields["events"].default
         strange = [kind for kind in kinds if kind not in known]
         if strange:
             raise ValueError(f"unknown event {strange[0]!r}; one of {', '.join(known)}")

@@ -117,7 +117,7 @@ class Context:
             [url.get_secret_value() for url in self.params.notify.urls],
             self.folder,
             title=tell("notify.title", where=where, migration=self.params.migration),
-            kinds=self.params.notify.on,
+            kinds=self.params.notify.events,
             clean=self.journal.redactor.text,
         )
 
