@@ -51,7 +51,7 @@ browser:  ## Install Chromium for the browser test, where this may be done
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "installing Chromium for the browser test"; \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-			chromium fonts-noto-cjk >/dev/null; \
+			chromium >/dev/null; \
 	else echo "no Chromium, and no right to install it: the browser test will be skipped"; fi
 
 rehearse: install  ## A whole migration in the lab, then one that is broken on purpose

@@ -22,6 +22,10 @@ BUILT = {
     "title.": set(NOTEBOOKS.values()),
     "hint.": set(errors.__all__),
     "notify.": {"held", "failed"},
+    "report.section.": {
+        *("timeline", "stages", "plots", "rollback", "approvals", "changes"),
+        *("ledger", "attempts", "runs", "trust"),
+    },
     "where.": {"production", "lab", "production.note", "lab.note"},
     "plan.column.": {"verb", "target", "note", "change"},
 }
@@ -67,7 +71,14 @@ def test_every_key_in_code_exists_and_every_key_is_used() -> None:
     texts, told = constants()
     every = set(words.catalogue())
     assert (told | built) - every == set()
-    assert every - texts - built == set()
+    # The report's columns and outcomes are looked up by the English words that stand in its code.
+    spoken = {key for key in every if key.startswith(("report.col.", "report.word."))}
+    slugs = {re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_") for text in texts}
+    assert {key.rpartition(".")[2] for key in spoken} - slugs == set()
+    said = {key for key in every if key.startswith("report.said.")}
+    short = {key.removeprefix("report.said.").removesuffix("_passed").removesuffix("_failed") for key in said}
+    assert short - texts - {key.removeprefix("report.said.") for key in texts} == set()
+    assert every - texts - built - spoken - said == set()
 
 
 def test_language_of_params_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

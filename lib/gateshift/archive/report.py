@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ from gateshift.archive.history import outcome_of
 from gateshift.archive.manifest import read_manifest
 from gateshift.archive.pages import Notebook, read_notebooks, write_pages
 from gateshift.archive.redact import Redactor
+from gateshift.archive.spoken import column, listed, outcome_words, said
 from gateshift.archive.timeline import timeline_svg
 from gateshift.errors import InputError
 from gateshift.migration.identity import identity
 from gateshift.migration.journal import Journal, Record
 from gateshift.migration.state import State, VerdictMark
+from gateshift.words import language, tell
 
 __all__ = ["write_report"]
 
@@ -72,26 +74,26 @@ def write_report(migration_dir: str | Path) -> Path:
 
 def _page(name: str, state: State, records: Sequence[Record], notebooks: Sequence[Notebook]) -> str:
     sections = [
-        ("outcome", "Outcome", _outcome(state, records)),
-        ("timeline", "Timeline", timeline_svg(records) + _events(records)),
-        ("stages", "Stages and verdicts", _stages(records, state)),
-        ("plots", "Plots", _plots(notebooks)),
-        ("rollback", "Rollback checklist", _checklist(records)),
-        ("approvals", "Who approved what", _approvals(records)),
-        ("changes", "What was changed", _plans(records)),
-        ("ledger", "Translation ledger", _ledger(notebooks)),
-        ("attempts", "Attempts compared", _attempts(records)),
-        ("runs", "Runs", _runs(state, notebooks)),
-        ("trust", "How far this page can be trusted", _trust(records, notebooks)),
+        ("timeline", timeline_svg(records) + _events(records)),
+        ("stages", _stages(records, state)),
+        ("plots", _plots(notebooks)),
+        ("rollback", _checklist(records)),
+        ("approvals", _approvals(records)),
+        ("changes", _plans(records)),
+        ("ledger", _ledger(notebooks)),
+        ("attempts", _attempts(records)),
+        ("runs", _runs(state, notebooks)),
+        ("trust", _trust(records, notebooks)),
     ]
-    outcome, *shown = [(key, title, body) for key, title, body in sections if body]
+    shown = [(key, tell(f"report.section.{key}"), body) for key, body in sections if body]
     links = "".join(f'<a href="#{key}">{escape(title)}</a>' for key, title, _ in shown)
     body = "".join(f'<h2 id="{key}">{escape(title)}</h2>{text}' for key, title, text in shown)
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<!doctype html><html lang="{language()}"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(name)}: migration report</title><style>{_STYLE}</style></head><body>"
-        f"<h1>Migration {escape(name)}: APISIX to Istio</h1>{outcome[2]}<nav>{links}</nav>{body}"
+        f"<title>{escape(tell('report.head', name=name))}</title><style>{_STYLE}</style></head><body>"
+        f"<h1>{escape(tell('report.title', name=name))}</h1>"
+        f"{_outcome(state, records)}<nav>{links}</nav>{body}"
         f"</body></html>\n"
     )
 
@@ -104,9 +106,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, numeric: Ite
         kind = ' class="n"' if index in right else ""
         return f"<{tag}{kind}>{escape(str(value))}</{tag}>"
 
-    head = "".join(cell("th", i, c) for i, c in enumerate(columns))
+    head = "".join(cell("th", i, column(c)) for i, c in enumerate(columns))
     body = "".join("<tr>" + "".join(cell("td", i, v) for i, v in enumerate(row)) + "</tr>" for row in rows)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _facts(rows: Iterable[tuple[str, Any]]) -> str:
+    return table(("what", "value"), [(column(name), value) for name, value in rows])
 
 
 def _clock(time: str) -> str:
@@ -116,13 +122,13 @@ def _clock(time: str) -> str:
 def _outcome(state: State, records: Sequence[Record]) -> str:
     word = outcome_of(state)
     if state.rolling_back:
-        kind, what = "bad", f"A rollback has started and is not finished: {state.rollback_reason}."
+        kind, what = "bad", tell("report.outcome.unfinished", reason=state.rollback_reason)
     elif state.phase.value == "rolled back":
-        kind, what = "bad", f"All traffic is back on APISIX. Reason: {state.rollback_reason}."
+        kind, what = "bad", tell("report.outcome.back", reason=state.rollback_reason)
     elif word == "all stages promoted" or state.phase.value in {"soak", "soaked", "cleaned"}:
-        kind, what = "good", "All traffic is on Istio; every stage was promoted on evidence."
+        kind, what = "good", tell("report.outcome.istio")
     else:
-        kind, what = "open", "The migration is under way."
+        kind, what = "open", tell("report.outcome.open")
     facts = [
         ("weight on Istio now", f"{state.weight_percent} %"),
         ("stages promoted", sum(r.kind == "stage.promoted" for r in records)),
@@ -139,63 +145,15 @@ def _outcome(state: State, records: Sequence[Record]) -> str:
             facts.append((label, f"{float(value):.0f} s" if value is not None else "not proven"))
     if state.shifting_to is not None:
         facts.append(("shift not confirmed", f"to {state.shifting_to} %"))
-    return f'<div class="outcome {kind}"><b>{escape(word)}</b><br>{escape(what)}</div>' + table(
-        ("what", "value"), facts
-    )
-
-
-def _checked(what: str, data: Mapping[str, Any]) -> str:
-    return f"{what} passed" if data.get("ok") else f"{what} failed: {_words(data.get('failed'))}"
-
-
-_SPOKEN: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "migration.opened": lambda d: "migration opened",
-    "preflight.done": lambda d: (
-        "preflight " + ("passed" if d.get("ok") else f"failed: {_words(d.get('failed'))}")
-    ),
-    "install.done": lambda d: f"Istio {d.get('version', '')} installed",
-    "apply.done": lambda d: f"configuration applied ({d.get('objects', '?')} objects)",
-    "verify.done": lambda d: (
-        "verification " + ("passed" if d.get("ok") else f"failed: {_words(d.get('failed'))}")
-    ),
-    "stage.entered": lambda d: f"stage {d['stage'] + 1} entered, weight {d['weight']} %",
-    "shift.intent": lambda d: f"shift from {d['from']} % to {d['to']} % begins",
-    "shift.done": lambda d: (
-        f"weight {d['to']} % in force (accepted {_s(d.get('accepted_s'))}, in sync {_s(d.get('insync_s'))})"
-    ),
-    "stage.arrived": lambda d: f"stage {d['stage'] + 1}: traffic arrived, share {float(d['share']):.1f} %",
-    "verdict": lambda d: f"stage {d['stage'] + 1}: verdict {d['decision']}: {_words(d.get('reasons'))}",
-    "stage.promoted": lambda d: f"stage {d['stage'] + 1} promoted",
-    "rollback.started": lambda d: f"ROLLBACK from {d['from']} %: {d['reason']}",
-    "rollback.shifted": lambda d: "all weight on APISIX",
-    "rollback.done": lambda d: (
-        "rollback done" if d.get("seconds_to_users", 0) is not None else "weights back; users not proven back"
-    ),
-    "soak.sample": lambda d: f"stable run: {'stable' if d.get('stable', True) else 'NOT stable'}",
-    "soak.done": lambda d: "stable run complete",
-    "cleanup.intent": lambda d: f"clean-up begins, export {d.get('export')}",
-    "cleanup.done": lambda d: "APISIX removed",
-    "journal.repaired": lambda d: f"journal repaired: a torn line of {d['dropped_bytes']} bytes was removed",
-    "reconciled": lambda d: f"reconciled with DNS: weight {d['weight']} %",
-    "run.ended": lambda d: f"run of {d['notebook']} ended: {d['outcome']} {d.get('error', '')}",
-}
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return "; ".join(str(v) for v in value)
-    return str(value or "")
-
-
-def _s(value: Any) -> str:
-    return "?" if value is None else f"{float(value):.1f} s"
+    head = f"<b>{escape(outcome_words(word))}</b><br>{escape(what)}"
+    return f'<div class="outcome {kind}">{head}</div>{_facts(facts)}'
 
 
 def _events(records: Sequence[Record]) -> str:
     rows = [
-        (_clock(r.time), _SPOKEN[r.kind](r.data), r.who)
+        (_clock(r.time), text, r.who)
         for r in records
-        if r.kind in _SPOKEN and not (r.kind == "run.ended" and r.data["outcome"] == "done")
+        if (text := said(r)) is not None and not (r.kind == "run.ended" and r.data["outcome"] == "done")
     ]
     return table(("time (UTC)", "what happened", "who"), rows)
 
@@ -220,8 +178,8 @@ def _stages(records: Sequence[Record], state: State) -> str:
                     mark.stage + 1,
                     f"{entered.get('weight', '?')} %",
                     share,
-                    mark.decision,
-                    _words(data.get("reasons")),
+                    tell(f"decision.{mark.decision.lower()}"),
+                    listed(data.get("reasons")),
                     "; ".join(
                         f"{k} {_figure(v)}" for k, v in evidence.items() if not isinstance(v, (dict, list))
                     ),
@@ -353,7 +311,8 @@ def _runs(state: State, notebooks: Sequence[Notebook]) -> str:
             f"<tr><td>{_clock(mark.started)}</td><td>{escape(mark.notebook)}</td>"
             f"<td>{escape(outcome)}</td><td>{links}</td></tr>"
         )
-    head = "<tr><th>began (UTC)</th><th>notebook</th><th>outcome</th><th>executed copy</th></tr>"
+    names = ("began (UTC)", "notebook", "outcome", "executed copy")
+    head = f"<tr>{''.join(f'<th>{escape(column(name))}</th>' for name in names)}</tr>"
     return f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
 
 
@@ -370,7 +329,4 @@ def _trust(records: Sequence[Record], notebooks: Sequence[Notebook]) -> str:
     repaired = sum(r.kind == "journal.repaired" for r in records)
     if repaired:
         rows.append(("torn lines repaired", repaired))
-    return (
-        table(("what", "value"), rows)
-        + "<p><code>gateshift audit verify</code> recomputes every hash and names any changed byte.</p>"
-    )
+    return _facts(rows) + f"<p><code>gateshift audit verify</code> {escape(tell('report.audit'))}</p>"

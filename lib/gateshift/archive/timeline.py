@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from gateshift.migration.journal import Record
+from gateshift.words import tell
 
 __all__ = ["timeline_svg"]
 
@@ -54,7 +55,8 @@ def timeline_svg(records: Sequence[Record]) -> str:
     minutes = (end - begin) / 60.0
     parts.append(
         f'<text x="{_LEFT}" y="{_HEIGHT - 10}">{escape(records[0].time[:16].replace("T", " "))} UTC</text>'
-        f'<text x="{_WIDTH - 16}" y="{_HEIGHT - 10}" text-anchor="end">after {minutes:.1f} min</text>'
+        f'<text x="{_WIDTH - 16}" y="{_HEIGHT - 10}" text-anchor="end">'
+        f"{escape(tell('report.after', minutes=f'{minutes:.1f}'))}</text>"
     )
     return (
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="Weight on Istio over time" '

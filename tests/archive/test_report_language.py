@@ -1,0 +1,47 @@
+"""The report in Chinese: every heading and sentence of ours, with data left as they are."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+from gateshift import words
+from gateshift.archive.report import write_report
+
+SAMPLES = Path(__file__).parents[2] / "outputs" / "sample"
+
+
+@pytest.fixture(autouse=True)
+def _afterwards() -> Iterator[None]:
+    yield
+    words.use("")
+
+
+def test_the_report_of_a_rehearsal_speaks_chinese(tmp_path: Path) -> None:
+    source = sorted(SAMPLES.glob("*/journal.jsonl"))[0].parent
+    folder = tmp_path / source.name
+    shutil.copytree(source, folder)
+    words.use("zh")
+    page = unescape(write_report(folder).read_text(encoding="utf-8"))
+    assert '<html lang="zh">' in page
+    for text in (
+        "时间线",
+        "各级与判定",
+        "谁批准了什么",
+        "本页的可信程度",
+        "当前 Istio 权重",
+        "迁移建立",
+        "晋级",
+    ):
+        assert text in page, text
+    heads = re.findall(r"<h2[^>]*>([^<]+)</h2>", page)
+    assert heads
+    assert all(re.search(r"[\u4e00-\u9fff]", head) for head in heads), heads
+    # Sentences of the timeline, not the names and reasons that a run recorded.
+    assert "traffic arrived" not in page
+    assert "entered, weight" not in page
