@@ -19,6 +19,10 @@ Every plugin of APISIX 3.18 and what `gateshift translate` does with it. This pa
 dropped* is what would be lost. *Handling*: `converted` has a rule; `blocks` holds its routes back until a
 person signs under `translate.accept`; `reported` is named in the ledger and changes nothing else.
 
+A security or billing plugin that is converted, but not exactly, waits for a signature too: the blocker names
+what differs, and `resource: "*"` signs that difference wherever the plugin is used. It never signs a loss.
+`tests/lab/test_plugins_on_envoy.py` checks the rules on a real Envoy that a real istiod configures.
+
 | plugin | priority | category | fidelity | if dropped | handling | rule |
 |---|---:|---|---|---|---|---|
 """
