@@ -155,3 +155,29 @@ def test_the_lab_compresses_times_only() -> None:
             assert ours[key] == theirs[key]
     changed_in_judge = {k for k in lab["judge"] if lab["judge"][k] != production["judge"].get(k)}
     assert changed_in_judge <= {"missing_data_allowance", "hold_timeout"}
+
+
+SPLIT_FIRST = [
+    {"weight_percent": 10, "dwell": "30m", "error_rate_limit_percent": 1.0, "mechanism": "traffic-split"},
+    {"weight_percent": 100, "dwell": "1h", "error_rate_limit_percent": 0.1},
+]
+
+
+def test_each_stage_may_have_its_own_mechanism() -> None:
+    data = changed("stages", SPLIT_FIRST)
+    data["apisix"] = {"admin_url": "http://127.0.0.1:9180", "admin_key": "k"}
+    params = validate(data, source="x.yaml")
+    assert [params.mechanism_of(i).value for i in (0, 1)] == ["traffic-split", "route53"]
+
+
+def test_combinations_that_cannot_work_are_refused() -> None:
+    with pytest.raises(ParamsError, match=r"needs apisix\.admin_url, or .*crds"):
+        validate(changed("stages", SPLIT_FIRST), source="x.yaml")
+    backwards = changed("stages.1.mechanism", "traffic-split")
+    backwards["apisix"] = {"admin_url": "http://127.0.0.1:9180", "admin_key": "k"}
+    with pytest.raises(ParamsError, match="moved by route53, then traffic-split"):
+        validate(backwards, source="x.yaml")
+    with pytest.raises(ParamsError, match=r"needs the section traffic\.cloudflare"):
+        validate(changed("stages.1.mechanism", "cloudflare"), source="x.yaml")
+    with pytest.raises(ParamsError, match="front is route53 or cloudflare"):
+        validate(changed("traffic.istio_first", {"front": "traffic-split"}), source="x.yaml")

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from enum import StrEnum
 from itertools import pairwise
 from typing import Annotated, Any
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    field_validator,
-    model_validator,
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, field_validator, model_validator
+
+from gateshift.params.base import DnsName, Model, Name, Quantity, Seconds, Url, Version, as_tuple
+from gateshift.params.traffic import (
+    ClientsParams,
+    CloudflareParams,
+    IstioFirstParams,
+    Mechanism,
+    MechanismField,
+    Route53Params,
+    TrafficParams,
+    TrafficSplitParams,
+    check_order,
 )
 
 __all__ = [
@@ -23,10 +26,12 @@ __all__ = [
     "ApisixParams",
     "Autoscaled",
     "CleanupParams",
+    "ClientsParams",
     "CloudflareParams",
     "ClusterParams",
     "Environment",
     "InstallParams",
+    "IstioFirstParams",
     "JudgeParams",
     "Mechanism",
     "MetricsParams",
@@ -59,65 +64,9 @@ class Mode(StrEnum):
     ACT = "act"
 
 
-class Mechanism(StrEnum):
-    """How traffic is moved."""
-
-    ROUTE53 = "route53"
-    CLOUDFLARE = "cloudflare"
-    TRAFFIC_SPLIT = "traffic-split"
-
-
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def _seconds(value: object) -> object:
-    """Read ``30s``, ``30m``, ``1h``, ``14d`` as seconds; a bare number is refused as ambiguous."""
-    if isinstance(value, str):
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", value.strip())
-        if found:
-            return float(found[1]) * _UNITS[found[2]]
-    raise ValueError("write a duration with its unit, for example 30s, 30m, 1h or 14d")
-
-
-def _version(value: object) -> object:
-    """Accept only text: YAML reads an unquoted 1.10 as the number 1.1."""
-    if not isinstance(value, str):
-        raise ValueError(f'quote the version: YAML read a number here ({value!r}); write "1.10"')
-    if not re.fullmatch(r"\d+\.\d+(\.\d+)?([-+][\w.]+)?", value):
-        raise ValueError('write a version as major.minor or major.minor.patch, for example "1.31.0"')
-    return value
-
-
-def _dns_name(value: str) -> str:
-    label = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
-    if not re.fullmatch(rf"(\*\.)?{label}(\.{label})*\.?", value):
-        raise ValueError("not a DNS name")
-    return value.rstrip(".")
-
-
-Seconds = Annotated[float, BeforeValidator(_seconds)]
-Version = Annotated[str, BeforeValidator(_version)]
-DnsName = Annotated[str, AfterValidator(_dns_name)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
-Quantity = Annotated[str, Field(pattern=r"^\d+(\.\d+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")]
-Ratio = Annotated[float, Field(ge=0, le=1)]
-Url = Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
-
-
-class Model(BaseModel):
-    """Frozen, no unknown keys, no silent conversion of types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
 # Strict mode would refuse the text that YAML gives for an enum; these read exactly their values.
 EnvironmentField = Annotated[Environment, Field(strict=False)]
 ModeField = Annotated[Mode, Field(strict=False)]
-MechanismField = Annotated[Mechanism, Field(strict=False)]
-
-
-def _tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
 
 
 class ClusterParams(Model):
@@ -136,7 +85,7 @@ class ApisixParams(Model):
     service: Name = "apisix-gateway"
     admin_url: Url | None = None
     admin_key: SecretStr | None = None
-    files: Annotated[tuple[str, ...], BeforeValidator(_tuple)] = ()
+    files: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
     router: str | None = Field(default=None, pattern=r"^radixtree_(uri|host_uri|uri_with_parameter)$")
     deployment: str | None = None
     metrics_selector: str = ""
@@ -238,7 +187,7 @@ class TranslateParams(Model):
 
     services: dict[str, str] = Field(default_factory=dict)
     credentials: dict[str, str] = Field(default_factory=dict)
-    accept: Annotated[tuple[Accept, ...], BeforeValidator(_tuple)] = ()
+    accept: Annotated[tuple[Accept, ...], BeforeValidator(as_tuple)] = ()
     jwt_issuers: dict[str, str] = Field(default_factory=dict)
     inline_credentials: bool = False
     emit_metrics_telemetry: bool = False
@@ -247,63 +196,6 @@ class TranslateParams(Model):
     tracing_provider: str | None = None
     trusted_proxies: int | None = Field(default=None, ge=0, le=10)
     proof_requests: int = Field(default=2000, ge=100, le=1_000_000)
-
-
-class Route53Params(Model):
-    """Weighted records. ``ttl`` applies to records that are not aliases (an alias has its target's TTL)."""
-
-    zone: DnsName
-    zone_id: str | None = None
-    private: bool = False
-    hosts: Annotated[tuple[DnsName, ...], BeforeValidator(_tuple)] = Field(min_length=1)
-    apisix_target: DnsName | None = None
-    istio_target: DnsName | None = None
-    target_zone_id: str | None = None
-    record: str = Field(default="alias", pattern=r"^(alias|cname)$")
-    ttl: Seconds = 60.0
-    ipv6: bool = False
-    region: str = "us-east-1"
-    endpoint_url: Url | None = None
-    insync_timeout: Seconds = 120.0
-
-
-class TrafficSplitParams(Model):
-    """APISIX's own traffic-split towards the Istio gateway; no ``routes`` means every enabled route."""
-
-    routes: Annotated[tuple[str, ...], BeforeValidator(_tuple)] = ()
-    istio_target: DnsName | None = None
-    port: int = Field(default=80, ge=1, le=65535)
-
-
-class CloudflareParams(Model):
-    """Cloudflare load balancers (one for each of ``hosts``) with one pool of each gateway."""
-
-    api_token: SecretStr
-    zone: DnsName
-    hosts: Annotated[tuple[DnsName, ...], BeforeValidator(_tuple)] = Field(min_length=1)
-    apisix_pool: str = Field(min_length=1)
-    istio_pool: str = Field(min_length=1)
-    base_url: Url | None = None
-
-
-class TrafficParams(Model):
-    """How traffic is moved, and when it counts as arrived."""
-
-    mechanism: MechanismField = Mechanism.ROUTE53
-    route53: Route53Params | None = None
-    traffic_split: TrafficSplitParams = TrafficSplitParams()
-    cloudflare: CloudflareParams | None = None
-    arrival_tolerance_percent: float = Field(default=2.0, gt=0, le=20)
-    arrival_timeout: Seconds = 900.0
-    rollback_target: Seconds = 300.0
-
-    @model_validator(mode="after")
-    def _mechanism_configured(self) -> TrafficParams:
-        if self.mechanism is Mechanism.ROUTE53 and self.route53 is None:
-            raise ValueError("mechanism route53 needs the section traffic.route53")
-        if self.mechanism is Mechanism.CLOUDFLARE and self.cloudflare is None:
-            raise ValueError("mechanism cloudflare needs the section traffic.cloudflare")
-        return self
 
 
 class MetricsParams(Model):
@@ -324,9 +216,14 @@ class MetricsParams(Model):
 
 
 class StageParams(Model):
-    """One canary stage. Limits are the guide's: error rate in percent, P95 in milliseconds."""
+    """One canary stage. Limits are the guide's: error rate in percent, P95 in milliseconds.
+
+    ``mechanism`` moves this stage in place of ``traffic.mechanism``: for example traffic-split for the first
+    stages and DNS for the last ones.
+    """
 
     weight_percent: int = Field(ge=1, le=100)
+    mechanism: MechanismField | None = None
     dwell: Seconds
     error_rate_limit_percent: float = Field(gt=0, lt=100)
     p95_limit_ms: float = Field(default=2000.0, gt=0)
@@ -383,9 +280,15 @@ class VerifyParams(Model):
     """Functional checks and how gateway addresses are reached.
 
     ``connect_to`` maps ``host:port`` of a load balancer to ``address:port``, like curl's ``--connect-to``.
+    Parity replays requests at both gateways: the probes, those recorded in the HAR file ``recorded``, and
+    ``generated`` ones made from the routes. Methods that may change data are sent only with
+    ``unsafe_methods``.
     """
 
-    probes: Annotated[tuple[Probe, ...], BeforeValidator(_tuple)] = ()
+    probes: Annotated[tuple[Probe, ...], BeforeValidator(as_tuple)] = ()
+    recorded: str | None = None
+    generated: int = Field(default=0, ge=0, le=1000)
+    unsafe_methods: bool = False
     connect_to: dict[str, str] = Field(default_factory=dict)
     ca_file: str | None = None
 
@@ -432,7 +335,7 @@ class Params(Model):
     translate: TranslateParams = TranslateParams()
     traffic: TrafficParams
     metrics: MetricsParams
-    stages: Annotated[tuple[StageParams, ...], BeforeValidator(_tuple)] = Field(min_length=1)
+    stages: Annotated[tuple[StageParams, ...], BeforeValidator(as_tuple)] = Field(min_length=1)
     judge: JudgeParams = JudgeParams()
     soak: SoakParams = SoakParams()
     cleanup: CleanupParams = CleanupParams()
@@ -453,6 +356,21 @@ class Params(Model):
                 f"error_rate_limit_percent must not rise with the weight, got {limits} (inverted thresholds)"
             )
         return stages
+
+    @model_validator(mode="after")
+    def _mechanisms_configured(self) -> Params:
+        used = [self.mechanism_of(index) for index in range(len(self.stages))]
+        check_order(used)
+        for one in used:
+            self.traffic.require(one)
+        by_admin = Mechanism.TRAFFIC_SPLIT in used and self.traffic.traffic_split.through == "admin"
+        if by_admin and self.apisix.admin_url is None:
+            raise ValueError("traffic-split needs apisix.admin_url, or traffic.traffic_split.through: crds")
+        return self
+
+    def mechanism_of(self, stage: int) -> Mechanism:
+        """Return how stage *stage* (from 0) is moved."""
+        return self.stages[stage].mechanism or self.traffic.mechanism
 
 
 def secrets_of(value: object) -> tuple[str, ...]:
