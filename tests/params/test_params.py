@@ -178,6 +178,8 @@ def test_combinations_that_cannot_work_are_refused() -> None:
     with pytest.raises(ParamsError, match="moved by route53, then traffic-split"):
         validate(backwards, source="x.yaml")
     with pytest.raises(ParamsError, match=r"needs the section traffic\.cloudflare"):
+        validate(changed("traffic.mechanism", "cloudflare"), source="x.yaml")
+    with pytest.raises(ParamsError, match="moved by route53, then cloudflare"):
         validate(changed("stages.1.mechanism", "cloudflare"), source="x.yaml")
     with pytest.raises(ParamsError, match="front is route53 or cloudflare"):
         validate(changed("traffic.istio_first", {"front": "traffic-split"}), source="x.yaml")

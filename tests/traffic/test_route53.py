@@ -125,13 +125,15 @@ def test_weighted_cnames_keep_a_short_ttl(wire: Wire) -> None:
     cname = {"Type": "CNAME", "TTL": 3600, "ResourceRecords": [{"Value": "gw-old.example.net"}]}
     wire.put(*[{"Name": h, **cname} for h in HOSTS])
     shifter = wire.shifter(record="cname", apisix="gw-old.example.net", istio="gw-new.example.net")
+    snapshot = json.loads(json.dumps(shifter.snapshot()))
     shifter.set(shifter.prepare_plan())
     shifter.set(shifter.plan(75))
     assert {(r["SetIdentifier"], r["Weight"], r["TTL"]) for r in wire.records()} == {
         ("apisix", 25, 60),
         ("istio", 75, 60),
     }
-    shifter.set(shifter.ttl_plan(3600))
+    shifter.set(shifter.settle_plan(snapshot))
+    assert shifter.settle_plan(snapshot).empty
     assert {r["TTL"] for r in wire.records()} == {3600}
     assert shifter.read().istio_percent == 75
 

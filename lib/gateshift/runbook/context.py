@@ -18,6 +18,7 @@ from gateshift.notify import Notifier
 from gateshift.params import Environment, Params
 from gateshift.runbook.inputs import project_root
 from gateshift.traffic import make_shifter
+from gateshift.traffic.forwarded import own_selectors
 from gateshift.traffic.protocol import Shifter
 from gateshift.words import tell
 
@@ -36,6 +37,8 @@ class Context:
         base = outputs if outputs.is_absolute() else project_root() / outputs
         self.folder = base / params.migration
         self.run_folder = self.folder / run
+        self._sampler: Sampler | None = None
+        self._selectors = ("", "")
         self.journal = Journal.open(self.folder / "journal.jsonl", who=identity(), run=run)
 
     @property
@@ -82,12 +85,6 @@ class Context:
         except ClusterError:
             return self._recorded_target("istio_target")
 
-    def _apisix_or_empty(self) -> str:
-        try:
-            return self.apisix_target
-        except ClusterError:
-            return ""
-
     def _recorded_target(self, key: str) -> str:
         """Load balancer named by the last shift: a rollback must work with the cluster out of reach."""
         for record in reversed(self.journal.records):
@@ -95,20 +92,24 @@ class Context:
                 return str(record.data.get(key, ""))
         return ""
 
-    def shifter(self, *, back_only: bool = False) -> Shifter:
-        """Return the configured traffic shifter.
+    def shifter(self, *, stage: int | None = None, back_only: bool = False) -> Shifter:
+        """Return the traffic shifter of *stage* (from 0; None: the one that knows all mechanisms in use).
 
-        Moving towards Istio needs both load balancers; going back (*back_only*) needs neither.
+        Moving towards Istio needs both load balancers. Going back (*back_only*) asks no cluster for them:
+        it may be what has failed, and a time-out would delay the way back; the journal has their names.
         """
         if back_only:
-            return make_shifter(
-                self.params, apisix_target=self._apisix_or_empty(), istio_target=self.istio_target
-            )
-        if not self.istio_target:
-            raise TrafficError(
-                "the Istio gateway has no load-balancer address yet", hint="run 10_install first"
-            )
-        return make_shifter(self.params, apisix_target=self.apisix_target, istio_target=self.istio_target)
+            apisix, istio = self._recorded_target("apisix_target"), self._recorded_target("istio_target")
+        else:
+            istio = self.istio_target
+            if not istio:
+                raise TrafficError(
+                    "the Istio gateway has no load-balancer address yet", hint="run 10_install first"
+                )
+            apisix = self.apisix_target
+        return make_shifter(
+            self.params, apisix_target=apisix, istio_target=istio, objects=lambda: self.cluster, stage=stage
+        )
 
     def notifier(self) -> Notifier:
         """Who tells people; says nothing when the params name no service."""
@@ -126,10 +127,20 @@ class Context:
         """The metrics source."""
         return PrometheusSource(self.params.metrics)
 
-    @cached_property
+    @property
     def sampler(self) -> Sampler:
-        """The sampler over both gateways."""
-        return Sampler(self.source, self.params.metrics)
+        """The sampler over both gateways; each side leaves out what it only hands on to the other."""
+        apisix, istio = own_selectors(self.params, self._recorded_target("istio_target"))
+        if self._sampler is None or self._selectors != (apisix, istio):
+            metrics = self.params.metrics
+            self._selectors = apisix, istio
+            self._sampler = Sampler(
+                self.source,
+                metrics,
+                apisix_selector=_both(metrics.apisix_selector, apisix),
+                istio_selector=_both(metrics.istio_selector, istio),
+            )
+        return self._sampler
 
     @property
     def production(self) -> bool:
@@ -143,3 +154,8 @@ class Context:
     def now(self) -> float:
         """Unix time in seconds."""
         return time.time()
+
+
+def _both(one: str, other: str) -> str:
+    """Join two lists of label matchers."""
+    return ",".join(part.strip().strip("{}").rstrip(",") for part in (one, other) if part.strip())

@@ -165,9 +165,9 @@ class CloudflareShifter:
         one = shares.pop() if len(shares) == 1 else None
         return Weights(int(one) if one is not None and one == int(one) else None, hosts)
 
-    def _target(self, balancer: Mapping[str, Any], percent: int) -> dict[str, Any]:
+    def _target(self, balancer: Mapping[str, Any], percent: int, of: int = 100) -> dict[str, Any]:
         _, apisix, istio = self._find()
-        low, high = weights_for(percent)
+        low, high = weights_for(percent, of)
         return {
             "id": balancer["id"],
             "steering_policy": "random",
@@ -202,19 +202,41 @@ class CloudflareShifter:
             )
         return self._plan("random steering over both pools, APISIX keeps everybody", steps, None)
 
-    def plan(self, percent: int) -> Plan:
-        """Plan *percent* for Istio on every host. 0 is the way back and minds no obstacle."""
-        weights_for(percent)
+    def plan(self, percent: int, *, of: int = 100) -> Plan:
+        """Plan *percent* of *of* parts for Istio on every host. 0 is the way back and minds no obstacle."""
+        low, high = weights_for(percent, of)
         steps = []
         for host, balancer in self._balancers().items():
             if percent:
                 self._refuse(host, balancer)
             if percent == 0 and self._percent(balancer) == 0:
                 continue
-            before, after = self._state(balancer), self._target(balancer, percent)
+            before, after = self._state(balancer), self._target(balancer, percent, of)
             if not _same(before, after):
                 steps.append(Step("weigh", host, before, after))
-        return self._plan(f"Istio {percent} %, APISIX {100 - percent} % by pool weight", steps, percent)
+        unit = " %" if of == 100 else ""
+        return self._plan(f"Istio {high}{unit}, APISIX {low}{unit} by pool weight", steps, percent)
+
+    def settle_plan(self, snapshot: Mapping[str, Any]) -> Plan:
+        """Plan nothing: no TTL was lowered here."""
+        del snapshot
+        return self._plan("nothing to settle", [], None)
+
+    def check_access(self) -> None:
+        """Raise unless load balancers may be edited: a patch of one that does not exist must be "not found".
+
+        The API checks the token's scopes before it looks the load balancer up.
+        """
+        zone, _, _ = self._find()
+        nobody = "0" * 32
+
+        def edit() -> object:
+            try:
+                return self._client.load_balancers.edit(nobody, zone_id=zone, enabled=True)
+            except (cloudflare.NotFoundError, cloudflare.BadRequestError):
+                return None
+
+        self._call("checking that load balancers may be edited", edit)
 
     def _refuse(self, host: str, balancer: Mapping[str, Any]) -> None:
         problem = self._obstacle(host, balancer)

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from gateshift.plan import Plan
 
-__all__ = ["HostWeights", "Receipt", "Shifter", "Weights"]
+__all__ = ["HostWeights", "Objects", "Receipt", "Shifter", "Weights"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +76,11 @@ class Shifter(Protocol):
     def prepare_plan(self) -> Plan:
         """Plan what makes weights possible, without moving anybody."""
 
-    def plan(self, percent: int) -> Plan:
-        """Plan the change that gives Istio *percent* of the traffic (0-100)."""
+    def plan(self, percent: int, *, of: int = 100) -> Plan:
+        """Plan the change that gives Istio *percent* of *of* parts; 0 is the way back and minds no obstacle.
+
+        *of* below 100 is for a second mechanism that moves only what the first has left.
+        """
 
     def set(self, plan: Plan) -> Receipt:
         """Carry out *plan* and read it back; refuse when reality is neither its before nor its after."""
@@ -85,8 +88,27 @@ class Shifter(Protocol):
     def confirm(self, receipt: Receipt) -> float:
         """Wait until the change is everywhere; return the seconds since it was accepted."""
 
+    def settle_plan(self, snapshot: Mapping[str, Any]) -> Plan:
+        """Plan the end of a migration: what was changed only to move (a short TTL) as *snapshot* has it."""
+
+    def check_access(self) -> None:
+        """Raise unless the credentials may also write; changes nothing."""
+
     def snapshot(self) -> dict[str, Any]:
         """Return everything needed to restore today's state exactly, as plain JSON."""
 
     def restore_plan(self, snapshot: Mapping[str, Any]) -> Plan:
         """Plan the change back to *snapshot*."""
+
+
+class Objects(Protocol):
+    """The Kubernetes objects that a shifter reads and replaces; the cluster room's client is one."""
+
+    def get(self, kind: str, name: str, namespace: str | None = None) -> dict[str, Any] | None:
+        """Return one object or None."""
+
+    def list(self, kind: str, namespace: str | None = None, *, labels: str = "") -> list[dict[str, Any]]:
+        """Return all objects of a kind."""
+
+    def update(self, obj: dict[str, Any]) -> dict[str, Any]:
+        """Replace; refused when the object's resourceVersion is not the newest."""

@@ -74,14 +74,14 @@ class Wanted:
         return ("A", "AAAA") if self.ipv6 else ("A",)
 
 
-def weights_for(percent: int) -> tuple[int, int]:
-    """Return the weights (apisix, istio) that give Istio *percent*; exact, 0 <= weight <= 100."""
-    if isinstance(percent, bool) or not isinstance(percent, int) or not 0 <= percent <= 100:
+def weights_for(percent: int, of: int = 100) -> tuple[int, int]:
+    """Return the weights (apisix, istio) that give Istio *percent* of *of*; exact, 0 <= weight <= 100."""
+    if isinstance(percent, bool) or not isinstance(percent, int) or not 0 <= percent <= of <= 100:
         raise TrafficError(
-            f"{percent!r} is not a whole percentage from 0 to 100",
+            f"{percent!r} is not a whole percentage from 0 to {of}",
             hint="correct stages[].weight_percent in the params file",
         )
-    return 100 - percent, percent
+    return of - percent, percent
 
 
 def _name(name: str) -> str:
@@ -225,13 +225,15 @@ def step(before: Record | None, after: Record | None, note: str = "") -> Step:
     return Step(verb, target, before, after, note)
 
 
-def weight_host(host: str, records: Sequence[Record], wanted: Wanted, percent: int) -> list[Step]:
-    """Return the steps that give Istio *percent* of *host*.
+def weight_host(
+    host: str, records: Sequence[Record], wanted: Wanted, percent: int, of: int = 100
+) -> list[Step]:
+    """Return the steps that give Istio *percent* of *of* parts of *host*.
 
     Going to 0 is the rollback: it changes nothing but our weights, keeps targets as they are and does not
     mind obstacles, because nothing may stand between a person and the way back.
     """
-    low, high = weights_for(percent)
+    low, high = weights_for(percent, of)
     back = percent == 0
     if not back:
         refuse_obstacles(host, records, wanted)
@@ -242,7 +244,7 @@ def weight_host(host: str, records: Sequence[Record], wanted: Wanted, percent: i
             steps += _way_back(host, rtype, records, wanted)
             continue
         if apisix is None or istio is None:
-            if host_weights(host, records, wanted).istio_percent == percent:
+            if host_weights(host, records, wanted).istio_percent == 100 * percent / of:
                 continue
             raise TrafficError(
                 f"{host}: its {rtype} records are not yet weighted between {APISIX} and {ISTIO}",
@@ -250,7 +252,7 @@ def weight_host(host: str, records: Sequence[Record], wanted: Wanted, percent: i
             )
         if not back:
             check_targets(host, apisix, istio, wanted)
-        for record, weight in ((apisix, low), (istio, high)):
+        for record, weight in ((apisix, 100 if back else low), (istio, high)):
             if int(record["Weight"]) != weight:
                 steps.append(step(record, {**record, "Weight": weight}))
     return steps

@@ -127,23 +127,43 @@ class Route53Shifter:
         steps = [s for host, rs in records.items() for s in prepare_host(host, rs, self._wanted)]
         return self._plan("make the records weighted, APISIX keeps everybody", records, steps, None)
 
-    def plan(self, percent: int) -> Plan:
-        """Plan *percent* for Istio on every host, in one batch."""
-        low, high = weights_for(percent)
+    def plan(self, percent: int, *, of: int = 100) -> Plan:
+        """Plan *percent* of *of* parts for Istio on every host, in one batch."""
+        low, high = weights_for(percent, of)
         records = self._records()
-        steps = [s for host, rs in records.items() for s in weight_host(host, rs, self._wanted, percent)]
-        return self._plan(f"Istio {high} %, APISIX {low} % by DNS weight", records, steps, percent)
+        steps = [s for host, rs in records.items() for s in weight_host(host, rs, self._wanted, percent, of)]
+        unit = " %" if of == 100 else ""
+        title = f"Istio {high}{unit}, APISIX {low}{unit} by DNS weight"
+        return self._plan(title, records, steps, percent)
 
-    def ttl_plan(self, ttl: int) -> Plan:
-        """Plan another TTL for the weighted records that have one (aliases have their target's)."""
+    def settle_plan(self, snapshot: Mapping[str, Any]) -> Plan:
+        """Plan the TTL back that the records had before it was lowered (aliases have their target's)."""
         records = self._records()
-        steps = [
-            Step("set TTL", f"{r['Name']} {r['Type']} {r['SetIdentifier']}", r, {**r, "TTL": ttl})
-            for rs in records.values()
-            for r in rs
-            if "Weight" in r and r.get("TTL", ttl) != ttl
-        ]
-        return self._plan(f"TTL {ttl} s", records, steps, None)
+        steps = []
+        for host, rs in records.items():
+            saved = [int(r["TTL"]) for r in snapshot.get("hosts", {}).get(host, ()) if "TTL" in r]
+            for r in rs:
+                if saved and "Weight" in r and "TTL" in r and r["TTL"] != max(saved):
+                    target = f"{r['Name']} {r['Type']} {r['SetIdentifier']}"
+                    after = {**r, "TTL": max(saved)}
+                    steps.append(Step("set TTL", target, r, after, "as it was before the migration"))
+        return self._plan("the TTL of before", records, steps, None)
+
+    def check_access(self) -> None:
+        """Raise unless a change would be allowed: an impossible one is sent, which Route 53 must refuse."""
+        wrong = {
+            "Name": self._params.hosts[0],
+            "Type": "CNAME",
+            "SetIdentifier": "gateshift-access-check",
+            "Weight": 0,
+            "TTL": 1,
+            "ResourceRecords": [{"Value": "invalid.invalid"}],
+        }
+        try:
+            # Deleting what does not exist is refused after the permission was checked, and changes nothing.
+            self._api.change(self.zone_id, [{"Action": "DELETE", "ResourceRecordSet": wrong}], "access check")
+        except Conflict:
+            self._api.check_get_change()
 
     def snapshot(self) -> dict[str, Any]:
         """Return the managed records of all hosts, exactly."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mypy_boto3_route53.client import Route53Client
     from mypy_boto3_route53.type_defs import ChangeTypeDef
 
-__all__ = ["Conflict", "Route53Api"]
+__all__ = ["Conflict", "Missing", "Route53Api"]
 
 # Route 53 serves five requests a second for a whole account, so others' calls throttle ours too.
 _AGAIN = {
@@ -65,6 +65,10 @@ class Conflict(Exception):  # noqa: N818 - never leaves the room; it asks for a 
     """The batch was refused because reality is not what it says, or its first answer was lost."""
 
 
+class Missing(Exception):  # noqa: N818 - never leaves the room
+    """The change that was asked for does not exist."""
+
+
 class Route53Api:
     """A thin, typed face of one hosted zone's API. Durations in seconds."""
 
@@ -94,6 +98,8 @@ class Route53Api:
                 status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
                 if code in _CONFLICT:
                     raise Conflict(_message(error)) from None
+                if code == "NoSuchChange":
+                    raise Missing(_message(error)) from None
                 if code not in _AGAIN and status != 429 and status < 500:
                     raise _explained(what, code, error) from None
                 problem = f"Route 53 kept answering {code or status}"
@@ -194,13 +200,26 @@ class Route53Api:
         )
         return _bare(got["ChangeInfo"]["Id"])
 
+    def check_get_change(self) -> None:
+        """Raise unless a change's status may be read: an unknown one is asked for."""
+        try:
+            self._call("reading a change", lambda: dict(self._client.get_change(Id="C0GATESHIFTACCESSCHECK")))
+        except Missing:
+            return
+
     def wait_insync(self, change_id: str, since: float, timeout: float) -> None:
         """Poll until *change_id* is INSYNC; refuse after *timeout* seconds counted from *since*."""
         pause = 0.5
         while True:
-            got = self._call(
-                f"reading change {change_id}", lambda: dict(self._client.get_change(Id=change_id))
-            )
+            try:
+                got = self._call(
+                    f"reading change {change_id}", lambda: dict(self._client.get_change(Id=change_id))
+                )
+            except Missing:
+                raise TrafficError(
+                    f"Route 53 does not know change {change_id} any more",
+                    hint="read the weights: `gateshift shift`; then run the same notebook again",
+                ) from None
             if got["ChangeInfo"]["Status"] == "INSYNC":
                 return
             waited = self._clock() - since

@@ -131,9 +131,9 @@ class SplitShifter:
                 steps.append(Step("put", f"upstreams/{name}", before, after, "nobody is sent to it yet"))
         return self._plan("make the Istio gateway an upstream of APISIX", steps, None)
 
-    def plan(self, percent: int) -> Plan:
-        """Plan *percent* for Istio on every chosen route. 0 is the way back and minds no obstacle."""
-        low, high = weights_for(percent)
+    def plan(self, percent: int, *, of: int = 100) -> Plan:
+        """Plan *percent* of *of* parts for Istio on every chosen route; 0 minds no obstacle."""
+        low, high = weights_for(percent, of)
         configuration, splits, obstacles = self._states()
         if percent:
             _refuse(obstacles)
@@ -156,6 +156,19 @@ class SplitShifter:
             if split != after:
                 steps.append(Step("weigh", f"routes/{route.id}", split, after))
         return self._plan(f"Istio {high} %, APISIX {low} % by traffic-split", steps, percent)
+
+    def settle_plan(self, snapshot: Mapping[str, Any]) -> Plan:
+        """Plan nothing: no TTL was lowered here."""
+        del snapshot
+        return self._plan("nothing to settle", [], None)
+
+    def check_access(self) -> None:
+        """Raise unless the key may write: a route that does not exist is deleted.
+
+        APISIX refuses a viewer's key for any method but GET before it looks for the route.
+        """
+        with self._client() as client:
+            client.delete("routes/gateshift-access-check")
 
     def snapshot(self) -> dict[str, Any]:
         """Return every chosen route's traffic-split as it is."""
