@@ -1,4 +1,4 @@
-"""Watch one stage: sample, wait for the share to arrive, judge, draw; until a verdict stands."""
+"""Watch one stage: sample, wait for arrival, dwell, judge; until a verdict is final or time is up."""
 
 from __future__ import annotations
 
@@ -6,30 +6,38 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from gateshift.errors import MetricsError, NotEnoughEvidence
+from gateshift.errors import MetricsError, NotEnoughEvidence, RolledBack, TrafficError
 from gateshift.judge.model import Sample, Side
 from gateshift.judge.verdict import Decision, Verdict, judge
 from gateshift.params import StageParams
 from gateshift.runbook.base import say
 from gateshift.runbook.context import Context
-from gateshift.traffic.share import Share, observed_share
+from gateshift.traffic.arrival import Clients, forecast_arrival, forecast_share, likely_reason
+from gateshift.traffic.protocol import Shifter, Weights
+from gateshift.traffic.share import Share, window_share
 
 __all__ = ["SHARE_WINDOW_STEPS", "StageWatch", "recent_share"]
 
 SHARE_WINDOW_STEPS = 8
-"""Steps over which the observed share is taken: short enough to see a shift, long enough to count."""
+"""Steps over which the observed share is taken at least: short enough to see a shift, long enough to count."""
+
+_CURVE_POINTS = 60
 
 
-def recent_share(history: list[Sample], target: float, tolerance: float) -> Share | None:
+def recent_share(
+    history: list[Sample], target: float, tolerance: float, *, shortest: int = SHARE_WINDOW_STEPS
+) -> Share | None:
     """Return the observed share over the newest samples, or None while either side is unknown."""
-    recent = [s for s in history[-SHARE_WINDOW_STEPS:] if _known(s.canary) and _known(s.baseline)]
-    if not recent:
+    known = [
+        (s.canary.requests or 0.0, s.baseline.requests or 0.0)
+        for s in history
+        if _known(s.canary) and _known(s.baseline)
+    ]
+    # Old figures do not speak for the present: without new ones the share is unknown.
+    if not known or not any(_known(s.canary) and _known(s.baseline) for s in history[-shortest:]):
         return None
-    istio = sum(s.canary.requests or 0.0 for s in recent)
-    apisix = sum(s.baseline.requests or 0.0 for s in recent)
-    if istio + apisix <= 0:
-        return None
-    return observed_share(istio, apisix, target, tolerance)
+    share = window_share(known, target, tolerance, shortest=shortest)
+    return None if share.percent is None else share
 
 
 def _known(side: Side) -> bool:
@@ -38,31 +46,55 @@ def _known(side: Side) -> bool:
 
 @dataclass
 class StageWatch:
-    """The state of one stage's observation. Times are unix seconds."""
+    """The state of one stage's observation. Times are unix seconds, shares percent on Istio."""
 
     context: Context
     stage: StageParams
     index: int
     redraw: Callable[[StageWatch, Verdict | None], None]
     on_sample: Callable[[Sample], None]
+    shifter: Shifter
+    before_percent: float = 0.0
+    clients: Clients = field(default_factory=Clients)
     history: list[Sample] = field(default_factory=list)
     shares: list[tuple[float, float]] = field(default_factory=list)
     dwelled: float = 0.0
     arrived_once: bool = False
+    weights: Weights | None = None
+    begun: float = 0.0
+    _inside: bool = False
+    _read_at: float = 0.0
+
+    @property
+    def forecast(self) -> float:
+        """Seconds from the change until the share is expected at its target."""
+        tolerance = self.context.params.traffic.arrival_tolerance_percent
+        return forecast_arrival(self.clients, self.before_percent, self.stage.weight_percent, tolerance)
+
+    def curve(self, until: float) -> list[tuple[float, float]]:
+        """Return the expected share from the change to *until*, for the plot: (unix seconds, percent)."""
+        span = max(until - self.begun, self.forecast, 1.0)
+        times = [span * i / _CURVE_POINTS for i in range(_CURVE_POINTS + 1)]
+        before, after = self.before_percent, float(self.stage.weight_percent)
+        return [(self.begun + t, forecast_share(self.clients, before, after, t)) for t in times]
 
     def run(self) -> Verdict:
         """Observe until the verdict is promote or roll back.
 
         Raises :class:`~gateshift.errors.NotEnoughEvidence` when the share never arrives or the hold
-        outlasts ``judge.hold_timeout``; traffic then stays where it is.
+        outlasts ``judge.hold_timeout``; traffic then stays where it is. Raises
+        :class:`~gateshift.errors.RolledBack` when a rollback was started elsewhere.
         """
         params = self.context.params
-        begun = since = time.time()
+        self.begun = since = time.time()
         spoken = 0.0
+        say(f"stage {self.index + 1}: the share is expected at its target {self.forecast:.0f} s from now")
         while True:
             time.sleep(params.metrics.step)
             now = time.time()
+            self._stop_if_rolled_back()
             sample = self._sample(since, now)
+            self._watch_weights(now)
             arrived = self._arrived(sample, now - since)
             since = now
             verdict = judge(
@@ -79,24 +111,69 @@ class StageWatch:
                 return verdict
             if verdict.decision is Decision.PROMOTE and arrived:
                 return verdict
-            waited = now - begun
+            waited = now - self.begun
             if not self.arrived_once and waited > params.traffic.arrival_timeout:
                 raise NotEnoughEvidence(
                     f"stage {self.index + 1}: the share never arrived at {self.stage.weight_percent} % "
-                    f"in {waited:.0f} s (last observed: {self._last_share()})",
-                    hint="gateshift diagnose -p symptom=share: wrong zone, other record, sticky connections",
+                    f"in {waited:.0f} s (last observed: {self._last_share()}); likely: {self.reason()}",
+                    hint="`gateshift diagnose -p symptom=share` looks closer; `gateshift rollback` goes back",
                 )
             if waited > params.judge.hold_timeout:
+                away = "" if arrived else f"; the share is {self._last_share()}, likely: {self.reason()}"
                 raise NotEnoughEvidence(
-                    f"stage {self.index + 1} is on hold since {waited:.0f} s: {'; '.join(verdict.reasons)}"
+                    f"stage {self.index + 1} is on hold since {waited:.0f} s: "
+                    f"{'; '.join(verdict.reasons)}{away}"
                 )
             if now - spoken >= max(5.0, params.metrics.step):
                 spoken = now
-                say(
-                    f"stage {self.index + 1} at {self.stage.weight_percent} %: share {self._last_share()}, "
-                    f"dwell {self.dwelled:.0f}/{self.stage.dwell:.0f} s, {verdict.decision.value}: "
-                    f"{verdict.reasons[0] if verdict.reasons else ''}"
-                )
+                say(self._line(verdict, arrived, waited))
+
+    def _line(self, verdict: Verdict, arrived: bool, waited: float) -> str:
+        text = (
+            f"stage {self.index + 1} at {self.stage.weight_percent} %: share {self._last_share()}, "
+            f"dwell {self.dwelled:.0f}/{self.stage.dwell:.0f} s"
+        )
+        if not arrived:
+            left = self.forecast - waited
+            expected = f", expected in {left:.0f} s" if left > 0 and not self.arrived_once else ""
+            return f"{text} (paused{expected}: {self.reason()})"
+        return f"{text}, {verdict.decision.value}: {verdict.reasons[0] if verdict.reasons else ''}"
+
+    def reason(self) -> str:
+        """Say why the share is not at its target, the likeliest reason first."""
+        weights = self.weights
+        if weights is None:
+            return "the weights could not be read back"
+        return likely_reason(
+            weights,
+            before_percent=self.before_percent,
+            target_percent=float(self.stage.weight_percent),
+            observed_percent=self.shares[-1][1] if self.shares else None,
+            elapsed=time.time() - self.begun,
+            forecast=self.forecast,
+        )
+
+    def _stop_if_rolled_back(self) -> None:
+        state = self.context.state
+        if state.rolling_back:
+            raise RolledBack(
+                f"a rollback was started elsewhere ({state.rollback_reason}); this stage ends here",
+                hint="80_rollback finishes it",
+            )
+
+    def _watch_weights(self, now: float) -> None:
+        """Read the weights back now and then: somebody may change them while the stage dwells."""
+        if now - self._read_at < self.context.params.traffic.watch_weights:
+            return
+        self._read_at = now
+        try:
+            self.weights = self.shifter.read()
+        except TrafficError as error:
+            say(f"stage {self.index + 1}: the weights cannot be read back now: {error}")
+
+    def _disturbed(self) -> bool:
+        weights = self.weights
+        return weights is not None and weights.istio_percent != self.stage.weight_percent
 
     def _sample(self, since: float, now: float) -> Sample:
         try:
@@ -108,22 +185,32 @@ class StageWatch:
         return sample
 
     def _arrived(self, sample: Sample, elapsed: float) -> bool:
-        """Count dwell only while the observed share is at the target."""
+        """Count dwell only while the observed share is at the target and the weights are as set."""
         share = recent_share(
             self.history,
             float(self.stage.weight_percent),
             self.context.params.traffic.arrival_tolerance_percent,
         )
-        if share is None or share.percent is None:
-            return False
-        self.shares.append((sample.time, share.percent))
-        if share.arrived:
+        inside = False
+        if share is not None and share.percent is not None:
+            self.shares.append((sample.time, share.percent))
+            inside = share.arrived and not self._disturbed()
+        if inside:
             if not self.arrived_once:
                 self.arrived_once = True
-                self.context.journal.append("stage.arrived", stage=self.index, share=share.percent)
-                say(f"stage {self.index + 1}: traffic has arrived, observed share {share.percent:.1f} %")
+                self.context.journal.append(
+                    "stage.arrived",
+                    stage=self.index,
+                    share=share.percent if share else None,
+                    seconds=sample.time - self.begun,
+                    forecast_seconds=self.forecast,
+                )
+                say(f"stage {self.index + 1}: traffic has arrived, observed share {self._last_share()}")
             self.dwelled += elapsed
-        return share.arrived
+        elif self._inside:
+            say(f"stage {self.index + 1}: the share left its target, the dwell pauses: {self.reason()}")
+        self._inside = inside
+        return inside
 
     def _last_share(self) -> str:
         return f"{self.shares[-1][1]:.1f} %" if self.shares else "unknown"

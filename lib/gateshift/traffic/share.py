@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scipy.special import betaincinv
 
-__all__ = ["Share", "observed_share"]
+__all__ = ["Share", "observed_share", "window_share"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,36 @@ def observed_share(
         reason = f"{total:.0f} requests are too few: the share may be {low:.1f} to {high:.1f} %"
         return Share(percent, low, high, False, total, reason)
     return Share(percent, low, high, True, total)
+
+
+def window_share(
+    requests: Sequence[tuple[float, float]],
+    target_percent: float,
+    tolerance_percent: float = 2.0,
+    *,
+    shortest: int = 8,
+) -> Share:
+    """Return the share over the newest intervals, as many of them as the sampling error needs.
+
+    *requests* are (Istio's, APISIX's) increases, oldest first. The window is *shortest* intervals and is
+    doubled while its bounds are too wide to tell an arrival, so that little traffic makes the answer later
+    and not impossible; a longer window also holds requests of before the arrival, which errs on the safe
+    side.
+    """
+    length = shortest
+    while True:
+        part = requests[-length:]
+        share = observed_share(
+            sum(i for i, _ in part) if part else None,
+            sum(a for _, a in part) if part else None,
+            target_percent,
+            tolerance_percent,
+        )
+        wide = share.low is not None and share.high is not None and not share.arrived
+        wide = wide and (share.high or 0) - (share.low or 0) > 2 * tolerance_percent
+        if not wide or length >= len(requests):
+            return share
+        length *= 2
 
 
 def _usable(value: float | None) -> bool:

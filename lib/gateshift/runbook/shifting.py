@@ -1,0 +1,94 @@
+"""The way towards Istio: what is kept before records change, the wait for old answers, the forecast."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from gateshift.params.model import Mechanism, Params
+from gateshift.plan import Plan
+from gateshift.runbook.base import say
+from gateshift.runbook.context import Context
+from gateshift.traffic.arrival import Clients
+from gateshift.traffic.protocol import Shifter
+
+__all__ = [
+    "ORIGINAL",
+    "RESTORED",
+    "clients_of",
+    "finish_waiting",
+    "keep_original",
+    "make_weighted",
+    "original_of",
+]
+
+ORIGINAL = "note.traffic.original"
+"""Record with the snapshot of before gateshift's first change: what an exact restore goes back to."""
+RESTORED = "note.traffic.restored"
+WAITING = "note.traffic.waiting"
+
+_ALIAS_TTL = 60.0
+_CLOUDFLARE_TTL = 30.0  # of a load balancer that is not proxied (Cloudflare docs: Load balancers, TTL)
+
+
+def original_of(context: Context) -> dict[str, Any] | None:
+    """Return the snapshot of before the first change, or None when nothing was changed since a restore."""
+    for record in reversed(context.journal.records):
+        if record.kind == RESTORED:
+            return None
+        if record.kind == ORIGINAL:
+            return dict(record.data["snapshot"])
+    return None
+
+
+def keep_original(context: Context) -> None:
+    """Record the snapshot of before the first change, once, for all mechanisms that will be used."""
+    if original_of(context) is None:
+        context.journal.append(ORIGINAL, snapshot=context.shifter().snapshot())
+
+
+def make_weighted(context: Context, shifter: Shifter, prepare: Plan) -> None:
+    """Carry out *prepare*, everybody staying where they are, and record until when old answers live."""
+    say("records become weighted, all on APISIX, same target: no user notices")
+    receipt = shifter.set(prepare)
+    if receipt.wait_out_s:
+        context.journal.append(WAITING, until=receipt.accepted_at + receipt.wait_out_s)
+    shifter.confirm(receipt)
+
+
+def finish_waiting(context: Context) -> None:
+    """Wait until no cache can hold an answer with the longer TTL of before; also after a restart.
+
+    Until then neither a shift nor a rollback would be seen in time.
+    """
+    until = max((float(r.data["until"]) for r in context.journal.records if r.kind == WAITING), default=0.0)
+    spoken = 0.0
+    while (left := until - time.time()) > 0:
+        if time.time() - spoken >= 60:
+            spoken = time.time()
+            say(f"waiting {left:.0f} s more for cached answers of before to expire")
+        time.sleep(min(left, 1.0))
+
+
+def clients_of(params: Params, stage: int) -> Clients:
+    """Return how clients follow a change of *stage*: its mechanism's TTL and the params' assumptions."""
+    given, mechanism = params.traffic.clients, params.mechanism_of(stage)
+    per_request = mechanism is Mechanism.TRAFFIC_SPLIT
+    if mechanism is Mechanism.ISTIO_FIRST:
+        # Only the first stage moves DNS, when there is a front at all.
+        per_request = stage > 0 or params.traffic.istio_first.front is None
+        mechanism = params.traffic.istio_first.front or mechanism
+    if per_request:
+        return Clients(ttl=0.0, propagation=1.0, tail=0.0, sticky=0.0)
+    route53 = params.traffic.route53
+    ttl = _CLOUDFLARE_TTL
+    if mechanism is Mechanism.ROUTE53 and route53 is not None:
+        ttl = _ALIAS_TTL if route53.record == "alias" else route53.ttl
+    return Clients(
+        ttl=ttl if given.ttl is None else given.ttl,
+        propagation=given.propagation,
+        tail=given.tail,
+        tail_ttl=given.tail_ttl,
+        sticky=given.sticky,
+        connection_age=given.connection_age,
+    )
