@@ -77,7 +77,7 @@ def _tell_people(params: Params, folder: Path, notebook: str, outcome: Outcome) 
     notifier.flush()
 
 
-_OWN = {"samples", "reason", "symptom", "host", "path", "rule", "window", "undo", "strict_mtls"}
+_OWN = {"samples", "reason", "asked", "symptom", "host", "path", "rule", "window", "undo", "strict_mtls"}
 
 
 def _split(overrides: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -42,6 +42,7 @@ def canary_figure(
     stage: StageParams,
     *,
     shares: Sequence[tuple[float, float]] = (),
+    forecast: Sequence[tuple[float, float]] = (),
     verdict: Verdict | None = None,
     title: str = "",
     params: JudgeParams | None = None,
@@ -49,8 +50,9 @@ def canary_figure(
 ) -> Figure:
     """Draw a stage: share, error rates with limit, evidence, latency and request rate.
 
-    *shares* are (unix seconds, percent on Istio). *zone* is the operator's time zone (default: the
-    machine's); UTC stands beside it. Gaps in the data are shaded and named, never drawn as zero.
+    *shares* and *forecast* are (unix seconds, percent on Istio), observed and expected. *zone* is the
+    operator's time zone (default: the machine's); UTC stands beside it. Gaps in the data are shaded and
+    named, never drawn as zero.
     """
     local = zone or datetime.now().astimezone().tzinfo or UTC
     figure = Figure(figsize=(11, 8.6), dpi=100, facecolor=_GROUND, layout="constrained")
@@ -61,7 +63,7 @@ def canary_figure(
     rate = figure.add_subplot(grid[1, 0], sharex=share)
     fast = figure.add_subplot(grid[2, 0], sharex=share)
     slow = figure.add_subplot(grid[2, 1], sharex=share, sharey=fast)
-    _share(share, history, stage, shares)
+    _share(share, history, stage, shares, forecast)
     _errors(errors, history, stage)
     _evidence(proof, history, stage, verdict, params or JudgeParams())
     _rate(rate, history)
@@ -124,8 +126,21 @@ def _both(axes: Axes, history: Sequence[Sample], figure_of: Callable[[Sequence[S
 
 
 def _share(
-    axes: Axes, history: Sequence[Sample], stage: StageParams, shares: Sequence[tuple[float, float]]
+    axes: Axes,
+    history: Sequence[Sample],
+    stage: StageParams,
+    shares: Sequence[tuple[float, float]],
+    forecast: Sequence[tuple[float, float]],
 ) -> None:
+    if forecast:
+        axes.plot(
+            [_moment(t) for t, _ in forecast],
+            [p for _, p in forecast],
+            color="#777777",
+            linestyle=(0, (1, 2)),
+            linewidth=1.5,
+            label="expected",
+        )
     if shares:
         axes.plot(
             [_moment(t) for t, _ in shares], [p for _, p in shares], label="observed", **_style("canary")

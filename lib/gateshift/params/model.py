@@ -271,6 +271,7 @@ class Probe(Model):
     path: str = "/"
     method: str = "GET"
     body: str | None = None
+    headers: dict[str, SecretStr] = Field(default_factory=dict)
     token: SecretStr | None = None
     expect: int = 200
     tls: bool = False
@@ -296,8 +297,8 @@ class VerifyParams(Model):
 class NotifyParams(Model):
     """Who is told what happens: apprise URLs (``slack://…``, ``mailto://…``), and which kinds of events."""
 
-    urls: Annotated[tuple[SecretStr, ...], BeforeValidator(_tuple)] = ()
-    events: Annotated[tuple[str, ...], BeforeValidator(_tuple)] = (
+    urls: Annotated[tuple[SecretStr, ...], BeforeValidator(as_tuple)] = ()
+    events: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = (
         "started",
         "held",
         "promoted",
@@ -381,4 +382,6 @@ def secrets_of(value: object) -> tuple[str, ...]:
         return tuple(s for name in type(value).model_fields for s in secrets_of(getattr(value, name)))
     if isinstance(value, tuple):
         return tuple(s for item in value for s in secrets_of(item))
+    if isinstance(value, dict):
+        return tuple(s for item in value.values() for s in secrets_of(item))
     return ()

@@ -15,15 +15,17 @@ from gateshift.judge.verdict import Decision, Verdict, p_quantiles
 from gateshift.migration.state import Phase
 from gateshift.notebook.live import LiveFigure
 from gateshift.notebook.plots import canary_figure
-from gateshift.notebook.progress import Waiting, sit_out
+from gateshift.notebook.progress import Waiting
 from gateshift.notebook.show import Note, Table
 from gateshift.params import Mode, Params, StageParams
 from gateshift.plan import Plan, Step
 from gateshift.runbook.approvals import JOURNAL
 from gateshift.runbook.base import Runbook, say
 from gateshift.runbook.observe import StageWatch
+from gateshift.runbook.parity import require_parity
 from gateshift.runbook.resume import fresh_verdict, reconcile
 from gateshift.runbook.retreat import bring_back
+from gateshift.runbook.shifting import clients_of, finish_waiting, keep_original, make_weighted
 from gateshift.runbook.standing import decision_words
 from gateshift.words import tell
 
@@ -58,7 +60,7 @@ class Canary(Runbook):
 
     def read(self) -> object:
         """Show the weights as the provider has them and the stage's limits."""
-        self.shifter = self.context.shifter()
+        self.shifter = self.context.shifter(stage=self.index)
         weights = self.shifter.read()
         if self.params.mode is Mode.ACT:
             found = reconcile(self.context, weights)
@@ -71,6 +73,7 @@ class Canary(Runbook):
                 "not weighted yet" if weights.istio_percent is None else weights.istio_percent,
             ),
             ("weight of this stage", f"{stage.weight_percent} %"),
+            ("moved by", self.shifter.name),
             ("dwell after arrival", f"{stage.dwell:.0f} s"),
             ("roll back above error rate", f"{stage.error_rate_limit_percent} %"),
             ("roll back above P95", f"{stage.p95_limit_ms:.0f} ms"),
@@ -120,13 +123,18 @@ class Canary(Runbook):
 
         A stage that died on the way goes on where its records end; nothing is done or recorded twice.
         """
+        before = float(self.context.state.weight_percent)
         if self.context.state.stage_entered != self.index:
+            if self.index == 0:
+                require_parity(self.context)
             self.record("stage.entered", stage=self.index, weight=self.stage.weight_percent)
         left = fresh_verdict(self.context, within=self.stage.dwell)
         if left is not None and left.decision == "rollback":
             self._retreat(left.reasons)
+        keep_original(self.context)
         if not self.prepare.empty:
-            self._make_weighted()
+            make_weighted(self.context, self.shifter, self.prepare)
+        finish_waiting(self.context)
         self._shift()
         if left is not None:
             return self._promote(left.reasons)
@@ -138,7 +146,16 @@ class Canary(Runbook):
             waiting.beat(watch, verdict)
             live.update(lambda: self._figure(watch, verdict))
 
-        self.watch = StageWatch(self.context, self.stage, self.index, redraw=redraw, on_sample=log.write)
+        self.watch = StageWatch(
+            self.context,
+            self.stage,
+            self.index,
+            redraw=redraw,
+            on_sample=log.write,
+            shifter=self.shifter,
+            before_percent=before,
+            clients=clients_of(self.params, self.index),
+        )
         try:
             self.verdict = self.watch.run()
         finally:
@@ -153,16 +170,6 @@ class Canary(Runbook):
     def _promote(self, reasons: Sequence[str]) -> Note:
         self.record("stage.promoted", stage=self.index)
         return Note("pass", f"stage {self.index + 1} promoted: {'; '.join(reasons)}")
-
-    def _make_weighted(self) -> None:
-        say("records become weighted, all on APISIX, same target: no user notices")
-        self.record("prepare.intent", snapshot=self.shifter.snapshot())
-        receipt = self.shifter.set(self.prepare)
-        self.shifter.confirm(receipt)
-        self.record("prepare.done")
-        if receipt.wait_out_s:
-            # Until answers of before have expired, neither a shift nor a rollback would be seen in time.
-            sit_out(Waiting(tell("wait.cached"), say), receipt.wait_out_s, tell("wait.cached.reason"))
 
     def _shift(self) -> None:
         plan = self.shifter.plan(self.stage.weight_percent)
@@ -204,6 +211,7 @@ class Canary(Runbook):
             history,
             self.stage,
             shares=watch.shares,
+            forecast=watch.curve(history[-1].time) if history else (),
             verdict=verdict,
             title=f"{self.params.migration}: stage {self.index + 1}, {self.stage.weight_percent} % on Istio",
         )
@@ -246,7 +254,10 @@ class StageWaiting:
         target = self._stage.weight_percent
         share = f"{watch.shares[-1][1]:.1f} %" if watch.shares else tell("wait.unknown")
         if not watch.arrived_once:
-            self._arrive.beat(0, None, tell("wait.arrive.reason", share=share, target=target))
+            spent = time.time() - watch.begun
+            left = max(0.0, watch.forecast - spent)
+            reason = tell("wait.arrive.reason", share=share, target=target)
+            self._arrive.beat(spent, max(spent, watch.forecast), reason, left=left or None)
             return
         if self._dwell is None:
             self._arrive.close()

@@ -88,7 +88,7 @@ class Context:
     def _recorded_target(self, key: str) -> str:
         """Load balancer named by the last shift: a rollback must work with the cluster out of reach."""
         for record in reversed(self.journal.records):
-            if record.kind == "shift.intent":
+            if record.kind in {"shift.intent", "note.traffic.original"}:
                 return str(record.data.get(key, ""))
         return ""
 

@@ -19,7 +19,7 @@ from gateshift.traffic.share import Share, window_share
 __all__ = ["SHARE_WINDOW_STEPS", "StageWatch", "recent_share"]
 
 SHARE_WINDOW_STEPS = 8
-"""Steps over which the observed share is taken at least: short enough to see a shift, long enough to count."""
+"""Fewest steps the observed share is taken over: short enough to see a shift, long enough to count."""
 
 _CURVE_POINTS = 60
 

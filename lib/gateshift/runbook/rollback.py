@@ -2,37 +2,60 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import ClassVar
 
+from matplotlib.figure import Figure
+
 from gateshift import diagnose
-from gateshift.errors import ClusterError, GateshiftError, NotEnoughEvidence
+from gateshift.diagnose.model import Cause, Level
+from gateshift.errors import ClusterError, GateshiftError, LockHeld, NotEnoughEvidence, TrafficError
 from gateshift.migration.lease import LeaseLock
+from gateshift.migration.lock import LocalLock
+from gateshift.notebook.live import LiveFigure
 from gateshift.notebook.progress import Waiting
+from gateshift.notebook.return_plot import return_figure
 from gateshift.notebook.show import Note, Table
 from gateshift.plan import Plan, Step
 from gateshift.runbook.approvals import JOURNAL
 from gateshift.runbook.base import Runbook, say
-from gateshift.runbook.retreat import bring_back, collect_evidence, watch_return
+from gateshift.runbook.retreat import Return, bring_back, collect_evidence, still_back, watch_return
 from gateshift.words import tell
 
 __all__ = ["Rollback"]
 
+_LEASE_PATIENCE = 1.0
+"""Seconds the cluster's Lease may take: a cluster out of reach must not delay the way back."""
+_WATCHES = 3
+
+_TREES = {
+    "gateway": "tree 1",
+    "404": "tree 2",
+    "503": "tree 3",
+    "latency": "tree 4",
+    "rate-limit": "tree 5",
+}
+"""The guide's troubleshooting trees by symptom."""
+
 
 class Rollback(Runbook):
-    """``80_rollback``: weights first, then the proof that users are back, then the evidence."""
+    """``80_rollback``: weights first, then the proof that users are back, then the evidence.
+
+    Possible from any state: while another run holds the lock (that run ends at its next look into the
+    journal), after a run that died, and with the cluster out of reach.
+    """
 
     name: ClassVar[str] = "80_rollback"
     title: ClassVar[str] = "Roll back"
-    own: ClassVar[frozenset[str]] = frozenset({"reason"})
+    own: ClassVar[frozenset[str]] = frozenset({"reason", "asked"})
 
-    def _take_lease(self) -> LeaseLock | None:
-        """A rollback needs no cluster: without its Lease it goes on under the local lock."""
+    def _hold(self, lock: LocalLock) -> None:
         try:
-            return super()._take_lease()
-        except ClusterError as error:
-            say(f"the cluster is out of reach, the rollback goes on without its Lease: {error}")
-            return None
+            super()._hold(lock)
+        except LockHeld as held:
+            self._lock = self._lease = None
+            say(f"{held}; the rollback does not wait for it: that run ends at its next look into the journal")
 
     def _stand_back(self, why: str, hint: str) -> None:
         say(f"{why}; a rollback goes on in any case ({hint})")
@@ -44,13 +67,38 @@ class Rollback(Runbook):
     def _finish_rollback(self) -> None:
         """This notebook is the one that finishes: its cells do it in their order."""
 
+    def _take_lease(self) -> LeaseLock | None:
+        """Take the Lease if that is quick; a rollback goes on without it."""
+        found: list[LeaseLock | None] = []
+        why = f"the cluster did not answer within {_LEASE_PATIENCE:g} s"
+
+        def take() -> None:
+            nonlocal why
+            try:
+                found.append(super(Rollback, self)._take_lease())
+            except (ClusterError, LockHeld) as error:
+                why = str(error)
+
+        thread = threading.Thread(target=take, daemon=True)
+        thread.start()
+        thread.join(_LEASE_PATIENCE)
+        if not found:
+            say(f"the rollback goes on without the cluster's Lease: {why}")
+        return found[0] if found else None
+
     def read(self) -> object:
         """Show the weights and whether a rollback is already under way."""
         self.already = self.context.state.rolling_back
-        weights = self.context.shifter(back_only=True).read()
-        under_way = "yes: this run finishes it" if self.already else "no"
-        rows = (("weight on Istio", weights.istio_percent), ("rollback under way", under_way))
-        return Table("Now", ("what", "value"), rows)
+        rows = [("rollback under way", "yes: this run finishes it" if self.already else "no")]
+        try:
+            weights = self.context.shifter(back_only=True).read()
+        except TrafficError as error:
+            rows.append(("weight on Istio", f"cannot be read in full: {error}"))
+        else:
+            percent = weights.istio_percent
+            rows.append(("weight on Istio", "not the same everywhere" if percent is None else f"{percent} %"))
+            rows += [(host, f"{w.istio_percent} %") for host, w in weights.hosts.items() if percent is None]
+        return Table("Now", ("what", "value"), tuple(rows))
 
     def make_plan(self) -> Plan:
         """Weights to APISIX, then proof and evidence."""
@@ -71,74 +119,110 @@ class Rollback(Runbook):
             return Note("pass", "the rollback has started and will be finished")
         return super().gate()
 
+    def shift_back(self) -> float:
+        """Put the weights back; return the seconds from the command (or the gate) to the acceptance."""
+        asked = self.extra.get("asked")
+        reason = str(self.extra.get("reason") or "asked by the operator")
+        return bring_back(self.context, reason, asked=None if asked is None else float(asked))
+
     def perform(self, plan: Plan) -> object:
         """Bring back, watch, collect, fill the checklist."""
         del plan
         begun = self._started_at()
-        reason = str(self.extra.get("reason") or "asked by the operator")
-        to_dns = bring_back(self.context, reason)
-        waiting, since = Waiting(tell("wait.return"), say, every=5.0), time.monotonic()
-        limit = self.params.traffic.rollback_target
-        seen = watch_return(
-            self.context,
-            lambda _, share: waiting.beat(
-                time.monotonic() - since, limit, tell("wait.return.reason", share=f"{share:.1f}")
-            ),
-        )
-        waiting.close(well=bool(seen and seen[1] >= 99.0))
-        to_users = time.time() - begun if seen and seen[1] >= 99.0 else None
+        to_dns = self.shift_back()
+        seen = self._watch(begun, to_dns)
+        to_users = time.time() - begun if seen.proven else None
         missing = collect_evidence(self.context, self._write)
-        causes = self._causes()
-        self.checklist = [
-            ("DNS back at 100 % APISIX", "pass", f"accepted after {to_dns:.1f} s"),
-            (
-                "traffic confirmed recovered",
-                "pass" if to_users is not None else "warn",
-                f"{seen[1]:.1f} % on APISIX" if seen else "metrics cannot tell",
-            ),
-            (
-                "Istio error logs collected",
-                "warn" if missing else "pass",
-                "; ".join(missing) or "in the archive",
-            ),
-            ("root cause analysed", "info", causes),
-            ("configuration fixed, then retry", "info", "open: a person's decision"),
-        ]
+        self.checklist = self._fill(to_dns, seen, missing)
         self.record(
             "rollback.done",
             seconds_to_dns=to_dns,
             seconds_to_users=to_users,
             checklist=[list(c) for c in self.checklist],
+            unchecked=missing,
         )
         if to_users is None:
             raise NotEnoughEvidence(
-                "the weights are back on APISIX, but it is not proven that the users are",
+                f"the weights are back on APISIX, but it is not proven that the users are ({seen.why})",
                 hint="look at APISIX's own access log, then run 80_rollback again",
             )
         return Note("pass", f"users are back {to_users:.0f} s after the start; Istio is kept")
 
+    def _watch(self, begun: float, to_dns: float) -> Return:
+        """Watch the users come back; weights that somebody moves in the meantime are set back again."""
+        limit = self.params.traffic.rollback_target
+        waiting, live = Waiting(tell("wait.return"), say, every=5.0), LiveFigure()
+
+        def figure(seen: Return) -> Figure:
+            title = f"{self.params.migration}: rollback, observed share"
+            return return_figure(seen.shares, begun, begun + to_dns, limit, title=title)
+
+        def redraw(seen: Return) -> None:
+            share = "?" if seen.percent is None else f"{100 - seen.percent:.1f}"
+            waiting.beat(seen.seconds, limit, tell("wait.return.reason", share=share))
+            if seen.shares:
+                live.update(lambda: figure(seen))
+
+        seen = Return()
+        for _ in range(_WATCHES):
+            seen = watch_return(self.context, redraw)
+            if still_back(self.context):
+                break
+        live.finish()
+        waiting.close(well=seen.proven)
+        return seen
+
+    def _fill(self, to_dns: float, seen: Return, missing: list[str]) -> list[tuple[str, str, str]]:
+        """Fill the guide's five points."""
+        share = "nothing was seen" if seen.percent is None else f"{seen.percent:.1f} % on APISIX"
+        recovered = share if seen.proven else f"{share}: {seen.why}"
+        causes = self._causes()
+        known = any(cause.level is not Level.INFO for cause in causes)
+        return [
+            ("DNS back at 100 % APISIX", "pass", f"accepted after {to_dns:.1f} s"),
+            ("traffic confirmed recovered", "pass" if seen.proven else "warn", recovered),
+            (
+                "Istio error logs collected",
+                "warn" if missing else "pass",
+                f"could not be collected: {'; '.join(missing)}" if missing else "in the archive: evidence/",
+            ),
+            ("root cause analysed", "info", _told(causes) if known else _unknown(causes)),
+            ("configuration fixed, then retry", "info", "open: a person's decision"),
+        ]
+
     def _started_at(self) -> float:
         for record in reversed(self.context.journal.records):
-            if record.kind == "rollback.started" and self.already:
+            if record.kind == "rollback.started" and self.context.state.rolling_back:
                 return record.unix
         return time.time()
 
     def _write(self, name: str, text: str) -> None:
         folder = self.context.run_folder / "evidence"
         folder.mkdir(exist_ok=True)
-        (folder / name).write_text(text)
+        (folder / name).write_text(self.context.journal.redactor.text(text))
 
-    def _causes(self) -> str:
-        """Run the tree that the rollback's reason speaks of; the whole answer goes into the evidence."""
-        reason = self.context.state.rollback_reason or str(self.extra.get("reason") or "")
+    def _causes(self) -> tuple[Cause, ...]:
         try:
-            causes = diagnose.explain_rollback(reason, self.context, progress=say)
+            return tuple(diagnose.run("", self.context))
         except GateshiftError as error:
-            return f"not known: {error}"
-        self._write("causes.json", diagnose.archived(causes, self.context.journal.redactor.text))
-        return diagnose.sentence(causes) or "no finding: look at the evidence"
+            return (Cause(Level.INFO, "not known", str(error), error.hint),)
 
     def check(self) -> object:
         """Show the guide's checklist."""
         rows = tuple((standing, what, how) for what, standing, how in self.checklist)
         return Table("Rollback checklist", ("result", "item", "detail"), rows)
+
+
+def _told(causes: tuple[Cause, ...]) -> str:
+    """Name the likeliest causes, each with its troubleshooting tree (the notebook's name becomes a link)."""
+    likely = [cause for cause in causes if cause.level is not Level.INFO][:3]
+    return "; ".join(
+        f"{'likely' if i == 0 else 'or'} {cause.title} ({cause.evidence[:160]}; "
+        f"90_troubleshoot with symptom={cause.symptom}, {_TREES.get(cause.symptom, cause.reference)})"
+        for i, cause in enumerate(likely)
+    )
+
+
+def _unknown(causes: tuple[Cause, ...]) -> str:
+    unasked = "; ".join(f"{cause.title}: {cause.evidence[:120]}" for cause in causes[:2])
+    return f"no finding: look at the evidence, then 90_troubleshoot{f' ({unasked})' if unasked else ''}"

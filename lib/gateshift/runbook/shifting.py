@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from gateshift.notebook.progress import Waiting, sit_out
 from gateshift.params.model import Mechanism, Params
 from gateshift.plan import Plan
 from gateshift.runbook.base import say
 from gateshift.runbook.context import Context
 from gateshift.traffic.arrival import Clients
 from gateshift.traffic.protocol import Shifter
+from gateshift.words import tell
 
 __all__ = [
     "ORIGINAL",
@@ -44,16 +46,23 @@ def original_of(context: Context) -> dict[str, Any] | None:
 def keep_original(context: Context) -> None:
     """Record the snapshot of before the first change, once, for all mechanisms that will be used."""
     if original_of(context) is None:
-        context.journal.append(ORIGINAL, snapshot=context.shifter().snapshot())
+        context.journal.append(
+            ORIGINAL,
+            snapshot=context.shifter().snapshot(),
+            apisix_target=context.apisix_target,
+            istio_target=context.istio_target,
+        )
 
 
 def make_weighted(context: Context, shifter: Shifter, prepare: Plan) -> None:
     """Carry out *prepare*, everybody staying where they are, and record until when old answers live."""
     say("records become weighted, all on APISIX, same target: no user notices")
+    context.journal.append("prepare.intent", snapshot=shifter.snapshot())
     receipt = shifter.set(prepare)
     if receipt.wait_out_s:
         context.journal.append(WAITING, until=receipt.accepted_at + receipt.wait_out_s)
     shifter.confirm(receipt)
+    context.journal.append("prepare.done")
 
 
 def finish_waiting(context: Context) -> None:
@@ -62,12 +71,9 @@ def finish_waiting(context: Context) -> None:
     Until then neither a shift nor a rollback would be seen in time.
     """
     until = max((float(r.data["until"]) for r in context.journal.records if r.kind == WAITING), default=0.0)
-    spoken = 0.0
-    while (left := until - time.time()) > 0:
-        if time.time() - spoken >= 60:
-            spoken = time.time()
-            say(f"waiting {left:.0f} s more for cached answers of before to expire")
-        time.sleep(min(left, 1.0))
+    left = until - time.time()
+    if left > 0:
+        sit_out(Waiting(tell("wait.cached"), say), left, tell("wait.cached.reason"))
 
 
 def clients_of(params: Params, stage: int) -> Clients:

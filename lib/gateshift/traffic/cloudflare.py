@@ -17,7 +17,7 @@ from cloudflare import Cloudflare
 from gateshift.errors import TrafficError
 from gateshift.params.model import CloudflareParams
 from gateshift.plan import Plan, Step
-from gateshift.traffic.protocol import HostWeights, Receipt, Weights
+from gateshift.traffic.protocol import Changed, HostWeights, Receipt, Weights
 from gateshift.traffic.records import weights_for
 
 __all__ = ["TOKEN_SCOPES", "CloudflareShifter"]
@@ -279,7 +279,7 @@ class CloudflareShifter:
         due = [s for s in plan.steps if not _same(now[s.target], s.after)]
         for step in due:
             if not _same(now[step.target], step.before):
-                raise TrafficError(
+                raise Changed(
                     f"the load balancer of {step.target} was changed by somebody else since the plan",
                     hint="find out who else manages it, then plan again",
                 )

@@ -59,6 +59,7 @@ class Answer:
     detail: str = ""
     content_type: str = ""
     body: bytes = b""
+    location: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ def parity(
     unsafe: bool = False,
     timeout: float = 10.0,
 ) -> tuple[Parity, ...]:
-    """Replay *probes* at both gateways and compare status and content type.
+    """Replay *probes* at both gateways; compare status, redirect target and, for answers below 400, type.
 
     Probes with a method that may change data are skipped unless *unsafe*, and say so.
     """
@@ -125,10 +126,25 @@ def _difference(old: Answer, new: Answer) -> str:
             if a.status is None
         )
     if old.status != new.status:
-        return f"APISIX answers {old.status}, Istio {new.status}"
+        # Both refuse, for want of credentials: Istio's RequestAuthentication alone answers 403, APISIX 401.
+        alike = {old.status, new.status} == {401, 403}
+        return "" if alike else f"APISIX answers {old.status}, Istio {new.status}"
+    if old.status >= 400:
+        return ""  # the same refusal; each gateway has its own error page
+    return _other_answer(old, new)
+
+
+def _other_answer(old: Answer, new: Answer) -> str:
+    if old.location != new.location:
+        return f"APISIX redirects to {_place(old.location)}, Istio to {_place(new.location)}"
     if old.content_type != new.content_type:
         return f"APISIX sends {old.content_type or 'no type'}, Istio {new.content_type or 'no type'}"
     return ""
+
+
+def _place(location: str) -> str:
+    """Return a redirect's target without its query, which may hold a token."""
+    return location.partition("?")[0] or "nowhere"
 
 
 def _one(probe: Probe, address: Address, timeout: float) -> ProbeResult:
@@ -159,7 +175,10 @@ def _wanted(probe: Probe) -> int:
 
 
 def _token(probe: Probe) -> dict[str, str]:
-    return {"authorization": f"Bearer {probe.token.get_secret_value()}"} if probe.token else {}
+    headers = {name.lower(): value.get_secret_value() for name, value in probe.headers.items()}
+    if probe.token:
+        headers["authorization"] = f"Bearer {probe.token.get_secret_value()}"
+    return headers
 
 
 def _http(probe: Probe, address: Address, timeout: float) -> Answer:
@@ -168,7 +187,7 @@ def _http(probe: Probe, address: Address, timeout: float) -> Answer:
     bracketed = f"[{name}]" if ":" in name else name
     headers = {"host": probe.host, **_token(probe)}
     if probe.body is not None and probe.body.lstrip()[:1] in ("{", "["):
-        headers["content-type"] = "application/json"
+        headers.setdefault("content-type", "application/json")
     try:
         # trust_env off: a proxy of the environment must not answer for the gateway.
         with httpx.Client(verify=address.context(), trust_env=False, timeout=timeout) as client:
@@ -184,7 +203,13 @@ def _http(probe: Probe, address: Address, timeout: float) -> Answer:
     except httpx.HTTPError as error:
         return Answer(None, f"cannot reach {name}:{port}: {error}")
     content_type = got.headers.get("content-type", "").partition(";")[0]
-    return Answer(got.status_code, got.reason_phrase if got.is_error else "", content_type, got.content)
+    return Answer(
+        got.status_code,
+        got.reason_phrase if got.is_error else "",
+        content_type,
+        got.content,
+        got.headers.get("location", ""),
+    )
 
 
 def _websocket(probe: Probe, address: Address, timeout: float) -> Answer:

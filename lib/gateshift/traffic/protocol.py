@@ -6,9 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from gateshift.errors import TrafficError
 from gateshift.plan import Plan
 
-__all__ = ["HostWeights", "Objects", "Receipt", "Shifter", "Weights"]
+__all__ = ["Changed", "HostWeights", "Objects", "Receipt", "Shifter", "Weights"]
+
+
+class Changed(TrafficError):  # noqa: N818 - says what happened; callers plan anew
+    """Reality is neither as a plan found it nor as it makes it: somebody else changed it in between."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from gateshift.errors import ClusterError, TrafficError
 from gateshift.plan import Plan, Step
-from gateshift.traffic.protocol import Objects, Receipt
+from gateshift.traffic.protocol import Changed, Objects, Receipt
 
 __all__ = ["Object", "key_of", "put_specs", "split_key"]
 
@@ -63,7 +63,7 @@ def put_specs(
             if now == step.after:
                 continue
             if now != step.before:
-                raise TrafficError(
+                raise Changed(
                     f"{step.target} was changed by somebody else since the plan",
                     hint="find out who else manages it (GitOps, Helm), then plan again",
                 )

@@ -17,7 +17,7 @@ from gateshift.params.model import Route53Params
 from gateshift.plan import Plan, Step
 from gateshift.traffic.elb import plain_name
 from gateshift.traffic.prepare import prepare_host
-from gateshift.traffic.protocol import Receipt, Weights
+from gateshift.traffic.protocol import Changed, Receipt, Weights
 from gateshift.traffic.records import (
     MANAGED_TYPES,
     Record,
@@ -281,7 +281,7 @@ def _changes(steps: tuple[Step, ...]) -> list[dict[str, Any]]:
     return deletes + creates
 
 
-def _changed(plan: Plan, records: Mapping[str, list[Record]], because: str = "") -> TrafficError:
+def _changed(plan: Plan, records: Mapping[str, list[Record]], because: str = "") -> Changed:
     present = [r for rs in records.values() for r in rs]
     missing = [describe(s.before) for s in plan.steps if s.before is not None and s.before not in present]
     known = [r for s in plan.steps for r in (s.before, s.after)]
@@ -289,7 +289,7 @@ def _changed(plan: Plan, records: Mapping[str, list[Record]], because: str = "")
     what = f"the plan expected {missing[0]}" if missing else "other records of these hosts were changed"
     there = f"; there is {', '.join(found[:3])}" if found else ""
     tail = f" ({because})" if because else ""
-    return TrafficError(
+    return Changed(
         f"the records were changed by somebody else since the plan: {what}{there}{tail}",
         hint="find out who else manages these records (external-dns, Terraform), then plan again",
     )

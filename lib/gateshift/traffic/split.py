@@ -18,7 +18,7 @@ from gateshift.apisix.model import Configuration, Kind, Resource
 from gateshift.errors import ApisixError, TrafficError
 from gateshift.params.model import ApisixParams, TrafficSplitParams
 from gateshift.plan import Plan, Step
-from gateshift.traffic.protocol import HostWeights, Receipt, Weights
+from gateshift.traffic.protocol import Changed, HostWeights, Receipt, Weights
 from gateshift.traffic.records import weights_for
 
 __all__ = ["UPSTREAM", "SplitShifter"]
@@ -206,7 +206,7 @@ class SplitShifter:
                 if now == step.after:
                     continue
                 if now != step.before:
-                    raise TrafficError(
+                    raise Changed(
                         f"{step.target} was changed by somebody else since the plan",
                         hint="find out who else manages APISIX (ingress controller, GitOps), then plan again",
                     )
