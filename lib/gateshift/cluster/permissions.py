@@ -84,6 +84,7 @@ TABLE: tuple[tuple[str, tuple[str, ...], tuple[str, ...], str], ...] = (
     ("telemetry.istio.io", ("telemetries",), _WRITE, "apply"),
     ("extensions.istio.io", ("wasmplugins", "trafficextensions"), _READ, "analyze; uninstall"),
     ("apisix.apache.org", _APISIX, _RESTORE, "clean-up and restore"),
+    ("apisix.apache.org", ("apisixroutes",), ("update",), "shift: traffic-split through the cluster"),
     ("gateway.networking.k8s.io", ("gateways",), _READ, "clean-up: who is served by APISIX"),
     ("gateway.networking.k8s.io", ("gatewayclasses",), _RESTORE, "clean-up and restore"),
     # istioctl analyze watches what it reads

@@ -23,6 +23,7 @@ __all__ = ["CrdSplitShifter"]
 
 KIND = "traffic.split-crd"
 ROUTE = "ApisixRoute"
+UPSTREAM = "apisix.apache.org/v2/ApisixUpstream"
 PLUGIN = "traffic-split"
 _WAY_BACK = "`gateshift rollback` gives APISIX 100 % of every route again, in seconds"
 
@@ -152,7 +153,7 @@ class CrdSplitShifter:
         """Tell gRPC from HTTP: an ApisixUpstream of the backend's name says it."""
         _, namespace, _ = split_key(key)
         for backend in rule.get("backends") or []:
-            settings = self._objects().get("ApisixUpstream", str(backend.get("serviceName")), namespace)
+            settings = self._objects().get(UPSTREAM, str(backend.get("serviceName")), namespace)
             if str(((settings or {}).get("spec") or {}).get("scheme", "")).startswith("grpc"):
                 return "grpc"
         return "http"
