@@ -23,7 +23,7 @@ from gateshift.runbook.inputs import project_root, resolvers
 from gateshift.runbook.order import NOTEBOOKS
 from gateshift.translate.command import translate_command
 
-__all__ = ["run_notebook"]
+__all__ = ["run_notebook", "short_path", "tell_pipeline"]
 
 
 def run_notebook(
@@ -131,13 +131,13 @@ def _command(verb: str, text: str, *, name: str = "", own: Mapping[str, Any] | N
         outcome = run_notebook(
             verb, params_file, values, on_output=lambda text: click.echo(text, nl=False, err=as_json)
         )
-        _tell_pipeline(verb, params_file, values, outcome, as_json=as_json, junit=junit, summary=summary)
+        tell_pipeline(verb, params_file, values, outcome, as_json=as_json, junit=junit, summary=summary)
         click.get_current_context().exit(outcome.exit_code)
 
     return command
 
 
-def _tell_pipeline(
+def tell_pipeline(
     verb: str,
     params_file: str,
     values: dict[str, Any],
@@ -163,10 +163,11 @@ def _tell_pipeline(
     if as_json:
         click.echo(results.json_line(found))
     else:
-        click.echo(f"archived: {_short(outcome.path)}")
+        click.echo(f"archived: {short_path(outcome.path)}")
 
 
-def _short(path: Path) -> str:
+def short_path(path: Path) -> str:
+    """Return *path* relative to the working folder where that is shorter."""
     try:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
@@ -212,9 +213,6 @@ canary = _command(
 )
 soak = _command("soak", "Add a sample to the stable run (-p samples=N for several). Changes nothing.")
 cleanup = _command("cleanup", "Remove APISIX after the stable run: export, then delete what the plan lists.")
-rollback = _command(
-    "rollback", "Bring all traffic back to APISIX (-p reason=TEXT): weights, proof, evidence, checklist."
-)
 _diagnose_notebook = _command(
     "diagnose",
     "From symptom to cause, read-only (-p symptom=NAME -p host=H -p path=P -p rule=R). "

@@ -1,4 +1,4 @@
-"""The verbs around the notebooks: status, approve, shift."""
+"""The verbs around the notebooks: status, approve, notify."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gateshift.runbook.inputs import project_root, resolvers
 from gateshift.runbook.order import next_notebook
 from gateshift.words import tell
 
-__all__ = ["approve", "notify", "shift", "status"]
+__all__ = ["approve", "notify", "status"]
 
 _PARAMS = click.option(
     "-f", "--params", "params_file", default="params/lab.yaml", show_default=True, help="Params file."
@@ -80,34 +80,6 @@ def approve(params_file: str, overrides: tuple[str, ...], who: str | None, diges
     params = _params(params_file, overrides)
     write_approval(_folder(params), digest, who or identity())
     click.echo(f"approved {digest} at {datetime.now(UTC):%H:%M:%S}Z")
-
-
-@click.command()
-@_PARAMS
-@_OVERRIDES
-@click.option(
-    "--plan",
-    "plan_only",
-    is_flag=True,
-    default=True,
-    help="Print the plan (the default; nothing is changed).",
-)
-@click.option(
-    "--to", "percent", type=click.IntRange(0, 100), required=True, help="Weight on Istio in percent."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def shift(params_file: str, overrides: tuple[str, ...], plan_only: bool, percent: int, as_json: bool) -> None:
-    """Show what a change of weight would do. Changes nothing: weights are set by canary and rollback."""
-    from gateshift.notebook.show import PlanView  # noqa: PLC0415 - keeps `status` quick
-    from gateshift.runbook.context import Context  # noqa: PLC0415 - keeps `status` quick
-
-    del plan_only
-    shifter = Context(_params(params_file, overrides), run="shift").shifter()
-    prepare = shifter.prepare_plan()
-    plan = prepare if not prepare.empty else shifter.plan(percent)
-    click.echo(json.dumps(plan.as_json()) if as_json else repr(PlanView(plan)))
-    if not prepare.empty:
-        click.echo("the records are not weighted yet: this conversion comes first, all on APISIX")
 
 
 @click.command()

@@ -20,6 +20,10 @@ from gateshift.params.model import Probe
 
 __all__ = ["Address", "Answer", "Parity", "ProbeResult", "parity", "run"]
 
+_AGAIN = 2
+_GRPC_SILENT = frozenset({4, 14})
+"""gRPC codes that a client makes itself: DEADLINE_EXCEEDED and UNAVAILABLE."""
+
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -108,6 +112,11 @@ def parity(
     sent = [p for p in probes if unsafe or p.kind != "http" or p.method.upper() in SAFE_METHODS]
     old = {r.name: r for r in run(sent, apisix, timeout=timeout)}
     new = {r.name: r for r in run(sent, istio, timeout=timeout)}
+    for _ in range(_AGAIN):
+        # A gateway that did not answer in time was not compared; an answer that differs is not asked again.
+        late = [p for p in sent if _unanswered(p, old[p.name].answer) or _unanswered(p, new[p.name].answer)]
+        old |= {r.name: r for r in run(late, apisix, timeout=timeout)}
+        new |= {r.name: r for r in run(late, istio, timeout=timeout)}
     results = []
     for probe in probes:
         if probe.name not in old:
@@ -116,6 +125,10 @@ def parity(
         why = _difference(old[probe.name].answer, new[probe.name].answer)
         results.append(Parity(probe.name, not why, why))
     return tuple(results)
+
+
+def _unanswered(probe: Probe, answer: Answer) -> bool:
+    return answer.status is None or (probe.kind == "grpc" and answer.status in _GRPC_SILENT)
 
 
 def _difference(old: Answer, new: Answer) -> str:
