@@ -240,10 +240,14 @@ def main() -> int:
             options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     say(f"Measured by `bench/judge.py`, seed {options.seed}.\n")
-    say("Sick canary from the first request of stage 1 (10 %, limit 1 %); baseline 0.1 % errors. Mean errors "
-        f"served by the canary until the rollback, {options.sick_runs} runs a case.\n")
-    say("| req/s | errors | k | ours | bound + one scrape | Flagger 5 | Flagger 1 | Argo | ours missed | "
-        "ours promoted |")
+    say(
+        "Sick canary from the first request of stage 1 (10 %, limit 1 %); baseline 0.1 % errors. Mean errors "
+        f"served by the canary until the rollback, {options.sick_runs} runs a case.\n"
+    )
+    say(
+        "| req/s | errors | k | ours | bound + one scrape | Flagger 5 | Flagger 1 | Argo | ours missed | "
+        "ours promoted |"
+    )
     say("|---|---|---|---|---|---|---|---|---|---|")
     number = 0
     for rate in options.rates:
@@ -254,11 +258,15 @@ def main() -> int:
                     continue
                 rng = np.random.default_rng([options.seed, 1, number])
                 got = sick(Case(rate, 0.001, k, canary=bad), options.sick_runs, rng)
-                say(f"| {rate:g} | {bad:.0%} | {k:g} | {got['ours']:.1f} | {got['bound']:.1f} | "
+                say(
+                    f"| {rate:g} | {bad:.0%} | {k:g} | {got['ours']:.1f} | {got['bound']:.1f} | "
                     f"{got['flagger5']:.1f} | {got['flagger1']:.1f} | {got['argo']:.1f} | {got['missed']:.1%} | "
-                    f"{got['promoted']:.2%} |")
-    say(f"\nHealthy canary (same rate as the baseline), share of whole migrations rolled back, {options.runs} runs "
-        "a case. The stage at 100 % counts where the rate keeps its limit of 0.1 %.\n")
+                    f"{got['promoted']:.2%} |"
+                )
+    say(
+        f"\nHealthy canary (same rate as the baseline), share of whole migrations rolled back, {options.runs} runs "
+        "a case. The stage at 100 % counts where the rate keeps its limit of 0.1 %.\n"
+    )
     say("| req/s | base | k | variant | ours | 95 % upper | Flagger 5 | Flagger 1 | Argo |")
     say("|---|---|---|---|---|---|---|---|---|")
     number = 0
@@ -272,8 +280,10 @@ def main() -> int:
                     rng = np.random.default_rng([options.seed, 2, number])
                     got = healthy(Case(rate, base / 100, k, **variant), options.runs, rng)
                     name = next(iter(variant), "steady")
-                    say(f"| {rate:g} | {base:g} % | {k:g} | {name} | {got['ours']:.2%} | {got['ours_upper']:.2%} | "
-                        f"{got['flagger5']:.1%} | {got['flagger1']:.1%} | {got['argo']:.1%} |")
+                    say(
+                        f"| {rate:g} | {base:g} % | {k:g} | {name} | {got['ours']:.2%} | {got['ours_upper']:.2%} | "
+                        f"{got['flagger5']:.1%} | {got['flagger1']:.1%} | {got['argo']:.1%} |"
+                    )
     say(f"\nTook {time.monotonic() - begun:.0f} s.")
     return 0
 

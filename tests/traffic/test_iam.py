@@ -60,6 +60,8 @@ def _migrate(wire: Wire, policy: dict[str, Any], **params: Any) -> None:
     wire.simple_aliases()
     _guard(wire, policy)
     shifter = wire.shifter(**params)
+    shifter.check_access()
+    assert wire.door.batches, "the check asks for the permission to change"
     shifter.confirm(shifter.set(shifter.prepare_plan()))
     for percent in (25, 100, 0):
         shifter.confirm(shifter.set(shifter.plan(percent)))
@@ -89,6 +91,13 @@ def test_every_action_of_it_is_needed(wire: Wire, action: str) -> None:
         _migrate(wire, policy, **by_id)
     assert action in str(caught.value)
     assert "docs/dns.md" in caught.value.hint
+
+
+def test_the_access_check_changes_nothing(wire: Wire) -> None:
+    wire.simple_aliases()
+    before = wire.records()
+    wire.shifter().check_access()
+    assert wire.records() == before
 
 
 def test_another_zone_is_out_of_reach(wire: Wire) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateshift.traffic import observed_share
+from gateshift.traffic.share import window_share
 
 
 @pytest.mark.parametrize(
@@ -50,3 +51,16 @@ def test_bounds_hold_the_share(istio: int, apisix: int, target: int) -> None:
     assert 0 <= share.low <= share.percent + 1e-9
     assert share.percent - 1e-9 <= share.high <= 100
     assert share.arrived <= (abs(share.percent - target) <= 2)
+
+
+def test_little_traffic_arrives_later_and_not_never() -> None:
+    steps = [(1.0, 9.0)] * 7
+    assert not window_share(steps, 10).arrived  # 70 requests say little about 10 %
+    assert window_share([(1.0, 9.0)] * 64, 10).arrived
+
+
+def test_old_intervals_do_not_speak_when_the_new_ones_suffice() -> None:
+    before, after = [(0.0, 1000.0)] * 50, [(100.0, 900.0)] * 8
+    assert window_share([*before, *after], 10).arrived
+    assert not window_share([*after, *before], 10).arrived
+    assert not window_share([], 10).arrived

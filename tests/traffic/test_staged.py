@@ -156,25 +156,19 @@ def test_in_front_of_istio_dns_goes_first_and_is_enough_to_go_back() -> None:
 def test_each_gateway_leaves_out_what_it_only_hands_on(wire: Wire) -> None:
     made = params(wire, "http://127.0.0.1:9", 80)
     assert own_selectors(made, "") == ('node!="127.0.0.1"', "")
-    two = params(wire, "http://127.0.0.1:9", 80)
-    named = two.model_copy(
-        update={
-            "traffic": two.traffic.model_copy(
-                update={"traffic_split": two.traffic.traffic_split.model_copy(update={"istio_target": None})}
-            )
-        }
-    )
-    found = own_selectors(named, "lb.example", lambda _: frozenset({"10.0.0.2", "10.0.0.1"}))
+    found = own_selectors(without_target(made), "lb.example", lambda _: frozenset({"10.0.0.2", "10.0.0.1"}))
     assert found == ('node!="10.0.0.1",node!="10.0.0.2"', "")
-    only_dns = params(
-        wire,
-        "http://127.0.0.1:9",
-        80,
-        stages=[{"weight_percent": 100, "dwell": "1s", "error_rate_limit_percent": 1.0}],
-    )
-    assert own_selectors(only_dns, "lb") == ("", "")
-    istio_first = [
-        {"weight_percent": 100, "dwell": "1s", "error_rate_limit_percent": 1.0, "mechanism": "istio-first"}
-    ]
-    apart = own_selectors(params(wire, "http://127.0.0.1:9", 80, stages=istio_first), "lb")
+    one = {"weight_percent": 100, "dwell": "1s", "error_rate_limit_percent": 1.0}
+    assert own_selectors(params(wire, "http://127.0.0.1:9", 80, stages=[one]), "lb") == ("", "")
+    traffic = {
+        "mechanism": "istio-first",
+        "istio_first": {"front": "route53"},
+        "route53": {"zone": ZONE, "hosts": list(HOSTS)},
+    }
+    apart = own_selectors(params(wire, "http://127.0.0.1:9", 80, stages=[one], traffic=traffic), "lb")
     assert apart == ("", 'destination_service!="apisix-gateway.apisix.svc.cluster.local"')
+
+
+def without_target(made: Params) -> Params:
+    split = made.traffic.traffic_split.model_copy(update={"istio_target": None})
+    return made.model_copy(update={"traffic": made.traffic.model_copy(update={"traffic_split": split})})

@@ -71,8 +71,9 @@ class TrafficSplitParams(Model):
 class IstioFirstParams(Model):
     """Everybody at the Istio gateway, which sends a share back to APISIX's Service by VirtualService weights.
 
-    ``front`` is the DNS mechanism that moves the users' names to Istio at the first stage; without it a
-    person has moved them. ``grpc_port`` is APISIX's HTTP/2 port; without it gRPC routes are refused.
+    ``front`` is the DNS mechanism that moves the users' names to Istio at the first stage, and back in a
+    rollback that cannot reach the cluster. ``grpc_port`` is APISIX's HTTP/2 port; without it gRPC routes
+    are refused.
     """
 
     front: MechanismField | None = None
@@ -138,7 +139,11 @@ class TrafficParams(Model):
 
     def require(self, mechanism: Mechanism) -> None:
         """Raise ValueError unless *mechanism* has its section."""
-        if mechanism is Mechanism.ISTIO_FIRST and self.istio_first.front is not None:
+        if mechanism is Mechanism.ISTIO_FIRST:
+            if self.istio_first.front is None:
+                raise ValueError(
+                    "mechanism istio-first needs traffic.istio_first.front: route53 or cloudflare"
+                )
             mechanism = self.istio_first.front
         if mechanism is Mechanism.ROUTE53 and self.route53 is None:
             raise ValueError("mechanism route53 needs the section traffic.route53")

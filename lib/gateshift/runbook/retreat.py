@@ -15,8 +15,9 @@ from gateshift.runbook.context import Context
 from gateshift.runbook.observe import recent_share
 from gateshift.traffic.protocol import Changed, Receipt, Shifter
 
-__all__ = ["Return", "bring_back", "collect_evidence", "still_back", "watch_return"]
+__all__ = ["NOTHING_OF_THE_CLUSTER", "Return", "bring_back", "collect_evidence", "still_back", "watch_return"]
 
+NOTHING_OF_THE_CLUSTER = "nothing of the cluster"
 _TRIES = 4
 _WINDOW_STEPS = 2
 """Steps that prove the return at least; more when there are too few requests in them."""
@@ -151,7 +152,8 @@ def collect_evidence(context: Context, write: Callable[[str, str], None]) -> lis
         cluster = context.cluster
         cluster.version  # noqa: B018 - asks whether it can be reached at all, once instead of for every file
     except ExternalError as error:
-        return [*missing, f"nothing of the cluster ({', '.join(evidence.sources(context.params))}): {error}"]
+        names = ", ".join(evidence.sources(context.params))
+        return [*missing, f"{NOTHING_OF_THE_CLUSTER} ({names}): {error}"]
     for name, read in evidence.sources(context.params).items():
         try:
             write(name, read(cluster))

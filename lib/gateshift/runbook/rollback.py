@@ -20,7 +20,14 @@ from gateshift.notebook.show import Note, Table
 from gateshift.plan import Plan, Step
 from gateshift.runbook.approvals import JOURNAL
 from gateshift.runbook.base import Runbook, say
-from gateshift.runbook.retreat import Return, bring_back, collect_evidence, still_back, watch_return
+from gateshift.runbook.retreat import (
+    NOTHING_OF_THE_CLUSTER,
+    Return,
+    bring_back,
+    collect_evidence,
+    still_back,
+    watch_return,
+)
 from gateshift.words import tell
 
 __all__ = ["Rollback"]
@@ -176,7 +183,8 @@ class Rollback(Runbook):
         """Fill the guide's five points."""
         share = "nothing was seen" if seen.percent is None else f"{seen.percent:.1f} % on APISIX"
         recovered = share if seen.proven else f"{share}: {seen.why}"
-        causes = self._causes()
+        away = [one for one in missing if one.startswith(NOTHING_OF_THE_CLUSTER)]
+        causes = (Cause(Level.INFO, "not asked", away[0], ""),) if away else self._causes()
         known = any(cause.level is not Level.INFO for cause in causes)
         return [
             ("DNS back at 100 % APISIX", "pass", f"accepted after {to_dns:.1f} s"),

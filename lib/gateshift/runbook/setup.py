@@ -76,14 +76,19 @@ class Preflight(Runbook):
         return checks_table("Preflight", self.checks, self.context.run_folder)
 
     def _read_traffic(self) -> object:
-        from gateshift.traffic import make_shifter  # noqa: PLC0415 - only when this check runs
+        from gateshift.traffic import before_the_install  # noqa: PLC0415 - only when this check runs
 
-        return make_shifter(
+        apisix = self.context.apisix_target
+        # Before the install there is no second load balancer; reading the records needs none.
+        shifter = before_the_install(
             self.params,
-            apisix_target=self.context.apisix_target,
-            # Before the install there is no second load balancer; reading the records needs none.
-            istio_target=self.context.istio_target or self.context.apisix_target,
-        ).read()
+            apisix_target=apisix,
+            istio_target=self.context.istio_target or apisix,
+            objects=lambda: self.context.cluster,
+        )
+        weights = shifter.read()
+        shifter.check_access()
+        return weights
 
     def _read_metrics(self) -> float | None:
         now = self.context.now()

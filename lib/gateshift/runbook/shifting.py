@@ -81,8 +81,7 @@ def clients_of(params: Params, stage: int) -> Clients:
     given, mechanism = params.traffic.clients, params.mechanism_of(stage)
     per_request = mechanism is Mechanism.TRAFFIC_SPLIT
     if mechanism is Mechanism.ISTIO_FIRST:
-        # Only the first stage moves DNS, when there is a front at all.
-        per_request = stage > 0 or params.traffic.istio_first.front is None
+        per_request = stage > 0  # only the first stage moves DNS
         mechanism = params.traffic.istio_first.front or mechanism
     if per_request:
         return Clients(ttl=0.0, propagation=1.0, tail=0.0, sticky=0.0)

@@ -20,6 +20,7 @@ __all__ = [
     "Share",
     "Shifter",
     "Weights",
+    "before_the_install",
     "make_shifter",
     "observed_share",
 ]
@@ -45,13 +46,23 @@ def make_shifter(
 
     used = uses(params)
     here = params.mechanism_of(len(params.stages) - 1 if stage is None else stage)
-    if here is Mechanism.ISTIO_FIRST:
-        front = params.traffic.istio_first.front
-        return one(here) if front is None else Staged(one(here), one(front), by_dns=True, front=True)
+    front = params.traffic.istio_first.front
+    if here is Mechanism.ISTIO_FIRST and front is not None:
+        return Staged(one(here), one(front), by_dns=True, front=True)
     if len(used) == 1:
         return one(here)
     (dns,) = used - {Mechanism.TRAFFIC_SPLIT}
     return Staged(one(Mechanism.TRAFFIC_SPLIT), one(dns), by_dns=here is dns)
+
+
+def before_the_install(
+    params: Params, *, apisix_target: str, istio_target: str, objects: Callable[[], Objects]
+) -> Shifter:
+    """Return what can be asked before Istio is there: for Istio-first only the DNS in front of it."""
+    front = params.traffic.istio_first.front
+    if front is not None and Mechanism.ISTIO_FIRST in uses(params):
+        return _single(params, front, apisix_target, istio_target, objects)
+    return make_shifter(params, apisix_target=apisix_target, istio_target=istio_target, objects=objects)
 
 
 def _single(

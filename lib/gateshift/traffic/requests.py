@@ -32,7 +32,7 @@ def recorded(path: str | Path) -> tuple[Probe, ...]:
     """
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
-        entries = data["log"]["entries"]
+        entries = list(data["log"]["entries"])
     except OSError as error:
         raise ParamsError(f"verify.recorded: {path} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):

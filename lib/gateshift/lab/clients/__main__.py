@@ -1,8 +1,8 @@
 """``python -m gateshift.lab.clients``: traffic of many users.
 
 Control API: ``GET /stats[?window=10]``, ``DELETE /stats``, ``GET /errors[?since=UNIX]``,
-``GET /timeline[?since=UNIX]``, ``PUT /rate {"rate": 150}``, ``PUT /pause {"paused": true}``,
-``PUT /lb {"name": ..., "http": ..., "https": ..., "grpc": ...}``.
+``GET /timeline[?since=UNIX]``, ``PUT /rate {"rate": 150}``, ``PUT /ttl {"ttl": 60}``,
+``PUT /pause {"paused": true}``, ``PUT /lb {"name": ..., "http": ..., "https": ..., "grpc": ...}``.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ def _control(traffic: Traffic) -> dataplane.Handler:
         data = json.loads(body or b"{}")
         if path == "/rate":
             traffic.set_rate(float(data["rate"]))
+        elif path == "/ttl":
+            traffic.population.set_ttl(float(data["ttl"]))
         elif path == "/pause":
             traffic.set_paused(bool(data.get("paused", True)))
         elif path == "/lb":
@@ -64,7 +66,7 @@ def _control(traffic: Traffic) -> dataplane.Handler:
             return dataplane.answer({"error": str(error)}, 400)
         except LookupError:
             pass  # answered below, with the paths there are
-        return dataplane.answer({"error": "use /stats, /errors, /timeline, /rate, /pause or /lb"}, 404)
+        return dataplane.answer({"error": "use /stats, /errors, /timeline, /rate, /ttl, /pause or /lb"}, 404)
 
     return handle
 

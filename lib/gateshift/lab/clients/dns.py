@@ -66,6 +66,12 @@ class Population:
         stale = round(size * stale_share)
         self.users = [User(stale=i < stale) for i in range(size)]
 
+    def set_ttl(self, ttl: float) -> None:
+        """Change how many seconds resolvers keep the answers they draw from now on."""
+        if not 0 < ttl <= 86400:
+            raise ValueError(f"ttl is from 0 to 86400 seconds, not {ttl:g}")
+        self.ttl = ttl
+
     def pick(self) -> User:
         """A user, at random."""
         return self.users[int(self.random.random() * len(self.users))]

@@ -1,0 +1,287 @@
+"""The way back with the real runbook: Route 53 and Prometheus at the wire, and no cluster to ask."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateshift.errors import NotEnoughEvidence, RolledBack
+from gateshift.migration.state import Phase
+from gateshift.params import Params, StageParams, validate
+from gateshift.runbook.context import Context
+from gateshift.runbook.observe import StageWatch
+from gateshift.runbook.rollback import Rollback
+from gateshift.runbook.shifting import (
+    clients_of,
+    finish_waiting,
+    keep_original,
+    make_weighted,
+    original_of,
+)
+from tests.metrics.prometheus import Scrapes, serve
+
+from .conftest import APISIX_LB, HOSTS, ISTIO_LB, ZONE, Wire, alias
+
+pytestmark = pytest.mark.slow
+
+STAGE = {"weight_percent": 50, "dwell": "1s", "error_rate_limit_percent": 1.0}
+
+
+class Flow(Scrapes):
+    """Both gateways' counters: requests a second of (Istio, APISIX), from each moment on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rates: list[tuple[float, float, float]] = [(time.time() - 60, 100.0, 100.0)]
+
+    def now(self, istio: float, apisix: float) -> None:
+        self.rates.append((time.time(), istio, apisix))
+
+    def __call__(self, query: str, at: float) -> Any:
+        counts = [0.0, 0.0]
+        ends = [start for start, _, _ in self.rates[1:]] + [float("inf")]
+        for (start, *rates), end in zip(self.rates, ends, strict=True):
+            span = max(0.0, min(at, end) - start)
+            counts = [n + rate * span for n, rate in zip(counts, rates, strict=True)]
+        self.istio, self.apisix = {"new": {"200": counts[0]}}, {"old": {"200": counts[1]}}
+        return super().__call__(query, at)
+
+
+@pytest.fixture
+def flow() -> Iterator[tuple[Flow, str]]:
+    with serve() as prometheus:
+        found = Flow()
+        prometheus.responder = found
+        yield found, prometheus.url
+
+
+@pytest.fixture
+def params(wire: Wire, flow: tuple[Flow, str], tmp_path: Path) -> Params:
+    kubeconfig = tmp_path / "kubeconfig"
+    config = {
+        "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:9"}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+    }
+    kubeconfig.write_text(json.dumps(config))
+    data = {
+        "migration": "demo",
+        "environment": "lab",
+        "mode": "act",
+        "outputs": str(tmp_path / "outputs"),
+        "cluster": {"kubeconfig": str(kubeconfig)},
+        "apisix": {"files": ["none.yaml"]},
+        "istio": {"version": "1.31.0"},
+        "metrics": {"url": flow[1], "step": "200ms", "timeout": "2s"},
+        "traffic": {
+            "rollback_target": "20s",
+            "arrival_timeout": "3s",
+            "watch_weights": "200ms",
+            "clients": {"ttl": "1s", "propagation": "500ms", "tail": 0.0, "sticky": 0.0},
+            "route53": {
+                "zone": ZONE,
+                "hosts": list(HOSTS),
+                "endpoint_url": wire.url,
+                "apisix_target": APISIX_LB,
+                "istio_target": ISTIO_LB,
+            },
+        },
+        "stages": [STAGE, {**STAGE, "weight_percent": 100}],
+    }
+    return validate(data, source="test")
+
+
+@pytest.fixture
+def shifted(wire: Wire, params: Params) -> Params:
+    """A migration that died in its first stage, with half of the traffic on Istio."""
+    wire.simple_aliases()
+    context = Context(params, run="died")
+    for kind, more in (
+        ("migration.opened", {"params_digest": "x"}),
+        ("preflight.done", {"ok": True}),
+        ("install.intent", {}),
+        ("install.done", {}),
+        ("apply.intent", {"snapshot": ""}),
+        ("apply.done", {}),
+        ("verify.done", {"ok": True}),
+        ("stage.entered", {"stage": 0, "weight": 50}),
+    ):
+        context.journal.append(kind, **more)
+    shifter = context.shifter(stage=0)
+    keep_original(context)
+    make_weighted(context, shifter, shifter.prepare_plan())
+    finish_waiting(context)
+    targets = {"apisix_target": APISIX_LB, "istio_target": ISTIO_LB}
+    moved = {"stage": 0, "from": 0, "to": 50, "snapshot": shifter.snapshot(), **targets}
+    context.journal.append("shift.intent", **moved)
+    shifter.set(shifter.plan(50))
+    context.journal.append("shift.done", to=50)
+    context.journal.close()
+    return params
+
+
+def roll_back(params: Params) -> Rollback:
+    run = Rollback(params, {"reason": "test"})
+    run.read()
+    digest = run.plan().plan.digest
+    run.params = params.model_copy(update={"approve": digest})
+    run.gate()
+    return run
+
+
+def weights(wire: Wire) -> set[tuple[str, int]]:
+    return {(r["SetIdentifier"], r["Weight"]) for r in wire.records()}
+
+
+def test_with_the_cluster_out_of_reach_dns_alone_brings_users_back(
+    wire: Wire, shifted: Params, flow: tuple[Flow, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = roll_back(shifted)
+    flow[0].now(0.0, 200.0)
+    run.act()
+    assert weights(wire) == {("apisix", 100), ("istio", 0)}
+    assert run.context.state.phase is Phase.ROLLED_BACK
+    done = next(r for r in run.context.journal.records if r.kind == "rollback.done").data
+    assert done["seconds_to_dns"] <= 5
+    assert done["seconds_to_users"] <= 20
+    standing = {what: (how, detail) for what, how, detail in done["checklist"]}
+    assert standing["traffic confirmed recovered"][0] == "pass"
+    assert standing["Istio error logs collected"][0] == "warn"
+    assert "nothing of the cluster (gateway.log" in standing["Istio error logs collected"][1]
+    assert "goes on without the cluster's Lease" in capsys.readouterr().out
+    evidence = run.context.run_folder / "evidence"
+    assert json.loads((evidence / "weights.json").read_text())["hosts"]
+    run.close()
+
+
+def test_a_rollback_that_died_is_finished_without_another_confirmation(
+    wire: Wire, shifted: Params, flow: tuple[Flow, str]
+) -> None:
+    dead = Context(shifted, run="dead")
+    dead.record_rollback("asked by the operator", 50)
+    dead.journal.close()
+    run = Rollback(shifted, {})
+    run.read()
+    run.plan()
+    assert "will be finished" in run.gate().text
+    flow[0].now(0.0, 200.0)
+    run.act()
+    assert weights(wire) == {("apisix", 100), ("istio", 0)}
+    assert run.context.state.phase is Phase.ROLLED_BACK
+    run.close()
+
+
+def test_a_run_that_holds_the_lock_does_not_hold_up_a_rollback(
+    wire: Wire, shifted: Params, flow: tuple[Flow, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock = Path(shifted.outputs) / "demo" / "lock"
+    code = (
+        "import sys, time; from gateshift.migration.lock import LocalLock; "
+        "LocalLock(sys.argv[1], who='ann').acquire(); print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline().strip() == "held"
+        run = roll_back(shifted)
+        flow[0].now(0.0, 200.0)
+        run.act()
+        assert "ann holds the migration's lock" in capsys.readouterr().out
+        assert weights(wire) == {("apisix", 100), ("istio", 0)}
+        assert run.context.state.phase is Phase.ROLLED_BACK
+        run.close()
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+def test_without_proof_a_rollback_says_so_and_stays_open(
+    wire: Wire, shifted: Params, flow: tuple[Flow, str]
+) -> None:
+    traffic = shifted.traffic.model_copy(update={"rollback_target": 1.0})
+    run = roll_back(shifted.model_copy(update={"traffic": traffic}))
+    with pytest.raises(NotEnoughEvidence, match="not proven that the users are"):
+        run.act()
+    assert weights(wire) == {("apisix", 100), ("istio", 0)}
+    assert run.context.state.rolling_back
+    run.close()
+
+
+def watch(context: Context, wire: Wire) -> StageWatch:
+    return StageWatch(
+        context,
+        StageParams.model_validate(STAGE),
+        0,
+        redraw=lambda *_: None,
+        on_sample=lambda _: None,
+        shifter=wire.shifter(),
+        clients=clients_of(context.params, 0),
+    )
+
+
+def test_weights_changed_during_the_dwell_pause_it_and_are_named(
+    wire: Wire, shifted: Params, flow: tuple[Flow, str]
+) -> None:
+    context = Context(shifted, run="watch")
+    wire.put(*[alias(h, target=ISTIO_LB, SetIdentifier="istio", Weight=10) for h in HOSTS])
+    with pytest.raises(NotEnoughEvidence, match="somebody changed them"):
+        watch(context, wire).run()
+    wire.put(*[alias(h, target=ISTIO_LB, SetIdentifier="istio", Weight=50) for h in HOSTS])
+    one = watch(context, wire)
+    moved: list[float] = []
+
+    def meddle(seen: StageWatch, _: object) -> None:
+        if seen.arrived_once and not moved:
+            moved.append(seen.dwelled)
+            wire.put(*[alias(h, target=ISTIO_LB, SetIdentifier="istio", Weight=90) for h in HOSTS])
+        if moved and seen.begun and time.time() - seen.begun > 4:
+            raise KeyboardInterrupt
+
+    one.redraw = meddle
+    with pytest.raises(KeyboardInterrupt):
+        one.run()
+    assert one.dwelled < moved[0] + 1.5
+    assert "somebody changed them" in one.reason()
+    context.journal.close()
+
+
+def test_a_share_that_never_arrives_holds_with_the_likely_reason(
+    wire: Wire, shifted: Params, flow: tuple[Flow, str]
+) -> None:
+    flow[0].now(0.0, 200.0)
+    context = Context(shifted, run="watch")
+    with pytest.raises(NotEnoughEvidence, match=r"never arrived at 50 %.*another zone") as caught:
+        watch(context, wire).run()
+    assert "gateshift rollback" in caught.value.hint
+    context.journal.close()
+
+
+def test_a_stage_ends_when_a_rollback_starts_elsewhere(
+    wire: Wire, shifted: Params, flow: tuple[Flow, str]
+) -> None:
+    context = Context(shifted, run="watch")
+    elsewhere = Context(shifted, run="elsewhere")
+    elsewhere.record_rollback("looks bad", 50)
+    with pytest.raises(RolledBack, match="started elsewhere"):
+        watch(context, wire).run()
+    for one in (context, elsewhere):
+        one.journal.close()
+
+
+def test_the_snapshot_is_of_before_the_first_change(wire: Wire, shifted: Params) -> None:
+    context = Context(shifted, run="look")
+    original = original_of(context)
+    assert original is not None
+    assert all("SetIdentifier" not in r for rs in original["hosts"].values() for r in rs)
+    shifter = context.shifter(back_only=True)
+    shifter.set(shifter.restore_plan(original))
+    assert {r.get("SetIdentifier") for r in wire.records()} == {None}
+    context.journal.close()
