@@ -41,9 +41,10 @@ from gateshift.runbook.inputs import project_root, resolvers
 CANARY = """
 import sys
 from gateshift.runbook import open_run
+from gateshift.runbook.approvals import write_approval
 run = open_run("50_canary", {"params_file": sys.argv[1]})
 run.read()
-run.params = run.params.model_copy(update={"approve": run.plan().plan.digest})
+write_approval(run.context.folder, run.plan().plan.digest, "bench")
 run.gate()
 run.act()
 """

@@ -15,6 +15,7 @@ import pytest
 from gateshift.errors import NotEnoughEvidence, RolledBack
 from gateshift.migration.state import Phase
 from gateshift.params import Params, StageParams, validate
+from gateshift.runbook.approvals import write_approval
 from gateshift.runbook.context import Context
 from gateshift.runbook.observe import StageWatch
 from gateshift.runbook.rollback import Rollback
@@ -131,8 +132,7 @@ def shifted(wire: Wire, params: Params) -> Params:
 def roll_back(params: Params) -> Rollback:
     run = Rollback(params, {"reason": "test"})
     run.read()
-    digest = run.plan().plan.digest
-    run.params = params.model_copy(update={"approve": digest})
+    write_approval(run.context.folder, run.plan().plan.digest, "ann")
     run.gate()
     return run
 
@@ -215,6 +215,10 @@ def test_without_proof_a_rollback_says_so_and_stays_open(
     run.close()
 
 
+def patient(params: Params) -> Params:
+    return params.model_copy(update={"traffic": params.traffic.model_copy(update={"arrival_timeout": 60.0})})
+
+
 def watch(context: Context, wire: Wire) -> StageWatch:
     return StageWatch(
         context,
@@ -235,20 +239,23 @@ def test_weights_changed_during_the_dwell_pause_it_and_are_named(
     with pytest.raises(NotEnoughEvidence, match="somebody changed them"):
         watch(context, wire).run()
     wire.put(*[alias(h, target=ISTIO_LB, SetIdentifier="istio", Weight=50) for h in HOSTS])
+    context.params = patient(shifted)
     one = watch(context, wire)
     moved: list[float] = []
+    seen_at: list[float] = []
 
     def meddle(seen: StageWatch, _: object) -> None:
         if seen.arrived_once and not moved:
             moved.append(seen.dwelled)
+            seen_at.append(time.time())
             wire.put(*[alias(h, target=ISTIO_LB, SetIdentifier="istio", Weight=90) for h in HOSTS])
-        if moved and seen.begun and time.time() - seen.begun > 4:
+        if moved and time.time() - seen_at[0] > 4:
             raise KeyboardInterrupt
 
     one.redraw = meddle
     with pytest.raises(KeyboardInterrupt):
         one.run()
-    assert one.dwelled < moved[0] + 1.5
+    assert one.dwelled < moved[0] + 2.5, "the dwell went on for the seconds after the change"
     assert "somebody changed them" in one.reason()
     context.journal.close()
 

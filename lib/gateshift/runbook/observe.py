@@ -62,6 +62,7 @@ class StageWatch:
     arrived_once: bool = False
     weights: Weights | None = None
     begun: float = 0.0
+    _why: str = ""
     _inside: bool = False
     _read_at: float = 0.0
 
@@ -144,6 +145,10 @@ class StageWatch:
         weights = self.weights
         if weights is None:
             return "the weights could not be read back"
+        target, tolerance = self.stage.weight_percent, self.context.params.traffic.arrival_tolerance_percent
+        near = bool(self.shares) and abs(self.shares[-1][1] - target) <= tolerance
+        if near and self._why and not self._disturbed():
+            return self._why
         return likely_reason(
             weights,
             before_percent=self.before_percent,
@@ -194,6 +199,7 @@ class StageWatch:
         inside = False
         if share is not None and share.percent is not None:
             self.shares.append((sample.time, share.percent))
+            self._why = share.reason
             inside = share.arrived and not self._disturbed()
         if inside:
             if not self.arrived_once:

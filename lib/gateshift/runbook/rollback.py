@@ -210,10 +210,14 @@ class Rollback(Runbook):
         (folder / name).write_text(self.context.journal.redactor.text(text))
 
     def _causes(self) -> tuple[Cause, ...]:
+        """Run the tree that the rollback's reason speaks of; the whole answer goes into the evidence."""
+        reason = self.context.state.rollback_reason or str(self.extra.get("reason") or "")
         try:
-            return tuple(diagnose.run("", self.context))
+            causes = diagnose.explain_rollback(reason, self.context, progress=say)
         except GateshiftError as error:
             return (Cause(Level.INFO, "not known", str(error), error.hint),)
+        self._write("causes.json", diagnose.archived(causes, self.context.journal.redactor.text))
+        return causes
 
     def check(self) -> object:
         """Show the guide's checklist."""
