@@ -147,6 +147,7 @@ def tell_pipeline(
     junit: str | None,
     summary: str | None,
 ) -> None:
+    """Tell a person or a pipeline how a notebook ended, in the forms that were asked for."""
     params = load(params_file, overrides=_split(values)[1], resolvers=resolvers())
     found = results.result(verb, outcome, migration=params.migration, stages=len(params.stages))
     run = outcome.path.parent

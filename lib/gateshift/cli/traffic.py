@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateshift.cli.notebooks import run_notebook, short_path
-from gateshift.errors import GateClosed, InputError
+from gateshift.cli.notebooks import run_notebook, tell_pipeline
+from gateshift.errors import InputError
 from gateshift.params import Params, load
 from gateshift.params.load import parse_override
 from gateshift.runbook.inputs import resolvers
@@ -146,8 +145,17 @@ def _act(params: Params, extra: dict[str, Any]) -> None:
 @click.option("--yes", is_flag=True, help="The one confirmation, for pipelines and people in a hurry.")
 @click.option("--approve", metavar="DIGEST", help="The one confirmation, by the plan's digest.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line with the outcome at the end.")
+@click.option("--junit", metavar="FILE", help="Write the checks as a JUnit file.")
+@click.option("--summary", metavar="FILE", help="Append a Markdown summary, as for $GITHUB_STEP_SUMMARY.")
 def rollback(  # noqa: PLR0917 - click passes by name
-    params_file: str, overrides: tuple[str, ...], act: bool, yes: bool, approve: str | None, as_json: bool
+    params_file: str,
+    overrides: tuple[str, ...],
+    act: bool,
+    yes: bool,
+    approve: str | None,
+    as_json: bool,
+    junit: str | None,
+    summary: str | None,
 ) -> None:
     """Bring all traffic back to APISIX (-p reason=TEXT): weights, proof, evidence, checklist.
 
@@ -160,11 +168,6 @@ def rollback(  # noqa: PLR0917 - click passes by name
         values["mode"] = "act"
     if approve:
         values["approve"] = approve
-    if act and not _interactive_only(yes, approve):
-        raise GateClosed(
-            "a rollback needs one confirmation",
-            hint="run it on a terminal, with --yes, or with --approve DIGEST of the plan it shows",
-        )
     if act:
         own: dict[str, Any] = {"reason": values.pop("reason")} if "reason" in values else {}
         _weights_first(_load(params_file, values), {**own, "params_file": params_file}, yes, begun, as_json)
@@ -173,18 +176,8 @@ def rollback(  # noqa: PLR0917 - click passes by name
     outcome = run_notebook(
         "rollback", params_file, values, on_output=lambda text: click.echo(text, nl=False, err=as_json)
     )
-    if as_json:
-        done = {"verb": "rollback", "exit_code": outcome.exit_code, "notebook": str(outcome.path)}
-        click.echo(json.dumps(done))
-    else:
-        click.echo(f"archived: {short_path(outcome.path)}")
-    if outcome.error:
-        click.echo(f"{'held' if outcome.exit_code == 3 else 'error'}: {outcome.error}", err=True)
+    tell_pipeline("rollback", params_file, values, outcome, as_json=as_json, junit=junit, summary=summary)
     click.get_current_context().exit(outcome.exit_code)
-
-
-def _interactive_only(yes: bool, approve: str | None) -> bool:
-    return yes or bool(approve) or sys.stdin.isatty()
 
 
 def _weights_first(params: Params, extra: dict[str, Any], yes: bool, begun: float, quiet: bool) -> None:
