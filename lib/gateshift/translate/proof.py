@@ -19,7 +19,7 @@ from gateshift.istio.evaluator import Request as Seen
 from gateshift.translate.model import Translation
 from gateshift.translate.sources import inherit
 
-__all__ = ["Disagreement", "Proof", "prove"]
+__all__ = ["Disagreement", "Proof", "boundary_requests", "prove"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +195,11 @@ def _with(request: Request, field: str, values: Mapping[str, Any]) -> Request:
     return replace(request, args=values) if field == "args" else replace(request, cookies=values)
 
 
+def boundary_requests(configuration: Configuration, count: int, seed: int = 0) -> Iterator[Request]:
+    """Yield *count* requests aimed at the boundaries of the routes; the same for the same *seed*."""
+    return _requests(_hints(configuration), count, seed)
+
+
 class _Judge:
     def __init__(self, configuration: Configuration, translation: Translation) -> None:
         router = Router(translation.router) if translation.router else None
@@ -237,7 +242,7 @@ def prove(configuration: Configuration, translation: Translation, *, requests: i
     judge = _Judge(configuration, translation)
     checked = 0
     found: dict[tuple[str | None, str | None], Disagreement] = {}
-    for request in _requests(_hints(configuration), requests, seed):
+    for request in boundary_requests(configuration, requests, seed):
         difference = judge.compare(request)
         checked += 1
         if difference is not None:

@@ -24,6 +24,7 @@ from gateshift.translate.upstream_policy import traffic_policy
 __all__ = ["Backend", "Node", "UpstreamBook", "read_nodes"]
 
 _PROTOCOLS = {"grpc": "GRPC", "grpcs": "GRPC", "tcp": "TCP"}
+_NAME = re.compile(r"(?:[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?\.?)+")
 _TLS_PORT = {"https": 443, "grpcs": 443}
 
 
@@ -142,6 +143,17 @@ class UpstreamBook:
         source = f"{owner.kind}/{owner.id}"
         kind = str(spec.get("type", "roundrobin"))
         resolved = [(node, *self.fqdn(node.host, node.port)) for node in nodes]
+        for node, host, _port, _named in resolved:
+            if not (_NAME.fullmatch(host.lower()) or _is_address(host)):
+                reason = f"the node {node.host} has a name that neither Kubernetes nor Istio can have"
+                draft.blocked |= job.block(
+                    owner, "nodes", draft.resource, reason, "say in translate.services which Service it is"
+                )
+                job.mark(owner, node.path, Fidelity.MANUAL, "", reason)
+        if draft.blocked:
+            resolved = [one for one in resolved if _NAME.fullmatch(one[1].lower()) or _is_address(one[1])]
+            if not resolved:
+                return []
         for node, host, _port, named in resolved:
             fidelity = Fidelity.APPROXIMATE if named or node.priority else Fidelity.EXACT
             note = "node priority has no equivalent: all nodes take traffic" if node.priority else named
