@@ -128,7 +128,8 @@ class _Dumper(_Base):  # type: ignore[misc]  # the C dumper when PyYAML has it: 
 def _text(dumper: _Dumper, value: str) -> yaml.ScalarNode:
     # kubectl reads YAML 1.1, in which these are booleans; PyYAML writes them plain.
     style = "'" if value in ("y", "Y", "n", "N") else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+    node: yaml.ScalarNode = dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+    return node
 
 
 _Dumper.add_representer(str, _text)
