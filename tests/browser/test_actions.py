@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from xml.etree import ElementTree as Xml
 
@@ -17,6 +18,24 @@ from tests.browser.conftest import ROOT
 
 pytestmark = pytest.mark.lab
 EXAMPLE = ROOT / "examples" / "github-actions" / "gateshift.yml"
+
+
+def kubectl(lab: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    state = laboratory.status(lab)
+    command = [str(state["kubectl"]), "--kubeconfig", str(state["kubeconfig"]), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_the_cronjob_is_accepted_strictly_by_a_real_api_server(people_lab: str, tmp_path: Path) -> None:
+    path = ROOT / "examples" / "kubernetes" / "soak-cronjob.yaml"
+    strict = ("apply", "--dry-run=server", "--validate=strict", "-n", "default", "-f")
+    done = kubectl(people_lab, *strict, str(path))
+    assert done.returncode == 0, done.stderr
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(
+        path.read_text(encoding="utf-8").replace("concurrencyPolicy: Forbid", "concurencyPolicy: Forbid")
+    )
+    assert "concurencyPolicy" in kubectl(people_lab, *strict, str(wrong)).stderr
 
 
 def workspace(target: Path) -> None:

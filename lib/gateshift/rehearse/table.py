@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -26,7 +27,9 @@ def stage_table(title: str, director: Director) -> str:
     for stage in sorted(rows):
         table.add_row(*_cells(stage, rows[stage]))
     text = io.StringIO()
-    console = Console(file=text, width=100, force_terminal=False)
+    # As wide as the terminal; a pipe or a CI log gets 100 columns.
+    width = min(120, max(60, shutil.get_terminal_size((100, 24)).columns))
+    console = Console(file=text, width=width, force_terminal=False)
     console.print(table)
     for record in records:
         if record.kind == "rollback.done":
