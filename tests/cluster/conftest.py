@@ -325,7 +325,7 @@ def make_params(kubeconfig: str = "", **sections: Any) -> Params:
         "stages": [{"weight_percent": 100, "dwell": "1s", "error_rate_limit_percent": 1.0}],
     }
     for section, values in sections.items():
-        data[section] = {**data[section], **values} if isinstance(values, dict) else values
+        data[section] = {**data.get(section, {}), **values} if isinstance(values, dict) else values
     return Params.model_validate(data)
 
 

@@ -95,8 +95,14 @@ def world(api: FakeApi, kubeconfig: str, tmp_path: Path) -> World:
     for n in "12":
         api.add("Pod", f"a{n}", "apisix", metadata={"labels": labels}, status=dict(READY), spec={})
     api.add("PodDisruptionBudget", "apisix", "apisix", spec={})
+    ports = [{"name": "http", "port": 80}, {"name": "grpc-api", "port": 90}]
+    api.add("Service", "shop", "shop", spec={"clusterIP": "10.0.0.7", "ports": ports})
+    api.add("Pod", "s1", "shop", metadata={"labels": {"app": "shop"}}, status=dict(READY), spec={})
+    setting = "apisix:\n  router: {http: radixtree_host_uri}\ndeployment: {role: traditional}\n"
+    api.add("ConfigMap", "apisix", "apisix", data={"config.yaml": setting})
     api.add("Secret", "tls", "istio-system", type="kubernetes.io/tls", data=tls_secret())
     made = World(api, tmp_path, kubeconfig)
+    made.sections["apisix"] = {"router": "radixtree_host_uri"}
     made.sections["istio"] = {
         "kubectl": made.tool("kubectl", '{"clientVersion": {"gitVersion": "v1.34.1"}}'),
         "istioctl": made.tool("istioctl", '{"clientVersion": {"version": "1.31.0"}}'),
@@ -142,9 +148,51 @@ def _drop(w: World, kind: str, name: str, namespace: str = "") -> None:
     del w.api.objects[w.api.key(found)]
 
 
-def _istiod(w: World, namespace: str, manager: str) -> None:
+def _istiod(w: World, namespace: str, manager: str, tag: str = "") -> None:
     metadata = {"labels": {"app": "istiod"}, "managedFields": [{"manager": manager}]}
-    w.api.add("Deployment", "istiod", namespace, metadata=metadata, spec={})
+    containers = [{"name": "discovery", "image": f"docker.io/istio/pilot:{tag}"}]
+    w.api.add(
+        "Deployment",
+        "istiod",
+        namespace,
+        metadata=metadata,
+        spec={"template": {"spec": {"containers": containers}}},
+    )
+
+
+def _apisix(w: World, **values: Any) -> None:
+    w.sections["apisix"] = {**w.sections["apisix"], **values}
+
+
+def _settings(w: World, text: str) -> None:
+    w.api.add("ConfigMap", "apisix", "apisix", data={"config.yaml": text})
+
+
+def _service(w: World, **spec: Any) -> None:
+    w.api.add("Service", "shop", "shop", spec={"clusterIP": "10.0.0.7", **spec})
+
+
+def _old_service(w: World, **values: Any) -> None:
+    live = w.api.find("Service", "apisix-gateway", "apisix")
+    assert live
+    live["metadata"]["annotations"] = values.pop("annotations", {})
+    live["spec"].update(values)
+
+
+def _egress(w: World, namespace: str, peers: list[Any]) -> None:
+    rules = [{"to": peers}] if peers else []
+    spec = {"podSelector": {}, "policyTypes": ["Egress"], "egress": rules}
+    w.api.add("NetworkPolicy", "out", namespace, spec=spec)
+
+
+def _claim(w: World, policy: str, phase: str = "Bound") -> None:
+    w.api.add("PersistentVolume", "pv1", spec={"persistentVolumeReclaimPolicy": policy})
+    status = {"phase": phase}
+    w.api.add("PersistentVolumeClaim", "data", "apisix", spec={"volumeName": "pv1"}, status=status)
+
+
+def _gateway(w: World, name: str, kind: str, **spec: Any) -> None:
+    w.api.add(kind, name, "istio-system", spec=spec)
 
 
 def _policy(w: World, peers: list[Any]) -> None:
@@ -187,6 +235,7 @@ def _route53(w: World, **values: Any) -> None:
     w.sections["traffic"] = {"route53": {"zone": "shop.com", "hosts": ["api.shop.com"], **values}}
 
 
+INGRESS = {"istio": "ingressgateway"}
 CASES: dict[str, tuple[Callable[[World], Any], str, str, str]] = {
     # condition: (inject, check, status, part of what is said or of the remedy)
     "old cluster": (lambda w: setattr(w.api, "version", "v1.25.9"), "cluster version", "fail", "1.26"),
@@ -296,11 +345,185 @@ CASES: dict[str, tuple[Callable[[World], Any], str, str, str]] = {
         "allow ingress from namespace istio-system",
     ),
     "policy denies all": (lambda w: _policy(w, []), "network policies", "fail", "shop/deny"),
+    "policy with an IP block": (
+        lambda w: _policy(w, [{"ipBlock": {"cidr": "10.0.0.0/8"}}]),
+        "network policies",
+        "warn",
+        "hold the pods",
+    ),
+    "policy for a role label": (
+        lambda w: _policy(w, [{"namespaceSelector": {"matchLabels": {"role": "edge"}}}]),
+        "network policies",
+        "fail",
+        "shop/deny",
+    ),
     "policy at the gateway": (
         lambda w: w.api.add("NetworkPolicy", "n", "istio-system", spec={}),
-        "policies of the gateway",
+        "policies of the gateways",
         "warn",
         "15012",
+    ),
+    "gateway may not go out": (
+        lambda w: _egress(w, "istio-system", []),
+        "policies of the gateways",
+        "fail",
+        "allow egress",
+    ),
+    "apisix may not go out": (
+        lambda w: _egress(w, "apisix", [{"podSelector": {}}]),
+        "policies of the gateways",
+        "fail",
+        "apisix/out",
+    ),
+    "cilium": (
+        lambda w: w.api.kinds.add(("cilium.io/v2", "CiliumNetworkPolicy")),
+        "other policies",
+        "warn",
+        "by hand",
+    ),
+    "port without protocol": (
+        lambda w: _service(w, ports=[{"name": "web", "port": 80}]),
+        "service ports",
+        "warn",
+        "shop:80 (web)",
+    ),
+    "https port": (
+        lambda w: _service(w, ports=[{"name": "https", "port": 443}]),
+        "https ports",
+        "warn",
+        "opaque TLS",
+    ),
+    "headless": (
+        lambda w: _service(w, clusterIP="None", ports=[{"name": "http", "port": 80}]),
+        "headless services",
+        "warn",
+        "shop",
+    ),
+    "external name": (
+        lambda w: _service(w, type="ExternalName", externalName="x.com"),
+        "service kinds",
+        "warn",
+        "ServiceEntry",
+    ),
+    "internal balancer": (
+        lambda w: _old_service(
+            w, annotations={"service.beta.kubernetes.io/aws-load-balancer-scheme": "internal"}
+        ),
+        "load balancer",
+        "warn",
+        "istio.gateway_annotations",
+    ),
+    "TLS at the balancer": (
+        lambda w: _old_service(
+            w, annotations={"service.beta.kubernetes.io/aws-load-balancer-ssl-cert": "arn:aws:acm:x"}
+        ),
+        "TLS at the load balancer",
+        "warn",
+        "loops",
+    ),
+    "client addresses": (
+        lambda w: _old_service(w, externalTrafficPolicy="Local"),
+        "client addresses",
+        "warn",
+        "external_traffic_policy: Local",
+    ),
+    "balancer class": (
+        lambda w: _old_service(w, loadBalancerClass="service.k8s.aws/nlb"),
+        "load balancer class",
+        "warn",
+        "istio.load_balancer_class: service.k8s.aws/nlb",
+    ),
+    "somebody else's routes": (
+        lambda w: _gateway(w, "old", "VirtualService", hosts=["*.shop.com"]),
+        "other Istio objects",
+        "fail",
+        "VirtualService istio-system/old also serves api.shop.com",
+    ),
+    "somebody else's gateway": (
+        lambda w: _gateway(
+            w, "old", "Gateway", selector={"istio": "ingressgateway"}, servers=[{"hosts": ["*"]}]
+        ),
+        "other Istio objects",
+        "fail",
+        "Gateway istio-system/old",
+    ),
+    "allow policy": (
+        lambda w: _gateway(w, "p", "AuthorizationPolicy", rules=[{}]),
+        "ALLOW policy at the gateway",
+        "fail",
+        "does not name",
+    ),
+    "filter for all": (
+        lambda w: _gateway(w, "f", "EnvoyFilter", configPatches=[]),
+        "EnvoyFilter for every proxy",
+        "warn",
+        "workloadSelector",
+    ),
+    "volume would be destroyed": (lambda w: _claim(w, "Delete"), "storage", "warn", "kubectl patch pv"),
+    "volume not bound": (lambda w: _claim(w, "Retain", "Lost"), "storage", "fail", "not bound: data"),
+    "budget that never allows": (
+        lambda w: w.api.add(
+            "PodDisruptionBudget", "apisix", "apisix", status={"disruptionsAllowed": 0, "expectedPods": 2}
+        ),
+        "disruption budgets",
+        "warn",
+        "one pod more",
+    ),
+    "other router": (
+        lambda w: _settings(w, "apisix: {router: {http: radixtree_uri}}"),
+        "APISIX settings",
+        "fail",
+        "set apisix.router: radixtree_uri",
+    ),
+    "router not set": (
+        lambda w: _apisix(w, router=None),
+        "APISIX settings",
+        "warn",
+        "set apisix.router: radixtree_host_uri",
+    ),
+    "settings unknown": (
+        lambda w: _drop(w, "ConfigMap", "apisix", "apisix"),
+        "APISIX settings",
+        "warn",
+        "config.yaml",
+    ),
+    "standalone": (
+        lambda w: [
+            _settings(w, "deployment: {role: data_plane, role_data_plane: {config_provider: yaml}}"),
+            _apisix(w, files=[], admin_url="http://127.0.0.1:1", admin_key="k3y"),
+        ],
+        "APISIX deployment mode",
+        "fail",
+        "apisix.files",
+    ),
+    "data plane": (
+        lambda w: [
+            _settings(w, "deployment: {role: data_plane}"),
+            _apisix(w, files=[], admin_url="http://127.0.0.1:1", admin_key="k3y"),
+        ],
+        "APISIX deployment mode",
+        "warn",
+        "control plane of this data plane",
+    ),
+    "istiod far away": (
+        lambda w: _istiod(w, "mesh", "helm", "1.27.3"),
+        "istioctl and istiod",
+        "fail",
+        "one minor version",
+    ),
+    "sidecars over quota": (
+        lambda w: w.api.add("ResourceQuota", "q", "shop", spec={"hard": {"requests.cpu": "50m"}}),
+        "sidecars",
+        "warn",
+        "raise the quota of shop",
+    ),
+    "strict at one port": (
+        lambda w: w.api.add(
+            "PeerAuthentication", "p", "shop", spec={"portLevelMtls": {"8080": {"mode": "STRICT"}}}
+        ),
+        "mTLS mode",
+        "fail",
+        "PERMISSIVE",
     ),
     "no budget": (
         lambda w: _drop(w, "PodDisruptionBudget", "apisix", "apisix"),
@@ -374,7 +597,7 @@ CASES: dict[str, tuple[Callable[[World], Any], str, str, str]] = {
     ),
     "admin api down": (
         lambda w: w.sections.update(
-            apisix={"files": [], "admin_url": "http://127.0.0.1:1", "admin_key": "k3y"}
+            apisix={"files": [], "admin_url": "http://127.0.0.1:1", "admin_key": "k3y", "router": None}
         ),
         "APISIX configuration",
         "fail",
@@ -384,9 +607,9 @@ CASES: dict[str, tuple[Callable[[World], Any], str, str, str]] = {
     "certificate soon": (lambda w: _tls(w, days=5), "certificate tls", "fail", "expires in"),
     "certificate of another host": (
         lambda w: _tls(w, name="other.com"),
-        "certificate tls",
+        "hosts without certificate",
         "fail",
-        "covers none",
+        "no certificate in istio-system covers api.shop.com",
     ),
     "key of another certificate": (
         lambda w: _tls(w, other_key=True),
@@ -405,6 +628,18 @@ CASES: dict[str, tuple[Callable[[World], Any], str, str, str]] = {
         "certificate tls",
         "fail",
         "cannot be read",
+    ),
+    "credential named but absent": (
+        lambda w: w.sections.update(translate={"credentials": {"1": "shop-tls"}}),
+        "certificates",
+        "fail",
+        "create these TLS Secrets",
+    ),
+    "host without certificate": (
+        lambda w: _route53(w, hosts=["api.shop.com", "ws.shop.com"]),
+        "hosts without certificate",
+        "fail",
+        "covers ws.shop.com",
     ),
     "no certificate": (
         lambda w: _drop(w, "Secret", "tls", "istio-system"),
@@ -487,3 +722,36 @@ def test_cluster_role_is_ready_to_bind() -> None:
     assert "kind: ClusterRole" in text
     assert "pods/portforward" in text
     assert "'*'" not in text
+
+
+def test_policies_add_up(world: World, cluster: Cluster) -> None:
+    """What one policy refuses another may allow; and a policy that selects no pod of ours matters not."""
+    here = {"matchLabels": {"kubernetes.io/metadata.name": "istio-system"}}
+    _policy(world, [])
+    spec = {
+        "podSelector": {"matchLabels": {"app": "shop"}},
+        "ingress": [{"from": [{"namespaceSelector": here}]}],
+    }
+    world.api.add("NetworkPolicy", "allow", "shop", spec=spec)
+    other = {"podSelector": {"matchLabels": {"app": "database"}}, "policyTypes": ["Ingress"]}
+    world.api.add("NetworkPolicy", "database", "shop", spec=other)
+    assert run(world, cluster)["network policies"].status == "pass"
+
+
+def test_room_is_shown_by_node_pool_and_sidecars_by_namespace(world: World, cluster: Cluster) -> None:
+    for name, pool in (("n1", "blue"), ("n2", "green")):
+        live = world.api.find("Node", name)
+        assert live
+        live["metadata"]["labels"] = {"eks.amazonaws.com/nodegroup": pool}
+    checks = run(world, cluster)
+    assert "blue: 1 nodes, free 32 cores" in checks["node pools"].measured
+    assert checks["sidecars"].measured == "shop: 1 pods without sidecar, 0.1 cores, 0.12 GiB"
+
+
+def test_permissions_name_the_kinds_of_this_cluster(world: World, cluster: Cluster) -> None:
+    spec = {"group": "cert-manager.io", "scope": "Namespaced", "names": {"plural": "certificates"}}
+    world.api.add("CustomResourceDefinition", "certificates.cert-manager.io", spec=spec)
+    world.api.denied.add(("list", "certificates"))
+    check = run(world, cluster, permissions=True)["permissions"]
+    assert check.status == "fail"
+    assert "cert-manager.io" in check.remedy

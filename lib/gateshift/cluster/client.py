@@ -8,9 +8,11 @@ client library's own cache is a file shared by all clusters behind one address.
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -52,6 +54,7 @@ class Cluster:
         self._timeout = timeout
         self._lock = threading.Lock()
         self._served: dict[str, dict[str, Resource]] = {}
+        self._date: float | None = None
         self._uid: str | None = None
         self._version: str | None = None
         self.kubeconfig = kubeconfig
@@ -144,14 +147,23 @@ class Cluster:
         return True
 
     def log(
-        self, namespace: str, pod: str, *, container: str = "", tail: int = 100, limit: int = 256 * 1024
+        self,
+        namespace: str,
+        pod: str,
+        *,
+        container: str = "",
+        tail: int = 100,
+        limit: int = 256 * 1024,
+        seconds: float | None = None,
     ) -> str:
-        """Return the last *tail* lines of a container's log.
+        """Return the last *tail* lines (of the last *seconds*) of a container's log.
 
         Of more than *limit* bytes the server sends the oldest, so *limit* must hold *tail* lines.
         """
         self.calls.add(Call("get", "", "pods", "log"))
         query = {"tailLines": str(tail), "limitBytes": str(limit)}
+        if seconds is not None:
+            query["sinceSeconds"] = str(max(1, math.ceil(seconds)))
         if container:
             query["container"] = container
         path = f"/api/v1/namespaces/{quote(namespace)}/pods/{quote(pod)}/log"
@@ -162,6 +174,16 @@ class Cluster:
     def raw(self, path: str) -> Any:
         """Return the JSON of a path that is no resource, such as ``/version``."""
         return self._request("GET", path, subject=path)
+
+    def clock_skew(self) -> float | None:
+        """Return by how many seconds the API server's clock is ahead (to 1 s), None if it does not tell."""
+        begun = time.time()
+        self.raw("/version")
+        told = self._date
+        if told is None:
+            return None
+        # The header has whole seconds: the middle of that second against the middle of the call.
+        return told + 0.5 - (begun + time.time()) / 2
 
     def may(self, call: Call, namespace: str | None = None) -> bool:
         """Ask the cluster whether we may do *call* (SelfSubjectAccessReview)."""
@@ -382,6 +404,7 @@ class Cluster:
                     method, url, header_params=dict(headers), body=body, _request_timeout=self._timeout
                 )
                 data = bytes(response.read() or b"")
+                self._date = _unix(response.headers.get("Date"))
             except (urllib3.exceptions.HTTPError, ApiException, OSError) as error:
                 if (
                     method == "GET"
@@ -398,3 +421,10 @@ class Cluster:
                 raise explain_status(response.status, data, subject, method)
             return data
         raise ClusterError(f"{subject}: no answer")  # pragma: no cover - the loop returns or raises
+
+
+def _unix(date: str | None) -> float | None:
+    try:
+        return parsedate_to_datetime(date).timestamp() if date else None
+    except ValueError:
+        return None

@@ -16,7 +16,7 @@ from gateshift.cluster.client import ApiError, Cluster
 from gateshift.cluster.gateways import load_balancer_name, watch
 from gateshift.cluster.objects import Object, clean, diff_text, identity, name_of, title_of
 from gateshift.cluster.operator import helm_values, istiod_name, render
-from gateshift.cluster.ownership import OWNER, is_ours, owner_of, owner_selector
+from gateshift.cluster.ownership import OWNER, is_ours, is_shared, owner_of, owner_selector
 from gateshift.cluster.tools import (
     cluster_flags,
     environment,
@@ -120,8 +120,7 @@ def _step(params: Params, cluster: Cluster, wanted: Object) -> tuple[str, Step |
     )
     if live is None:
         return "", Step("create", title_of(wanted), None, {"digest": digest_of(wanted)})
-    # CRDs are one for the whole cluster, whoever brought them; everything else has one owner.
-    shared = wanted["kind"] == "CustomResourceDefinition"
+    shared = is_shared(wanted)
     if not shared and not is_ours(live, params):
         return f"{title_of(wanted)} (of {owner_of(live)})", None
     before = _stable(live)

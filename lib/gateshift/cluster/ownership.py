@@ -5,7 +5,7 @@ from __future__ import annotations
 from gateshift.cluster.objects import Object
 from gateshift.params.model import Params
 
-__all__ = ["OWNER", "is_ours", "owner_labels", "owner_of", "owner_selector"]
+__all__ = ["OWNER", "is_ours", "is_shared", "owner_labels", "owner_of", "owner_selector"]
 
 OWNER = "istio-operator"
 """Field manager under which istioctl applies; asking as it shows exactly what it would change."""
@@ -35,6 +35,12 @@ def is_ours(obj: Object, params: Params) -> bool:
     """Say whether this very installation (document, namespace, revision) made *obj*."""
     labels = obj["metadata"].get("labels") or {}
     return owner_labels(params).items() <= labels.items()
+
+
+def is_shared(obj: Object) -> bool:
+    """Say whether *obj* is one for all installations: CRDs for the cluster, the reader for its namespace."""
+    reader = (obj["kind"], obj["metadata"]["name"]) == ("ServiceAccount", "istio-reader-service-account")
+    return reader or obj["kind"] == "CustomResourceDefinition"
 
 
 def owner_of(obj: Object) -> str:

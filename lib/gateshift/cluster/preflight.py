@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from gateshift.cluster import preflight_cluster, preflight_systems
+from gateshift.cluster import (
+    preflight_apisix,
+    preflight_capacity,
+    preflight_cluster,
+    preflight_systems,
+    preflight_traps,
+)
 from gateshift.cluster.checks import Check, Item, Status, run_items
 from gateshift.cluster.client import Cluster
 from gateshift.params.model import Params
@@ -25,6 +31,9 @@ def items(
     """Return what is checked, in the order of the table."""
     return (
         *preflight_cluster.items(params, cluster),
+        *preflight_capacity.items(params, cluster),
+        *preflight_apisix.items(params, cluster),
+        *preflight_traps.items(params, cluster),
         *preflight_systems.items(params, cluster, read_traffic=read_traffic, read_metrics=read_metrics),
     )
 

@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from gateshift.cluster import capacity, install
+from gateshift.cluster import install
 from gateshift.cluster.checks import Check, Item, failed, passed, warned
 from gateshift.cluster.client import Cluster
+from gateshift.cluster.netpolicy import Peer, egress_problems, ingress_problems
 from gateshift.cluster.objects import Object, name_of, title_of
-from gateshift.cluster.operator import istiod_name
+from gateshift.cluster.operator import gateway_selector, istiod_name
 from gateshift.cluster.permissions import cluster_role, missing
 from gateshift.params.model import Params
 
@@ -31,8 +32,6 @@ def items(params: Params, cluster: Cluster) -> tuple[Item, ...]:
     return (
         Item("cluster", "everything else needs the API server", checks.version),
         Item("permissions", "a verb that is denied stops the run half-way", checks.permissions),
-        Item("nodes", "the gateway's pods must find a node", checks.nodes),
-        Item("quota", "pods above a quota are never created", checks.quota),
         Item("namespaces", "the migration works in these namespaces", checks.namespaces),
         Item("istio already there", "two Istios with one name overwrite each other", checks.istio),
         Item("injection", "labels act on the next restart of any pod", checks.injection),
@@ -80,60 +79,6 @@ class _Checks:
             )
         else:
             yield passed("permissions", "every verb is allowed", why)
-
-    def nodes(self) -> Iterator[Check]:
-        nodes = self.cluster.list("Node")
-        pods = [p for p in self.cluster.list("Pod") if not self._ours(p)]
-        free = capacity.free_on_nodes(nodes, pods)
-        why = "gateway and istiod with the params' requests must fit beside what runs"
-        if not free:
-            yield failed(
-                "nodes", f"none of {len(nodes)} nodes is usable", why, "make nodes schedulable, or add some"
-            )
-            return
-        for ceiling, name in ((False, "room at minimum"), (True, "room at HPA ceiling")):
-            wanted = capacity.needs(self.params, ceiling=ceiling)
-            unplaced = capacity.fits(free, wanted)
-            text = "; ".join(n.text for n in wanted)
-            if not unplaced:
-                yield passed(name, f"{text} fit on {len(free)} nodes", why)
-                continue
-            lost = ", ".join(f"{n} pods of {c}" for c, n in unplaced.items())
-            remedy = "add nodes or a node pool, or lower istio.gateway / istio.istiod"
-            make = warned if ceiling else failed
-            yield make(name, f"{lost} find no node ({text})", why, remedy)
-        if len(free) < 2:
-            yield warned(
-                "spread",
-                f"{len(free)} usable node",
-                "all gateways on one node go down together",
-                "use at least two nodes, in two zones",
-            )
-
-    def _ours(self, pod: Object) -> bool:
-        """Pods of the Istio we would install already hold their room."""
-        apps = {"istiod", self.params.istio.gateway_service}
-        labels = pod["metadata"].get("labels") or {}
-        return pod["metadata"]["namespace"] == self.params.istio.namespace and labels.get("app") in apps
-
-    def quota(self) -> Iterator[Check]:
-        namespace = self.params.istio.namespace
-        why = "a ResourceQuota or LimitRange refuses pods silently: the ReplicaSet just stays short"
-        installed = self.cluster.get("Deployment", istiod_name(self.params.istio), namespace) is not None
-        quotas = self.cluster.list("ResourceQuota", namespace)
-        ranges = self.cluster.list("LimitRange", namespace)
-        wanted = capacity.needs(self.params, ceiling=True)
-        against = [] if installed else capacity.over_quota(quotas, wanted)
-        against += capacity.over_limits(ranges, wanted)
-        if against:
-            yield failed(
-                "quota",
-                "; ".join(against),
-                why,
-                f"raise them in namespace {namespace}, or lower the HPA range",
-            )
-        else:
-            yield passed("quota", f"{len(quotas)} quotas, {len(ranges)} limit ranges leave room", why)
 
     def namespaces(self) -> Iterator[Check]:
         why = "a misspelt namespace is found now, not at 50 %"
@@ -226,7 +171,7 @@ class _Checks:
         found = [
             title_of(p)
             for p in self.cluster.list("PeerAuthentication")
-            if p["metadata"]["namespace"] in mine and (p["spec"].get("mtls") or {}).get("mode") == "STRICT"
+            if p["metadata"]["namespace"] in mine and _strict(p["spec"])
         ]
         if found:
             yield failed(
@@ -240,35 +185,92 @@ class _Checks:
 
     def policies(self) -> Iterator[Check]:
         why = "the new gateway comes from another namespace than APISIX did"
-        namespace = self.params.cluster.application_namespace
-        blocking = [
-            p
-            for p in self.cluster.list("NetworkPolicy", namespace)
-            if _blocks(p, self.params.istio.namespace)
-        ]
-        if blocking:
+        istio, namespace = self.params.istio, self.params.cluster.application_namespace
+        labels = {"app": istio.gateway_service, **gateway_selector(istio)}
+        found = self.cluster.list("NetworkPolicy", namespace)
+        shut, unsure = ingress_problems(
+            found, self.cluster.list("Pod", namespace), self._peer(istio.namespace, labels)
+        )
+        if shut:
             yield failed(
                 "network policies",
-                f"{', '.join(map(title_of, blocking))} lets APISIX in but not {self.params.istio.namespace}",
+                f"{', '.join(shut)}: APISIX is let in, {istio.namespace} is not",
                 why,
-                f"allow ingress from namespace {self.params.istio.namespace} as from "
-                f"{self.params.apisix.namespace}",
+                f"allow ingress from namespace {istio.namespace} as from {self.params.apisix.namespace}",
+            )
+        elif unsure:
+            yield warned(
+                "network policies",
+                f"{', '.join(unsure)}: only IP blocks let anybody in",
+                why,
+                f"check that the blocks hold the pods of {istio.namespace}, or allow the namespace",
             )
         else:
             yield passed("network policies", f"none in {namespace} shuts the new gateway out", why)
-        own = [title_of(p) for p in self.cluster.list("NetworkPolicy", self.params.istio.namespace)]
-        if own:
+        yield from self._gateway_policies(labels)
+        yield from self._foreign_policies()
+
+    def _peer(self, namespace: str, labels: dict[str, str]) -> Peer:
+        live = self.cluster.get("Namespace", namespace) or {"metadata": {}}
+        known = {"kubernetes.io/metadata.name": namespace, **(live["metadata"].get("labels") or {})}
+        return Peer(namespace, known, labels)
+
+    def _gateway_policies(self, labels: dict[str, str]) -> Iterator[Check]:
+        why = "each gateway must reach its backends, the new one its istiod as well"
+        istio, apisix = self.params.istio, self.params.apisix
+        application = self._peer(self.params.cluster.application_namespace, {})
+        targets = {istio.namespace: [application, self._peer(istio.namespace, {"app": "istiod"})]}
+        targets[apisix.namespace] = [application]
+        service = self.cluster.get("Service", apisix.service, apisix.namespace) or {"spec": {}}
+        pods = {istio.namespace: labels, apisix.namespace: dict(service["spec"].get("selector") or {})}
+        for namespace, wanted in targets.items():
+            found = self.cluster.list("NetworkPolicy", namespace)
+            shut, unsure = egress_problems(found, pods[namespace], wanted)
+            if shut:
+                yield failed(
+                    "policies of the gateways",
+                    f"{', '.join(shut)} keeps the gateway in {namespace} from its backends or istiod",
+                    why,
+                    "allow egress to the application's namespace, and to istiod on 15012",
+                )
+            elif found:
+                told = ", ".join(title_of(p) for p in found)
+                note = " (by IP blocks only)" if unsure else ""
+                yield warned(
+                    "policies of the gateways",
+                    f"{told}{note}",
+                    "they must let in the load balancer and let out istiod and backends",
+                    "check ports 8080, 8443, 15012, 15017, 15021 and the backends' ports",
+                )
+
+    def _foreign_policies(self) -> Iterator[Check]:
+        kinds = ("cilium.io/v2/CiliumNetworkPolicy", "crd.projectcalico.org/v1/GlobalNetworkPolicy")
+        there = [k.rpartition("/")[2] for k in kinds if self.cluster.serves(k)]
+        if there:
             yield warned(
-                "policies of the gateway",
-                ", ".join(own),
-                "they must let in the load balancer and let out istiod and backends",
-                "check ports 8080, 8443, 15012, 15017 and the backends' ports",
+                "other policies",
+                f"the cluster knows {', '.join(there)}",
+                "they cut traffic as NetworkPolicies do and are not judged here",
+                "check by hand that they let the new gateway reach backends and istiod",
             )
 
     def budgets(self) -> Iterator[Check]:
         why = "the old gateway must survive a node drain until it is removed"
         namespace = self.params.apisix.namespace
-        if self.cluster.list("PodDisruptionBudget", namespace):
+        budgets = self.cluster.list("PodDisruptionBudget", namespace)
+        stuck = [
+            title_of(b)
+            for b in budgets
+            if b.get("status", {}).get("disruptionsAllowed") == 0 and b["status"].get("expectedPods", 0) > 0
+        ]
+        if stuck:
+            yield warned(
+                "disruption budgets",
+                f"no disruption is allowed: {', '.join(stuck)}",
+                "a node drain then waits for ever, or is forced and takes every pod",
+                "run one pod more, or lower minAvailable",
+            )
+        elif budgets:
             yield passed("disruption budgets", f"{namespace} has one", why)
         else:
             yield warned(
@@ -301,6 +303,12 @@ class _Checks:
 
     def clocks(self) -> Iterator[Check]:
         why = "JWT allows 60 s of skew, certificates none"
+        skew = self.cluster.clock_skew()
+        if skew is None or abs(skew) > 5:
+            told = "unknown" if skew is None else f"{skew:+.0f} s against this machine"
+            yield warned("clock of the API server", told, why, "check NTP there and here")
+        else:
+            yield passed("clock of the API server", f"{skew:+.1f} s against this machine", why)
         ages = []
         for lease in self.cluster.list("Lease", "kube-node-lease"):
             renewed = lease.get("spec", {}).get("renewTime")
@@ -318,23 +326,6 @@ class _Checks:
             yield passed("clocks", f"{len(ages)} nodes within seconds of this machine", why)
 
 
-def _blocks(policy: Object, gateway_namespace: str) -> bool:
-    """True when an ingress policy selects pods and none of its peers can be the gateway's namespace."""
-    spec = policy["spec"]
-    if "Ingress" not in (spec.get("policyTypes") or ["Ingress"]):
-        return False
-    for rule in spec.get("ingress") or []:
-        peers = rule.get("from")
-        if not peers:
-            return False
-        for peer in peers:
-            selector = peer.get("namespaceSelector")
-            if peer.get("ipBlock") or selector == {}:
-                return False
-            labels = (selector or {}).get("matchLabels") or {}
-            if labels.get("kubernetes.io/metadata.name") == gateway_namespace:
-                return False
-            for expression in (selector or {}).get("matchExpressions") or []:
-                if gateway_namespace in (expression.get("values") or []) and expression["operator"] == "In":
-                    return False
-    return True
+def _strict(spec: Object) -> bool:
+    ports = (spec.get("portLevelMtls") or {}).values()
+    return any((mtls or {}).get("mode") == "STRICT" for mtls in [spec.get("mtls"), *ports])

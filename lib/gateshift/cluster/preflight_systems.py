@@ -1,4 +1,4 @@
-"""Preflight of what surrounds the cluster: tools, APISIX, DNS, certificates, metrics."""
+"""Preflight of what surrounds the cluster: tools, DNS, certificates, metrics."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gateshift.apisix.admin import AdminClient
-from gateshift.cluster.certificates import certificate_problems
+from gateshift.cluster.certificates import certificate_problems, covers, names_in
 from gateshift.cluster.checks import Check, Item, failed, passed, warned
 from gateshift.cluster.client import Cluster
-from gateshift.cluster.gateways import load_balancer_name, pod_ready, selector_text
 from gateshift.cluster.objects import name_of
 from gateshift.cluster.preflight_cluster import minor
 from gateshift.cluster.tools import find_tool, run_tool
@@ -35,11 +33,6 @@ def items(
         Item("kubectl", "operators check by hand with it", checks.kubectl),
         Item("istioctl", "it installs Istio and reads the gateways", checks.istioctl),
         Item("helm", "optional", checks.helm),
-        Item(
-            "APISIX pods", "the old gateway carries all traffic now and is the way back", checks.apisix_pods
-        ),
-        Item("APISIX address", "its load balancer is the target of the way back", checks.apisix_address),
-        Item("APISIX configuration", "it is what is translated", checks.apisix_configuration),
         Item("certificates", "the new gateway serves them from its first request on", checks.certificates),
     ]
     if read_traffic is not None:
@@ -93,6 +86,22 @@ class _Checks:
             )
         else:
             yield passed("istioctl", version, why)
+        yield from self._control_planes(version)
+
+    def _control_planes(self, version: str) -> Iterator[Check]:
+        why = "istioctl reads and installs beside control planes at most one minor version away"
+        for deployment in self.cluster.list("Deployment", labels="app=istiod"):
+            containers = deployment["spec"].get("template", {}).get("spec", {}).get("containers") or []
+            tags = [str(c.get("image", "")).rpartition(":")[2] for c in containers]
+            running = next((t for t in tags if minor(t) != (0, 0)), "")
+            where = f"{deployment['metadata']['namespace']}/{name_of(deployment)}"
+            if not running:
+                continue  # an image by digest or a development tag does not tell its version
+            text = f"istiod {where} is {running}, istioctl {version}"
+            if abs(minor(running)[1] - minor(version)[1]) > 1:
+                yield failed("istioctl and istiod", text, why, "upgrade one minor version at a time")
+            else:
+                yield passed("istioctl and istiod", text, why)
 
     def helm(self) -> Iterator[Check]:
         why = "optional: only to see the releases that own objects"
@@ -107,103 +116,49 @@ class _Checks:
         else:
             yield passed("helm", printed.strip(), why)
 
-    def apisix_pods(self) -> Iterator[Check]:
-        why = "the way back leads here"
-        namespace, name = self.params.apisix.namespace, self.params.apisix.service
-        service = self.cluster.get("Service", name, namespace)
-        selector = (service or {}).get("spec", {}).get("selector")
-        if not selector:
-            yield failed(
-                "APISIX pods",
-                f"Service {namespace}/{name} does not exist or selects no pods",
-                why,
-                "correct apisix.namespace and apisix.service",
-            )
-            return
-        pods = self.cluster.list("Pod", namespace, labels=selector_text(selector))
-        ready = [p for p in pods if pod_ready(p)]
-        text = f"{len(ready)} of {len(pods)} pods ready"
-        if not ready:
-            yield failed("APISIX pods", text, why, f"kubectl -n {namespace} describe pods")
-        elif len(ready) < len(pods):
-            late = ", ".join(name_of(p) for p in pods if not pod_ready(p))
-            yield warned("APISIX pods", f"{text} (not ready: {late})", why, "repair before moving traffic")
-        elif len(ready) == 1:
-            yield warned("APISIX pods", text, "one pod is no way back to rely on", "run at least two")
-        else:
-            yield passed("APISIX pods", text, why)
-
-    def apisix_address(self) -> Iterator[Check]:
-        why = "Route 53 points there now and after a rollback"
-        route53 = self.params.traffic.route53
-        if route53 and route53.apisix_target:
-            yield passed("APISIX address", f"{route53.apisix_target} (from params)", why)
-            return
-        address = load_balancer_name(self.cluster, self.params.apisix.namespace, self.params.apisix.service)
-        if route53 and route53.record == "alias" and address.replace(".", "").isdigit():
-            yield failed(
-                "APISIX address",
-                f"{address} is an IP address",
-                "an alias record needs the load balancer's DNS name",
-                "set traffic.route53.apisix_target to a DNS name",
-            )
-        else:
-            yield passed("APISIX address", address, why)
-
-    def apisix_configuration(self) -> Iterator[Check]:
-        why = "what cannot be read cannot be translated"
-        apisix = self.params.apisix
-        if not apisix.admin_url or apisix.admin_key is None:
-            yield passed("APISIX configuration", f"from files: {', '.join(apisix.files)}", why)
-            return
-        with AdminClient(apisix.admin_url, apisix.admin_key.get_secret_value(), timeout=8.0) as client:
-            configuration = client.read()
-            version = client.version()
-        counts = {kind.value: len(found) for kind, found in configuration.resources.items() if found}
-        text = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items()))
-        if not counts.get("routes"):
-            yield failed(
-                "APISIX configuration",
-                f"no routes ({text or 'empty'})",
-                why,
-                "check that apisix.admin_url is the instance that serves users (standalone mode: use files)",
-            )
-        else:
-            yield passed("APISIX configuration", text, why)
-        yield passed("APISIX version", version or "hidden by the server", "translation knows the versions")
-        errors = [f for f in configuration.findings if f.severity.value == "error"]
-        if errors:
-            yield failed(
-                "APISIX resources",
-                f"{len(errors)} unreadable, first: {errors[0].origin}: {errors[0].message}",
-                why,
-                errors[0].remedy or "correct them in APISIX",
-            )
-
     def certificates(self) -> Iterator[Check]:
         why = "an expired or wrong certificate breaks the first client that arrives"
         route53 = self.params.traffic.route53
-        hosts = route53.hosts if route53 else ()
+        hosts = list(route53.hosts) if route53 else []
         namespace = self.params.istio.namespace
+        named = set(self.params.translate.credentials.values())
         if self.cluster.get("Namespace", namespace) is None:
             yield passed("certificates", f"namespace {namespace} is still to be made", why)
             return
-        found = [s for s in self.cluster.list("Secret", namespace) if s.get("type") == "kubernetes.io/tls"]
-        if not found:
+        secrets = [s for s in self.cluster.list("Secret", namespace) if s.get("type") == "kubernetes.io/tls"]
+        lost = sorted(named - {name_of(s) for s in secrets})
+        if lost:
+            yield failed(
+                "certificates",
+                f"translate.credentials names {', '.join(lost)}, not in {namespace}",
+                "credentialName is looked up in the gateway's own namespace (istio-traps.md 21)",
+                f"create these TLS Secrets in {namespace}",
+            )
+        elif not secrets:
             yield warned(
                 "certificates",
                 f"no TLS Secret in {namespace}",
                 "credentialName is looked up in the gateway's own namespace (istio-traps.md 21)",
                 f"put the hosts' certificates into {namespace} if the gateway shall terminate TLS",
             )
-            return
-        for secret in found:
-            problems = certificate_problems(secret, hosts)
+        for secret in secrets:
             name = f"certificate {name_of(secret)}"
+            ours = [h for h in hosts if any(covers(n, h) for n in names_in(secret))]
+            if not ours and name_of(secret) not in named and names_in(secret):
+                continue  # another service's certificate
+            problems = certificate_problems(secret, ours or hosts)
             if problems:
                 yield failed(name, "; ".join(problems), why, "renew or replace the Secret")
             else:
-                yield passed(name, "valid, key matches", why)
+                yield passed(name, f"valid, key matches, covers {', '.join(ours) or 'no host of ours'}", why)
+        bare = [h for h in hosts if not any(covers(n, h) for s in secrets for n in names_in(s))]
+        if bare and secrets:
+            yield failed(
+                "hosts without certificate",
+                f"no certificate in {namespace} covers {', '.join(bare)}",
+                why,
+                f"put a TLS Secret for them into {namespace}, or take them out of traffic.route53.hosts",
+            )
 
 
 def _traffic(params: Params, read: Callable[[], object]) -> Iterator[Check]:

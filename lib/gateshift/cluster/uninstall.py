@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from gateshift.cluster.client import Cluster
+from gateshift.cluster.install import manifests
 from gateshift.cluster.objects import Object, clean, diff_text, name_of, title_of
 from gateshift.cluster.operator import istiod_name
-from gateshift.cluster.ownership import is_ours, owner_selector
+from gateshift.cluster.ownership import is_ours, is_shared, owner_selector
 from gateshift.errors import Blocked, ClusterError
 from gateshift.params.model import Params
 from gateshift.plan import Plan, Step, digest_of
@@ -38,13 +39,13 @@ _RUNTIME_SECRETS = {"istio-ca-secret", "istio-ca-secret-lock"}
 _MADE_BY_KUBERNETES = {("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default")}
 
 
-def shared_before(params: Params, cluster: Cluster, plan_: Plan) -> list[Object]:
-    """Return, as they are now, the CRDs of others that an install plan changes (see :func:`plan`)."""
+def shared_before(params: Params, cluster: Cluster) -> list[Object]:
+    """Return, as they are now, the objects of others that an install also writes (see :func:`plan`)."""
     found = []
-    for step in plan_.steps:
-        kind, _, name = step.target.partition(" ")
-        if kind == "CustomResourceDefinition" and step.verb == "change":
-            live = cluster.get(kind, name)
+    for wanted in manifests(params):
+        kind = f"{wanted['apiVersion']}/{wanted['kind']}"
+        if is_shared(wanted) and cluster.serves(kind):
+            live = cluster.get(kind, name_of(wanted), wanted["metadata"].get("namespace"))
             if live is not None and not is_ours(live, params):
                 found.append(live)
     return found
@@ -55,21 +56,25 @@ def plan(
 ) -> Plan:
     """List what the uninstall removes and puts back.
 
-    *before* are the CRDs of others as they were (:func:`shared_before`); *created_namespace* says that the
-    install made the namespace. A CRD with objects stays, and so does a namespace with anything in it.
+    *before* are the shared objects of others as they were (:func:`shared_before`); *created_namespace* says
+    that the install made the namespace. A CRD with objects stays, and so does a namespace with anything in it.
     """
     steps: list[Step] = []
     goes: set[tuple[str, str]] = set()
+    old = {title_of(o): o for o in before}
+    last = not _other_istiods(params, cluster)
     for kind in _KINDS:
         for obj in cluster.list(kind, labels=owner_selector(params)):
-            steps.append(_delete(obj, "made by the install"))
-            goes.add((kind, name_of(obj)))
-    last = not _other_istiods(params, cluster)
+            if title_of(obj) in old:
+                steps += _put_back(obj, old[title_of(obj)])
+            elif last or not is_shared(obj):
+                steps.append(_delete(obj, "made by the install"))
+                goes.add((kind, name_of(obj)))
     runtime = _made_by_istiod(params, cluster) if last and steps else []
     steps += [_delete(o, "made by istiod at run time") for o in runtime]
     goes |= {(o["kind"], name_of(o)) for o in runtime}
     kept: list[str] = []
-    steps += _crds(params, cluster, {name_of(o): o for o in before}, last, kept)
+    steps += _crds(params, cluster, old, last, kept)
     if created_namespace and (namespace := cluster.get("Namespace", params.istio.namespace)):
         left = [o for o in _contents(cluster, params.istio.namespace) if (o["kind"], name_of(o)) not in goes]
         if left:
@@ -120,15 +125,11 @@ def _made_by_istiod(params: Params, cluster: Cluster) -> list[Object]:
 def _crds(
     params: Params, cluster: Cluster, before: Mapping[str, Object], last: bool, kept: list[str]
 ) -> list[Step]:
-    steps = []
+    steps: list[Step] = []
     for crd in cluster.list("CustomResourceDefinition", labels=owner_selector(params)):
         name = name_of(crd)
-        if name in before:
-            old, now = clean(before[name]), clean(crd)
-            if old != now:
-                where = {"apiVersion": crd["apiVersion"], "uid": crd["metadata"]["uid"]}
-                note = f"as before the install\n{diff_text(now, old)[:2000]}"
-                steps.append(Step("restore", title_of(crd), where, {"digest": digest_of(old)}, note))
+        if title_of(crd) in before:
+            steps += _put_back(crd, before[title_of(crd)])
             continue
         users = _instances(cluster, crd)
         if users or not last:
@@ -137,6 +138,15 @@ def _crds(
             continue
         steps.append(_delete(crd, "made by the install, no object of it exists"))
     return steps
+
+
+def _put_back(live: Object, before: Object) -> list[Step]:
+    old, now = clean(before), clean(live)
+    if old == now:
+        return []
+    where = {"apiVersion": live["apiVersion"], "uid": live["metadata"]["uid"]}
+    note = f"as before the install\n{diff_text(now, old)[:2000]}"
+    return [Step("restore", title_of(live), where, {"digest": digest_of(old)}, note)]
 
 
 def _instances(cluster: Cluster, crd: Object) -> list[Object]:
@@ -181,16 +191,18 @@ def execute(
         namespace, _, name = where.rpartition("/")
         full = f"{step.before['apiVersion']}/{kind}"
         if step.verb == "restore":
-            _restore(cluster, full, name, step.before["uid"], old[step.target])
+            _restore(cluster, full, (namespace or None, name), step.before["uid"], old[step.target])
         else:
             cluster.delete(full, name, namespace or None, uid=step.before["uid"])
         say(f"{step.verb}: {step.target}")
 
 
-def _restore(cluster: Cluster, kind: str, name: str, uid: str, old: Mapping[str, Any]) -> None:
-    live = cluster.get(kind, name)
+def _restore(
+    cluster: Cluster, kind: str, place: tuple[str | None, str], uid: str, old: Mapping[str, Any]
+) -> None:
+    live = cluster.get(kind, place[1], place[0])
     if live is None or live["metadata"]["uid"] != uid:
-        raise ClusterError(f"{kind} {name} was replaced since the plan was made")
+        raise ClusterError(f"{title_of(old)} was replaced since the plan was made")
     wanted = copy.deepcopy(dict(old))
     wanted["metadata"] = {**wanted["metadata"], "resourceVersion": live["metadata"]["resourceVersion"]}
     wanted["metadata"].pop("managedFields", None)

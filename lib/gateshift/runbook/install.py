@@ -10,6 +10,7 @@ import yaml
 from gateshift.archive.files import atomic_write
 from gateshift.cluster import install as cluster_install
 from gateshift.cluster import uninstall as cluster_uninstall
+from gateshift.cluster.objects import title_of
 from gateshift.errors import Blocked
 from gateshift.notebook.show import Note
 from gateshift.plan import Plan
@@ -57,7 +58,7 @@ class Install(Runbook):
         if self.undo:
             return self._uninstall(plan)
         created = [s.target for s in plan.steps if s.verb == "create"]
-        before = cluster_uninstall.shared_before(self.params, self.context.cluster, plan)
+        before = cluster_uninstall.shared_before(self.params, self.context.cluster)
         if before:
             write_json(self.context.run_folder / "before.json", before)
         where = f"{self.context.run}/before.json" if before else ""
@@ -87,8 +88,8 @@ class Install(Runbook):
             self.created_namespace |= f"Namespace {self.params.istio.namespace}" in created
             if name := record.data.get("before"):
                 for obj in json.loads((self.context.folder / str(name)).read_text(encoding="utf-8")):
-                    if obj["metadata"]["name"] not in known:  # the oldest is what was there before us
-                        known.add(obj["metadata"]["name"])
+                    if title_of(obj) not in known:  # the oldest is what was there before us
+                        known.add(title_of(obj))
                         self.before.append(obj)
 
     def _uninstall(self, plan: Plan) -> object:

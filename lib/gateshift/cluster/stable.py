@@ -1,0 +1,200 @@
+"""What a day of the stable run is looked at besides its metrics: logs, restarts, certificates, probes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from gateshift.cluster import verify
+from gateshift.cluster.certificates import certificate_problems, days_left
+from gateshift.cluster.client import Cluster
+from gateshift.cluster.gateways import gateway_pods, load_balancer_name, pod_ready, selector_text
+from gateshift.cluster.logs import Pattern, group
+from gateshift.cluster.objects import MANAGED_BY, MANAGER, Object, name_of
+from gateshift.cluster.operator import istiod_name
+from gateshift.errors import ClusterError
+from gateshift.params.model import Params
+
+__all__ = ["Day", "look"]
+
+_LINES = 5000
+"""Lines read of each container; more than that is said, not silently left out."""
+_BYTES = 16 * 2**20
+_SIDECARS = 50
+"""Sidecars whose logs are read; in a larger mesh those of the first pods by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """What was found. ``problems`` make the day unstable, ``notes`` do not."""
+
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+    patterns: Mapping[str, tuple[Pattern, ...]] = field(default_factory=dict)
+    restarts: Mapping[str, int] = field(default_factory=dict)
+    certificates: Mapping[str, float] = field(default_factory=dict)
+    probes: Mapping[str, str] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain JSON for the record."""
+        return {
+            "problems": list(self.problems),
+            "notes": list(self.notes),
+            "patterns": {
+                part: [{"pattern": p.pattern, "count": p.count} for p in found[:20]]
+                for part, found in self.patterns.items()
+            },
+            "restarts": dict(self.restarts),
+            "certificates": dict(self.certificates),
+            "probes": dict(self.probes),
+        }
+
+
+def look(params: Params, cluster: Cluster, *, seconds: float, before: Mapping[str, Any] | None = None) -> Day:
+    """Look at the last *seconds*; *before* is the record (:meth:`Day.as_json`) of the run before.
+
+    A part that cannot be looked at is a problem: what is not seen was not stable.
+    """
+    last = before or {}
+    parts: list[Callable[[], Day]] = [
+        lambda: _logs(params, cluster, seconds, last.get("patterns") or {}),
+        lambda: _restarts(params, cluster, last.get("restarts")),
+        lambda: _certificates(params, cluster),
+        lambda: _probes(params, cluster),
+    ]
+    with ThreadPoolExecutor(len(parts)) as pool:
+        found = list(pool.map(_safely, parts))
+    return Day(
+        problems=tuple(p for d in found for p in d.problems),
+        notes=tuple(n for d in found for n in d.notes),
+        patterns={k: v for d in found for k, v in d.patterns.items()},
+        restarts={k: v for d in found for k, v in d.restarts.items()},
+        certificates={k: v for d in found for k, v in d.certificates.items()},
+        probes={k: v for d in found for k, v in d.probes.items()},
+    )
+
+
+def _safely(part: Callable[[], Day]) -> Day:
+    try:
+        return part()
+    except ClusterError as error:
+        return Day((f"not seen: {error}",), ())
+
+
+def _istiod_pods(params: Params, cluster: Cluster) -> list[Object]:
+    deployment = cluster.get("Deployment", istiod_name(params.istio), params.istio.namespace)
+    if deployment is None:
+        raise ClusterError("istiod's Deployment does not exist")
+    labels = selector_text((deployment["spec"].get("selector") or {}).get("matchLabels") or {})
+    return cluster.list("Pod", params.istio.namespace, labels=labels)
+
+
+def _sidecar_pods(params: Params, cluster: Cluster) -> list[Object]:
+    """Pods of the application with a sidecar, as a container or as a native one (an init container)."""
+    return [
+        p
+        for p in cluster.list("Pod", params.cluster.application_namespace)
+        if "istio-proxy"
+        in {
+            c.get("name")
+            for c in (p["spec"].get("containers") or []) + (p["spec"].get("initContainers") or [])
+        }
+    ]
+
+
+def _logs(params: Params, cluster: Cluster, seconds: float, before: Mapping[str, Any]) -> Day:
+    sidecars = sorted(_sidecar_pods(params, cluster), key=name_of)
+    parts = {
+        "gateway": (gateway_pods(cluster, params), "istio-proxy"),
+        "istiod": (_istiod_pods(params, cluster), "discovery"),
+        "sidecars": (sidecars[:_SIDECARS], "istio-proxy"),
+    }
+    patterns: dict[str, tuple[Pattern, ...]] = {}
+    notes = []
+    if len(sidecars) > _SIDECARS:
+        notes.append(f"logs of {_SIDECARS} of {len(sidecars)} sidecars were read")
+    for part, (pods, container) in parts.items():
+        lines: list[str] = []
+        for pod in pods:
+            text = cluster.log(
+                pod["metadata"]["namespace"],
+                name_of(pod),
+                container=container,
+                tail=_LINES,
+                limit=_BYTES,
+                seconds=seconds,
+            )
+            own = text.splitlines()
+            if len(own) >= _LINES:
+                notes.append(f"log of {name_of(pod)} is longer than {_LINES} lines; its newest were read")
+            lines += own
+        patterns[part] = group(lines)
+        known = {p["pattern"] for p in before.get(part) or ()}
+        fresh = [p for p in patterns[part] if p.pattern not in known]
+        notes += [f"new in the log of {part}: {p.pattern} ({p.count} times)" for p in fresh[:3]]
+    return Day((), tuple(notes), patterns=patterns)
+
+
+def _restarts(params: Params, cluster: Cluster, before: Mapping[str, int] | None) -> Day:
+    """Compare restart counts by pod: a crash of gateway or istiod is no stable day, a replaced pod is."""
+    core = [*gateway_pods(cluster, params), *_istiod_pods(params, cluster)]
+    problems: list[str] = []
+    notes: list[str] = []
+    counts: dict[str, int] = {}
+    late = [name_of(p) for p in core if not pod_ready(p)]
+    if late:
+        problems.append(f"not ready: {', '.join(late)}")
+    for pods, where in ((core, problems), (_sidecar_pods(params, cluster), notes)):
+        for pod in pods:
+            states = pod.get("status", {}).get("containerStatuses") or []
+            counts[name_of(pod)] = count = sum(int(s.get("restartCount", 0)) for s in states)
+            grown = count - (before or {}).get(name_of(pod), 0)
+            if grown > 0 and before is not None:
+                where.append(f"{name_of(pod)} restarted {grown} times ({_why(states)})")
+    return Day(tuple(problems), tuple(notes), restarts=counts)
+
+
+def _why(states: Iterable[Mapping[str, Any]]) -> str:
+    for state in states:
+        ended = state.get("lastState", {}).get("terminated")
+        if ended:
+            return f"{ended.get('reason', 'ended')}, code {ended.get('exitCode', '?')}"
+    return "reason unknown"
+
+
+def _certificates(params: Params, cluster: Cluster) -> Day:
+    """Look at the certificates our Gateways serve; one that expires before the next run is a problem."""
+    namespace = params.istio.namespace
+    names: dict[str, set[str]] = {}
+    for gateway in cluster.list("Gateway", labels=f"{MANAGED_BY}={MANAGER}"):
+        for server in gateway["spec"].get("servers") or []:
+            tls = server.get("tls") or {}
+            for name in filter(None, [tls.get("credentialName"), *(tls.get("credentialNames") or [])]):
+                names.setdefault(str(name), set()).update(server.get("hosts") or [])
+    problems, notes = [], []
+    left: dict[str, float] = {}
+    for name in sorted(names):
+        secret = cluster.get("Secret", name, namespace)
+        if secret is None:
+            problems.append(f"certificate {name}: Secret {namespace}/{name} does not exist")
+            continue
+        days = days_left(secret, now=datetime.now(UTC))
+        left[name] = round(days, 2)
+        wrong = certificate_problems(secret, (), soon_days=2 * params.soak.sample_every / 86400)
+        problems += [f"certificate {name}: {text}" for text in wrong]
+        if not wrong and days < 30:
+            notes.append(f"certificate {name} expires in {days:.0f} days")
+    return Day(tuple(problems), tuple(notes), certificates=left)
+
+
+def _probes(params: Params, cluster: Cluster) -> Day:
+    if not params.verify.probes:
+        return Day((), ("no functional checks: verify.probes is empty",))
+    istio = params.istio
+    target = load_balancer_name(cluster, istio.namespace, istio.gateway_service)
+    found = list(verify.probe_checks(params, target))
+    problems = [f"{c.name}: {c.measured}" for c in found if c.status == "fail"]
+    return Day(tuple(problems), (), probes={c.name: f"{c.status}: {c.measured}" for c in found})
