@@ -7,7 +7,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-UV_VERSION := 0.13.9
 
 .PHONY: help install check test docs browser rehearse lab-up lab-down torture lock clean
 
@@ -17,16 +16,7 @@ help:  ## List the targets
 install: $(STAMP)  ## Make .venv with the locked versions; .venv/bin/gateshift is the command
 
 $(STAMP): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "gateshift needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 2; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
-		|| { rm -rf $(VENV); echo "no venv module: apt-get install python3-venv, or set PYTHON="; exit 2; }
-	@echo "installing locked versions into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	@$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
-	@$(BIN)/python -m ensurepip --upgrade >/dev/null 2>&1 || true
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	@PYTHON=$(PYTHON) deploy/install.sh $(VENV)
 	@touch $@
 
 check: install  ## Lint, types, layers and unit tests (no lab), under two minutes

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from gateshift.cluster.objects import Object
 
-__all__ = ["certificate_problems", "covers", "days_left", "names_in"]
+__all__ = ["certificate_of", "certificate_problems", "covers", "days_left", "names_in"]
 
 SOON_DAYS = 14.0
 """A certificate must outlive the two stable weeks."""
@@ -27,24 +27,29 @@ def covers(pattern: str, host: str) -> bool:
     return pattern == host
 
 
-def names_in(secret: Object) -> list[str]:
-    """Return the DNS names of the Secret's certificate, none when it cannot be read."""
+def certificate_of(secret: Object) -> x509.Certificate | None:
+    """Return the Secret's certificate (the first of a chain), None when it cannot be read."""
     try:
         pem = base64.b64decode((secret.get("data") or {})["tls.crt"], validate=True)
-        found = x509.load_pem_x509_certificate(pem).extensions.get_extension_for_class(
-            x509.SubjectAlternativeName
-        )
-    except (KeyError, ValueError, TypeError, binascii.Error, x509.ExtensionNotFound):
+        return x509.load_pem_x509_certificate(pem)
+    except (KeyError, ValueError, TypeError, binascii.Error, UnsupportedAlgorithm):
+        return None
+
+
+def names_in(secret: Object) -> list[str]:
+    """Return the DNS names of the Secret's certificate, none when it cannot be read."""
+    certificate = certificate_of(secret)
+    try:
+        found = certificate and certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
         return []
-    return list(found.value.get_values_for_type(x509.DNSName))
+    return list(found.value.get_values_for_type(x509.DNSName)) if found else []
 
 
 def days_left(secret: Object, *, now: datetime) -> float:
     """Return in how many days the Secret's certificate expires; NaN when it cannot be read."""
-    try:
-        pem = base64.b64decode((secret.get("data") or {})["tls.crt"], validate=True)
-        certificate = x509.load_pem_x509_certificate(pem)
-    except (KeyError, ValueError, TypeError, binascii.Error, UnsupportedAlgorithm):
+    certificate = certificate_of(secret)
+    if certificate is None:
         return float("nan")
     return (certificate.not_valid_after_utc - now).total_seconds() / 86400
 

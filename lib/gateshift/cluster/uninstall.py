@@ -56,8 +56,9 @@ def plan(
 ) -> Plan:
     """List what the uninstall removes and puts back.
 
-    *before* are the shared objects of others as they were (:func:`shared_before`); *created_namespace* says
-    that the install made the namespace. A CRD with objects stays, and so does a namespace with anything in it.
+    *before* are the shared objects of others as they were (:func:`shared_before`); *created_namespace*
+    says that the install made the namespace. A CRD with objects stays, and so does a namespace that holds
+    anything.
     """
     steps: list[Step] = []
     goes: set[tuple[str, str]] = set()

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from gateshift.cluster import front
 from gateshift.cluster.acceptance import missing_from_gateway
 from gateshift.cluster.checks import Check, Item, failed, passed, run_items, warned
 from gateshift.cluster.client import Cluster
@@ -110,7 +111,8 @@ def run(
         Item("resources", "what was applied must be there", checks.resources),
         Item("istioctl analyze", "Istio's own judgement of the configuration", checks.analyze),
         Item("proxy status", "a proxy that rejected a push keeps its old configuration", checks.synced),
-        Item("load balancer", "DNS will point there", checks.address),
+        Item("load balancer", "DNS will point there", lambda: checks.address(istio_target)),
+        Item("certificates", "clients see them first", lambda: checks.certificates(istio_target)),
     ]
     if params.verify.probes:
         why = "the guide's functional checks, before DNS knows the new gateway"
@@ -240,8 +242,41 @@ class _Checks:
         else:
             yield passed("proxy status", f"{len(statuses)} proxies in sync", why)
 
-    def address(self) -> Iterator[Check]:
-        yield passed("load balancer", self.target(), "DNS will point there")
+    def _hosts(self) -> list[str]:
+        """Hosts that users call: those whose records are moved, and those of the probes."""
+        route53 = self.params.traffic.route53
+        named = [*(route53.hosts if route53 else ()), *(p.host for p in self.params.verify.probes)]
+        return [h for h in dict.fromkeys(named) if not h.startswith("*")]
+
+    def _gateways(self) -> list[Object]:
+        return [o for o in self._ours() if o["kind"] == "Gateway"]
+
+    def address(self, target: str) -> Iterator[Check]:
+        target = target or self.target()
+        yield passed("load balancer", target, "DNS will point there")
+        hosts, address = self._hosts(), _address(self.params, target)
+        ports = {s["port"]["number"] for g in self._gateways() for s in g["spec"].get("servers") or []}
+        if not hosts:
+            yield warned(
+                "load balancer answers", "no host to ask for", "DNS will point there", "add verify.probes"
+            )
+            return
+        if 80 in ports or not ports:
+            yield from front.answers(address, hosts, tls=False)
+        if secure := [h for h in hosts if h in front.tls_hosts(self._gateways(), hosts)]:
+            yield from front.answers(address, secure, tls=True)
+
+    def certificates(self, target: str) -> Iterator[Check]:
+        why = "clients see them first"
+        wanted = front.tls_hosts(self._gateways(), self._hosts())
+        if not wanted:
+            yield passed("certificates", "no Gateway terminates TLS for these hosts", why)
+            return
+        namespace = self.params.istio.namespace
+        live = {name: self.cluster.get("Secret", name, namespace) for name in set(wanted.values())}
+        secrets = {name: secret for name, secret in live.items() if secret is not None}
+        address = _address(self.params, target or self.target())
+        yield from front.certificates(self.params, address, wanted, secrets)
 
 
 def _address(params: Params, target: str) -> probes.Address:

