@@ -1,0 +1,126 @@
+"""The gateway from outside: a TLS server on loopback stands for the load balancer."""
+
+from __future__ import annotations
+
+import base64
+import http.server
+import ssl
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateshift.cluster import front
+from gateshift.cluster.checks import Check
+from gateshift.traffic.probes import Address
+from tests.cluster.conftest import make_params
+from tests.cluster.test_cluster_preflight import tls_secret
+
+LB = "new.elb.example.com"
+
+
+class Quiet(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(404)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@dataclass
+class Front:
+    port: int
+    secret: dict[str, Any]
+    ca: str
+
+    def address(self, ca: str | None = None) -> Address:
+        to = f"127.0.0.1:{self.port}"
+        return Address(LB, connect_to={f"{LB}:443": to, f"{LB}:80": to}, ca_file=ca or self.ca)
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Front]:
+    data = tls_secret("api.shop.com", days=60)
+    crt, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    crt.write_bytes(base64.b64decode(data["tls.crt"]))
+    key.write_bytes(base64.b64decode(data["tls.key"]))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(crt, key)
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet)
+    httpd.daemon_threads = True
+    httpd.socket = context.wrap_socket(httpd.socket, server_side=True)
+    threading.Thread(target=httpd.serve_forever, args=(0.02,), daemon=True).start()
+    yield Front(httpd.server_address[1], {"data": data}, str(crt))
+    httpd.shutdown()
+    httpd.server_close()
+
+
+def look(
+    front_: Front, secret: dict[str, Any] | None, ca: str | None = None, host: str = "api.shop.com"
+) -> Check:
+    secrets = {"shop": secret} if secret else {}
+    (found,) = front.certificates(make_params(), front_.address(ca), {host: "shop"}, secrets)
+    return found
+
+
+def test_the_secrets_certificate_is_served(served: Front) -> None:
+    check = look(served, served.secret)
+    assert check.status == "pass", check
+    assert "60 days left" in check.measured or "59 days left" in check.measured
+
+
+def test_another_certificate_than_the_secrets_is_a_failure(served: Front) -> None:
+    check = look(served, {"data": tls_secret("api.shop.com")})
+    assert check.status == "fail"
+    assert "another certificate than Secret shop holds" in check.measured
+
+
+def test_wrong_name_untrusted_chain_and_missing_secret_are_failures(served: Front, tmp_path: Path) -> None:
+    assert "Hostname mismatch" in look(served, served.secret, host="ws.shop.com").measured
+    other = tmp_path / "other.pem"
+    other.write_bytes(base64.b64decode(tls_secret("other")["tls.crt"]))
+    assert "self-signed" in look(served, served.secret, ca=str(other)).measured
+    assert "is not in istio-system" in look(served, None).measured
+
+
+def test_no_tls_at_all_is_said(served: Front) -> None:
+    gone = Front(1, served.secret, served.ca)
+    check = look(gone, served.secret)
+    assert check.status == "fail"
+    assert "TLS to 127.0.0.1:1 failed" in check.measured
+
+
+def test_any_answer_counts_and_silence_does_not(served: Front) -> None:
+    (fine,) = front.answers(served.address(), ["api.shop.com"], tls=True)
+    assert fine.status == "pass"
+    assert "1 addresses" in fine.measured
+    (bad,) = front.answers(Front(1, served.secret, served.ca).address(), ["api.shop.com"], tls=False)
+    assert bad.status == "fail"
+    assert "127.0.0.1:1 for api.shop.com" in bad.measured
+    (lost,) = front.answers(Address("no-such-name.invalid"), ["api.shop.com"], tls=False)
+    assert "does not resolve" in lost.measured
+
+
+def test_the_most_exact_server_names_the_secret() -> None:
+    def server(name: str, *hosts: str, mode: str = "SIMPLE") -> dict[str, Any]:
+        return {"hosts": list(hosts), "tls": {"mode": mode, "credentialName": name}}
+
+    servers = [
+        server("wild", "*.shop.com"),
+        server("api", "apps/api.shop.com"),
+        server("any", "*"),
+        server("through", "tcp.shop.com", mode="PASSTHROUGH"),
+        {"hosts": ["plain.com"]},
+    ]
+    hosts = ["api.shop.com", "ws.shop.com", "a.b.shop.com", "plain.com"]
+    assert front.tls_hosts([{"spec": {"servers": servers}}], hosts) == {
+        "api.shop.com": "api",
+        "ws.shop.com": "wild",
+        "a.b.shop.com": "any",
+        "plain.com": "any",
+    }

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateshift.cluster import strict
+from gateshift.cluster.client import Cluster
+from gateshift.errors import Blocked, ClusterError, NotEnoughEvidence
+from gateshift.metrics.source import Answer, PrometheusSource, Series
+from gateshift.params.model import MetricsParams, Params
+from tests.cluster.conftest import FakeApi, make_params
+
+
+def pod(api: FakeApi, name: str, *containers: str, native: bool = False) -> None:
+    main = [{"name": "shop"}]
+    extra = [{"name": c} for c in containers]
+    spec = {"containers": main, "initContainers": extra} if native else {"containers": main + extra}
+    api.add("Pod", name, "shop", spec=spec, status={"phase": "Running"})
+
+
+@pytest.fixture(autouse=True)
+def _mesh(api: FakeApi) -> None:
+    api.add("Namespace", "shop")
+    pod(api, "a", "istio-proxy")
+    pod(api, "b", "istio-proxy", native=True)
+    balancer = {"loadBalancer": {"ingress": [{"hostname": "new.elb.example.com"}]}}
+    api.add("Service", "istio-ingressgateway", "istio-system", spec={"type": "LoadBalancer"}, status=balancer)
+
+
+class Told:
+    """Answers as a Prometheus would; the queries are kept."""
+
+    def __init__(self, **policies: float) -> None:
+        self.policies, self.queries, self.partial = policies, [], ""
+
+    def instant(self, query: str, at: float) -> Answer:
+        self.queries.append(query)
+        if "requests_total" not in query:
+            return Answer((), self.partial)
+        series = tuple(
+            Series(
+                {
+                    "connection_security_policy": policy,
+                    "source_workload": "cron",
+                    "source_workload_namespace": "jobs",
+                },
+                ((at, value),),
+            )
+            for policy, value in self.policies.items()
+        )
+        return Answer(series, self.partial)
+
+
+def test_only_mutual_tls_passes(cluster: Cluster, params: Params) -> None:
+    source = Told(mutual_tls=120.0, none=0.0)
+    assert "120 requests" in strict.evidence(params, cluster, source)
+    assert all('destination_workload_namespace="shop"' in q and "[86400s]" in q for q in source.queries)
+    assert len(source.queries) == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "said"),
+    [
+        (Told(mutual_tls=120.0, none=3.0), Blocked, r"plaintext still arrives in shop, from jobs/cron \(3\)"),
+        (Told(mutual_tls=120.0, unknown=1.0), Blocked, "plaintext"),
+        (Told(), NotEnoughEvidence, "no request over mutual TLS was measured"),
+        (Told(mutual_tls=0.0), NotEnoughEvidence, "no request"),
+    ],
+)
+def test_what_is_not_shown_holds(
+    cluster: Cluster, params: Params, source: Told, error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        strict.evidence(params, cluster, source)
+
+
+def test_partial_answers_hold(cluster: Cluster, params: Params) -> None:
+    source = Told(mutual_tls=5.0)
+    source.partial = "a store is gone"
+    with pytest.raises(NotEnoughEvidence, match="a store is gone"):
+        strict.evidence(params, cluster, source)
+
+
+def test_pods_without_sidecar_hold(cluster: Cluster, params: Params, api: FakeApi) -> None:
+    pod(api, "bare")
+    with pytest.raises(Blocked, match="1 of 3 pods have no sidecar: bare"):
+        strict.evidence(params, cluster, Told(mutual_tls=5.0))
+
+
+def test_it_is_applied_and_a_failing_probe_takes_it_back(
+    api: FakeApi, cluster: Cluster, kubeconfig: str
+) -> None:
+    params = make_params(kubeconfig)
+    plan = strict.plan(params, cluster)
+    assert [(s.verb, s.target) for s in plan.steps] == [("create", "PeerAuthentication shop/default")]
+    assert plan.kind == "strict-mtls"
+    strict.execute(params, cluster, plan, Told(mutual_tls=5.0))
+    live = api.find("PeerAuthentication", "default", "shop")
+    assert live
+    assert live["spec"] == {"mtls": {"mode": "STRICT"}}
+    assert strict.plan(params, cluster).empty
+
+    del api.objects[api.key(live)]
+    probe = {"name": "get", "host": "api.shop.com"}
+    to = {"new.elb.example.com:80": "127.0.0.1:1"}
+    probed = make_params(kubeconfig, verify={"probes": [probe], "connect_to": to})
+    with pytest.raises(ClusterError, match=r"after STRICT probe get.*everything was restored"):
+        strict.execute(probed, cluster, strict.plan(probed, cluster), Told(mutual_tls=5.0))
+    assert api.find("PeerAuthentication", "default", "shop") is None
+
+
+def test_the_real_source_fits(params: Params, cluster: Cluster) -> None:
+    source: Any = PrometheusSource(
+        MetricsParams.model_validate({"url": "http://127.0.0.1:1", "timeout": "1s"})
+    )
+    with pytest.raises(Exception, match="127.0.0.1:1"):
+        strict.evidence(params, cluster, source)
