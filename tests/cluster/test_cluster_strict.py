@@ -6,7 +6,7 @@ import pytest
 
 from gateshift.cluster import strict
 from gateshift.cluster.client import Cluster
-from gateshift.errors import Blocked, ClusterError, NotEnoughEvidence
+from gateshift.errors import Blocked, ClusterError, MetricsError, NotEnoughEvidence
 from gateshift.metrics.source import Answer, PrometheusSource, Series
 from gateshift.params.model import MetricsParams, Params
 from tests.cluster.conftest import FakeApi, make_params
@@ -114,5 +114,5 @@ def test_the_real_source_fits(params: Params, cluster: Cluster) -> None:
     source: Any = PrometheusSource(
         MetricsParams.model_validate({"url": "http://127.0.0.1:1", "timeout": "1s"})
     )
-    with pytest.raises(Exception, match="127.0.0.1:1"):
+    with pytest.raises(MetricsError, match=r"127\.0\.0\.1:1"):
         strict.evidence(params, cluster, source)
