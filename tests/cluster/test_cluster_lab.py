@@ -207,7 +207,7 @@ def status(running: LabState, host: str) -> int:
 
 def test_apply_is_all_or_nothing(params: Params, cluster: Cluster, running: LabState) -> None:
     def accept(objects: list[dict[str, Any]]) -> Callable[[], object]:
-        return lambda: acceptance.wait_in_sync(params, cluster, objects)
+        return lambda: acceptance.wait_in_sync(params, cluster, objects, since=time.time())
 
     before = state(cluster)
     bad = virtual_service("bad", redirect={"uri": "/"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 
 from gateshift.cluster.client import Cluster
@@ -9,7 +10,7 @@ from gateshift.cluster.gateways import (
     gateway_pods,
     listener_ports,
     pod_ready,
-    proxy_status,
+    proxy_states,
     rejected,
     route_names,
     wanted_routes,
@@ -22,8 +23,13 @@ from gateshift.params.model import Params
 __all__ = ["missing_from_gateway", "wait_in_sync", "wanted_listeners"]
 
 _REFUSED = "rejected by Envoy"
+_UNSENT = "istiod has sent nothing new yet"
 _LOOKS = 3
 """Looks in a row that must see a rejection: while a push is under way an old error may still stand."""
+_DEBOUNCE = 12.0
+"""Seconds after which a push must have come: istiod gathers changes for at most 10 s (PILOT_DEBOUNCE_MAX)."""
+_SKEW = 2.0
+"""Seconds by which istiod's clock may differ from ours."""
 
 
 def wanted_listeners(
@@ -56,36 +62,49 @@ def wanted_listeners(
     return ports, problems
 
 
-def missing_from_gateway(params: Params, cluster: Cluster, objects: Iterable[Object]) -> str:
+def missing_from_gateway(
+    params: Params, cluster: Cluster, objects: Iterable[Object], *, since: float = 0.0
+) -> str:
     """Return what the gateway's Envoys lack of *objects*, or an empty text when all is there.
 
     istiod's acceptance is not enough: a rejected push freezes a proxy at its old configuration
-    (istio-traps.md 51), so every ready gateway pod is asked for its listeners and routes.
+    (istio-traps.md 51), so every ready gateway pod is asked for its listeners and routes. *since* (unix
+    seconds) is the moment after which istiod must have sent something, so that an old state is not taken
+    for the new one.
     """
     wanted_objects = list(objects)
     pods = [p for p in gateway_pods(cluster, params) if pod_ready(p)]
     if not pods:
         return "no gateway pod is ready"
-    connected = _connected(params)
-    ours = {name: kinds for p in pods if (kinds := connected.get(name := name_of(p))) is not None}
-    if not ours:
-        return "no gateway pod is connected to istiod"
-    if behind := rejected(ours):
-        refused = [b for b in behind if "ERROR" in b]
-        return f"{_REFUSED}: {'; '.join(refused)}" if refused else f"not in sync: {'; '.join(behind)}"
     service = cluster.get("Service", params.istio.gateway_service, params.istio.namespace) or {}
     ports, problems = wanted_listeners(wanted_objects, service, pods[0]["metadata"].get("labels") or {})
     if problems:
         return "; ".join(problems)
+    names = {name_of(p) for p in pods}
+    ours = sorted(names & set(_connected(params)))
+    if not ours:
+        return "no gateway pod is connected to istiod"
     wanted = wanted_routes(wanted_objects)
-    lacks = (_missing_of(params, pod, ports, wanted) for pod in sorted(ours))
-    return next(filter(None, lacks), "")
+    lacks = next(filter(None, (_missing_of(params, pod, ports, wanted) for pod in ours)), "")
+    # Last, because a rejection of the very push that brought the routes comes a moment after them.
+    states = {pod: kinds for pod, kinds in _connected(params).items() if pod in names}
+    behind = rejected(
+        {pod: {kind: told for kind, (told, _) in kinds.items()} for pod, kinds in states.items()}
+    )
+    if refused := [b for b in behind if "ERROR" in b]:
+        return f"{_REFUSED}: {'; '.join(refused)}"
+    if lacks or behind:
+        return lacks or f"not in sync: {'; '.join(behind)}"
+    unsent = [
+        pod for pod, kinds in states.items() if max((at for _, at in kinds.values()), default=0.0) < since
+    ]
+    return f"{_UNSENT} to {', '.join(sorted(unsent))}" if unsent else ""
 
 
-def _connected(params: Params) -> dict[str, dict[str, str]]:
+def _connected(params: Params) -> dict[str, dict[str, tuple[str, float]]]:
     """Return the xDS states of the proxies in the gateway's namespace, by pod name."""
     end = f".{params.istio.namespace}"
-    return {p.removesuffix(end): kinds for p, kinds in proxy_status(params).items() if p.endswith(end)}
+    return {p.removesuffix(end): kinds for p, kinds in proxy_states(params).items() if p.endswith(end)}
 
 
 def _missing_of(params: Params, pod: str, ports: set[int], wanted: Mapping[str, set[str]]) -> str:
@@ -112,24 +131,32 @@ def wait_in_sync(
     *,
     progress: Callable[[str], None] | None = None,
     timeout: float | None = None,
+    since: float | None = None,
 ) -> str:
     """Wait until every gateway Envoy has the configuration; return a sentence for the operator.
 
-    *timeout* is in seconds (default ``istio.ready_timeout``). Raises :class:`ClusterError` at its end, and
-    at once when Envoy has rejected the configuration: waiting does not heal that.
+    *timeout* is in seconds (default ``istio.ready_timeout``); *since* (unix seconds) is when the last object
+    was applied. Without a push after it for 12 s the change does not concern the gateway. Raises
+    :class:`ClusterError` at the end of the time, and at once when Envoy has rejected the configuration:
+    waiting does not heal that.
     """
     wanted = list(objects)
-    seen = 0
+    seen = clean = 0
+    begun = time.monotonic()
 
     def look() -> str:
-        nonlocal seen
-        missing = missing_from_gateway(params, cluster, wanted)
+        nonlocal seen, clean
+        asked = 0.0 if since is None or time.monotonic() - begun > _DEBOUNCE else since - _SKEW
+        missing = missing_from_gateway(params, cluster, wanted, since=asked)
         seen = seen + 1 if missing.startswith(_REFUSED) else 0
         if seen >= _LOOKS:
             raise ClusterError(
                 f"gateway configuration {missing}",
                 hint="correct the object that Envoy names; until then the old configuration stays",
             )
+        clean = 0 if missing else clean + 1
+        if since is not None and clean == 1:
+            return "in sync, looking once more"
         return missing
 
     watch(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 from gateshift.cluster.client import Cluster
@@ -17,6 +18,7 @@ __all__ = [
     "listener_ports",
     "load_balancer_name",
     "pod_ready",
+    "proxy_states",
     "proxy_status",
     "rejected",
     "route_names",
@@ -78,12 +80,18 @@ def pod_ready(pod: Object) -> bool:
 
 def proxy_status(params: Params, *, timeout: float = 15.0) -> dict[str, dict[str, str]]:
     """Return, per proxy ``pod.namespace``, each xDS type's status (SYNCED, STALE, ERROR, ...)."""
+    states = proxy_states(params, timeout=timeout)
+    return {proxy: {kind: status for kind, (status, _) in kinds.items()} for proxy, kinds in states.items()}
+
+
+def proxy_states(params: Params, *, timeout: float = 15.0) -> dict[str, dict[str, tuple[str, float]]]:
+    """Return, per proxy and xDS type, the status and when istiod last sent it (unix seconds, 0 = never)."""
     answer = run_json(
         params,
         ["proxy-status", "-o", "json", "-i", params.istio.namespace, *_revision(params)],
         timeout=timeout,
     )
-    out: dict[str, dict[str, str]] = {}
+    out: dict[str, dict[str, tuple[str, float]]] = {}
     for document in answer if isinstance(answer, list) else [answer or {}]:
         for client in document.get("resources") or []:
             node = str(client.get("node", {}).get("id", ""))
@@ -93,8 +101,15 @@ def proxy_status(params: Params, *, timeout: float = 15.0) -> dict[str, dict[str
                 status = str(config.get("configStatus", "UNKNOWN"))
                 if config.get("errorState"):
                     status = "ERROR: " + " ".join(str(config["errorState"].get("details", "")).split())
-                out.setdefault(name, {})[kind] = status
+                out.setdefault(name, {})[kind] = (status, _unix(str(config.get("lastUpdated", ""))))
     return out
+
+
+def _unix(stamp: str) -> float:
+    try:
+        return max(0.0, datetime.fromisoformat(stamp.replace("Z", "+00:00")).timestamp())
+    except ValueError:
+        return 0.0
 
 
 def _revision(params: Params) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -50,7 +51,9 @@ class Apply(Runbook):
             write_json(before, cluster_apply.archived(snapshot))
 
         def accept() -> None:
-            say(acceptance.wait_in_sync(self.params, self.context.cluster, self.objects, progress=say))
+            applied, cluster = time.time(), self.context.cluster
+            said = acceptance.wait_in_sync(self.params, cluster, self.objects, progress=say, since=applied)
+            say(said)
 
         self.record("apply.intent", snapshot=f"{self.context.run}/{before.name}", digest=plan.digest)
         cluster = self.context.cluster
