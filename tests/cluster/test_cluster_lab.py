@@ -71,7 +71,7 @@ def admin(running: LabState) -> Cluster:
     return Cluster.connect(ClusterParams(kubeconfig=running["kubeconfig"]))
 
 
-def until(what: Callable[[], object], seconds: float = 60.0) -> bool:
+def until(what: Callable[[], object], seconds: float = 240.0) -> bool:
     deadline = time.monotonic() + seconds
     while not what():
         if time.monotonic() > deadline:
