@@ -88,7 +88,7 @@ def test_where_the_time_goes(
 def test_threads_that_stand_still_matter_when_requests_are_slow(tmp_path: Path) -> None:
     for duration, level in ((3000, "error"), (5, "warning")):
         one = admin()
-        one.stats = ["server.main_thread.watchdog_miss: 1\n", "server.main_thread.watchdog_miss: 5\n"]
+        one.stats = ["server.worker_0.watchdog_miss: 1\n", "server.worker_0.watchdog_miss: 2\n"]
         causes = ask("latency", tmp_path, one, log(20, duration=duration, upstream_service_time="4"))
         assert [c.level for c in causes if c.code == "cpu-starved"] == [level]
 

@@ -79,10 +79,7 @@ def run(
         )
     chosen = [p for p in probes if not wanted or wanted in p.symptoms]
     facts = Facts(context, host=host, path=path, symptom=wanted, rule=rule, window=window)
-    try:
-        answered = _gather(chosen, facts, limit, progress or (lambda _: None))
-    finally:
-        facts.close()
+    answered = _gather(chosen, facts, limit, progress or (lambda _: None))
     present = {c.code for _, causes in answered for c in causes if c.level == Level.ERROR}
     ranked = []
     for position, (probe, causes) in enumerate(answered):

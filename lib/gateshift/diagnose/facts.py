@@ -52,9 +52,6 @@ class Facts:
         self._guards: dict[object, threading.Lock] = {}
         self._lock = threading.Lock()
 
-    def close(self) -> None:
-        """Nothing is kept open; here so that a diagnosis has one place to end."""
-
     def once(self, key: object, read: Callable[[], T]) -> T:
         """Return *read()*, called at most once per *key*; its error is remembered as well."""
         with self._lock:
