@@ -17,6 +17,7 @@ from gateshift.plan import Plan
 from gateshift.runbook.base import Runbook, say
 from gateshift.runbook.shifting import RESTORED, original_of
 from gateshift.traffic.protocol import Shifter
+from gateshift.words import tell
 
 __all__ = ["Shift"]
 
@@ -27,6 +28,11 @@ class Shift(Runbook):
     name: ClassVar[str] = "shift"
     title: ClassVar[str] = "Set weights"
     own: ClassVar[frozenset[str]] = frozenset({"to", "restore"})
+
+    @property
+    def heading(self) -> str:
+        """The title in the language in use."""
+        return tell("title.shift")
 
     def make_plan(self) -> Plan:
         """Plan what was asked for, when it is one of the two things that may be asked here."""
