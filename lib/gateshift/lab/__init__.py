@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from gateshift.lab.lifecycle import down, reset, status, up
+from gateshift.lab.lifecycle import down, forget_migrations, reset, status, up
 from gateshift.lab.state import LabState, Part
 
-__all__ = ["LabState", "Part", "down", "reset", "status", "up"]
+__all__ = ["LabState", "Part", "down", "forget_migrations", "reset", "status", "up"]

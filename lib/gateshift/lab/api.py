@@ -77,6 +77,12 @@ class Api:
         answer = self._send("POST", path, json=dict(item))
         return dict(item) if answer.status_code == 409 else self._body(answer, path)
 
+    def delete(self, path: str) -> None:
+        """DELETE; an object that is not there is left so."""
+        answer = self._send("DELETE", path)
+        if answer.status_code != 404:
+            self._body(answer, path)
+
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
             return self._http.request(method, path, **options)

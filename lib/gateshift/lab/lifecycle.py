@@ -24,9 +24,10 @@ from gateshift.lab.process import kill_parts
 from gateshift.lab.seed import seed, simple_records
 from gateshift.lab.state import STATE_FILE, LabState, alive, lab_dir, load, state_home, write_json
 
-__all__ = ["down", "lines", "reset", "status", "up"]
+__all__ = ["down", "forget_migrations", "lines", "reset", "status", "up"]
 
 _START_LIMIT = 180.0
+_LEASE = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/gateshift"
 _STOP_LIMIT = 20.0
 
 Say = Callable[[str], None]
@@ -114,10 +115,19 @@ def reset(name: str = "default") -> None:
     pki = state.directory / "pki"
     with Api(state["api_url"], pki / "ca.crt", pki / "admin.crt", pki / "admin.key") as api:
         seed(api, limit=60.0)
+        api.delete(_LEASE)
     with httpx.Client(timeout=10, trust_env=False) as client:
         client.delete(f"{state['faults_url']}/faults").raise_for_status()
         client.put(f"{state['traffic_url']}/rate", json={"rate": state["rate"]}).raise_for_status()
     simple_records(state["route53_url"])
+
+
+def forget_migrations(name: str = "default") -> None:
+    """Remove the lock and the heads of earlier migrations, which would keep a new one out of lab *name*."""
+    state = load(name)
+    pki = state.directory / "pki"
+    with Api(state["api_url"], pki / "ca.crt", pki / "admin.crt", pki / "admin.key") as api:
+        api.delete(_LEASE)
 
 
 def down(name: str = "default") -> bool:

@@ -18,6 +18,7 @@ from gateshift.lab.cli import start
 from gateshift.lab.state import LabState
 from gateshift.params.load import load
 from gateshift.rehearse import faults as lab_faults
+from gateshift.rehearse import kills
 from gateshift.rehearse.director import Director
 from gateshift.rehearse.ledger import ClientLedger
 from gateshift.rehearse.screen import Screen
@@ -51,13 +52,15 @@ def rehearse(  # noqa: PLR0917 - click passes by name
 
     The first must be promoted through every stage without an error that the backends did not make; into
     the second a fault is injected at its second stage, and it must be rolled back (or held, where the
-    fault leaves nothing to judge). Exit code 0 only if both end as they must.
+    fault leaves nothing to judge). With the fault kill the migration's own processes die there instead, and
+    it must go on to 100 %. Exit code 0 only if both end as they must.
     """
     fault = lab_faults.find(fault_name)
     stamp = f"{datetime.now(UTC):%Y%m%dt%H%M%S}"
     begun = time.monotonic()
     os.environ["GATESHIFT_LAB"] = lab_name  # the notebooks' kernels inherit which lab they talk to
     lab = start(lab_name)
+    laboratory.forget_migrations(lab_name)  # an earlier rehearsal that was not brought to its end
     screen = Screen()
     failures: list[str] = []
     tables = []
@@ -71,7 +74,10 @@ def rehearse(  # noqa: PLR0917 - click passes by name
             screen.phase("reset: APISIX restored, DNS simple again")
             laboratory.reset(lab_name)
             director = _director(f"rehearsal-{stamp}-fault", overrides, screen)
-            failures += _broken(director, lab, fault, screen)
+            if fault.name == "kill":
+                failures += _killed(director, screen)
+            else:
+                failures += _broken(director, lab, fault, screen)
             tables.append((f"fault: {fault.text}", director))
     finally:
         screen.close()
@@ -161,6 +167,26 @@ def _broken(director: Director, lab: LabState, fault: lab_faults.Fault, screen: 
     except GateshiftError as error:
         return [f"second migration: {error} ({error.hint})"]
     return _back_on_apisix(director, fault)
+
+
+def _killed(director: Director, screen: Screen) -> list[str]:
+    """Kernel, command line and papermill die in stage 2, one after another; then it must go on to its end."""
+    codes = {}
+    try:
+        _prepare(director, screen)
+        screen.phase(f"{director.migration}: canary stage 1")
+        director.run("canary", label="stage1")
+        for victim in kills.VICTIMS:
+            screen.phase(f"{director.migration}: canary stage 2, {victim.text}")
+            codes[victim.kind] = kills.die(director, victim)
+            screen.line(f"KILLED: {victim.text}")
+        for index in range(1, _stages(director)):
+            screen.phase(f"{director.migration}: canary stage {index + 1} of {_stages(director)}, to its end")
+            director.run("canary", label=f"stage{index + 1}")
+        director.run("report")
+    except GateshiftError as error:
+        return [f"second migration: {error} ({error.hint})"]
+    return [f"second migration: {problem}" for problem in kills.problems(director, codes)]
 
 
 def _back_on_apisix(director: Director, fault: lab_faults.Fault) -> list[str]:

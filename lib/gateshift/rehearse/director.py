@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,11 +52,8 @@ class Director:
 
     def run(self, verb: str, *, label: str = "", expect: frozenset[int] = frozenset({0}), **own: Any) -> Leg:
         """Run one notebook; raises :class:`~gateshift.errors.LabError` when it does not end as expected."""
-        done = threading.Event()
-        watcher = threading.Thread(target=self._watch, args=(done,), daemon=True)
-        watcher.start()
         begun = time.monotonic()
-        try:
+        with self.watching():
             outcome = run_notebook(
                 verb,
                 self.params_file,
@@ -63,9 +61,6 @@ class Director:
                 on_output=self._hear,
                 label=label,
             )
-        finally:
-            done.set()
-            watcher.join(timeout=5)
         leg = Leg(verb, label, outcome.exit_code, time.monotonic() - begun, outcome.path, outcome.error or "")
         self.legs.append(leg)
         if leg.exit_code not in expect:
@@ -75,6 +70,18 @@ class Director:
                 hint=f"look at {leg.path}",
             )
         return leg
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Approve plans and pass records on while the block runs."""
+        done = threading.Event()
+        watcher = threading.Thread(target=self._watch, args=(done,), daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join(timeout=5)
 
     def _hear(self, text: str) -> None:
         for line in text.splitlines():

@@ -69,6 +69,7 @@ FAULTS = {
         Fault("refuse", "the new gateway's backends cut connections", _backend(refuse=True), _BAD),
         Fault("envoy", "the new gateway's Envoy is killed", _kill("gateway"), _HELD_OR_BAD, blinds=True),
         Fault("prometheus", "Prometheus is killed", _kill("prometheus"), _HELD_OR_BAD, blinds=True),
+        Fault("kill", "kernel, command line and papermill are killed", lambda lab: None, frozenset({0})),
         Fault("quiet", "traffic falls to one request a minute", _quiet, frozenset({3})),
     )
 }
