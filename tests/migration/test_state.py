@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -201,3 +202,8 @@ def test_whatever_is_asked_the_state_stays_sound(asked: list[tuple[str, dict[str
         if state.stage_index > before.stage_index:
             assert before.verdicts[-1].decision == "promote"
             assert before.arrived
+
+
+def test_the_docs_draw_the_machine_as_it_is() -> None:
+    docs = Path(__file__).parent.parent.parent / "docs" / "archive.md"
+    assert diagram() in docs.read_text(encoding="utf-8"), "put diagram() into docs/archive.md again"

@@ -2,8 +2,8 @@
 
 What covers what: each journal record has the hash of the one before, ``journal.head`` has the newest, a
 run's manifest has the hash of each of its files, and the journal has the hash of each manifest and report.
-Somebody who rewrites all of it consistently is found only by a copy of the head hash kept elsewhere: the
-ticket, ``gateshift audit verify --head HASH``.
+Somebody who rewrites all of it consistently is found by what they cannot rewrite: a signature, the head that
+the cluster keeps (``--cluster``), a head noted in a ticket (``--head``), or the copy in S3.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from typing import Any
 
 from gateshift.archive.files import file_digest
 from gateshift.archive.manifest import MANIFEST, files_of, read_manifest, shared_files
+from gateshift.archive.signing import FOLDER, check
 from gateshift.errors import InputError, JournalError
+from gateshift.migration.guard import Anchor
 from gateshift.migration.journal import Head, Record, head_path, parse_line, read_head, read_records, split
 from gateshift.migration.state import State, step
 
@@ -58,10 +60,20 @@ def head_of(migration: Path) -> Head:
     return Head(records[-1].seq, records[-1].hash) if records else Head()
 
 
-def verify(path: str | Path, *, head: str = "") -> list[Problem]:
+def verify(
+    path: str | Path,
+    *,
+    head: str = "",
+    anchors: Mapping[str, Anchor] | None = None,
+    signers: Path | None = None,
+    key: str = "",
+    ask_kms: bool = False,
+) -> list[Problem]:
     """Check the migration, or every migration, at *path*; an empty list means nothing was changed.
 
-    *head* is the hash of any record noted earlier elsewhere: it must still be in the journal.
+    *head* is the hash of any record noted earlier elsewhere: it must still be in the journal. *anchors* are
+    the heads the cluster keeps, by migration. *signers*, *key* and *ask_kms* are for
+    :func:`gateshift.archive.signing.check`.
     """
     found = migrations_in(path)
     if not found:
@@ -69,7 +81,13 @@ def verify(path: str | Path, *, head: str = "") -> list[Problem]:
             f"{path}: no archive here",
             hint="name a migration's folder (outputs/<migration>), or outputs itself",
         )
-    problems = [problem for migration in found for problem in _migration(migration)]
+    problems: list[Problem] = []
+    for migration in found:
+        records: list[Record] = []
+        problems += _migration(migration, records)
+        wrong = check(migration, records, signers=signers, key=key, ask_kms=ask_kms)
+        problems += [Problem(path, what) for path, what in wrong]
+        problems += _anchor(migration, records, anchors or {})
     if head and not any(_has(migration, head) for migration in found):
         problems.append(Problem(Path(path), f"no record has the hash {head}: the archive was replaced"))
     return problems
@@ -109,9 +127,17 @@ def _has(migration: Path, head: str) -> bool:
         return False
 
 
-def _migration(migration: Path) -> Iterator[Problem]:
+def _anchor(migration: Path, records: list[Record], anchors: Mapping[str, Anchor]) -> Iterator[Problem]:
+    anchor = anchors.get(migration.name)
+    if anchor is None:
+        return
+    if anchor.seq > len(records) or records[anchor.seq - 1].hash != anchor.hash:
+        yield Problem(migration, f"the cluster knows another record {anchor.seq}: the archive was replaced")
+
+
+def _migration(migration: Path, records: list[Record]) -> Iterator[Problem]:
+    """Check everything but signatures and anchor; fills *records* as far as they are whole."""
     journal = migration / "journal.jsonl"
-    records: list[Record] = []
     yield from _journal(journal, records)
     seals = {str(r.data["run"]): str(r.data["manifest"]) for r in records if r.kind == "archive.sealed"}
     for run, digest in sorted(seals.items()):
@@ -226,7 +252,7 @@ def _under_way(folder: Path) -> bool:
     return False
 
 
-_OWN = {"journal.jsonl", "journal.head", "lock", "report.html", "html", "approvals"}
+_OWN = {"journal.jsonl", "journal.head", "lock", "report.html", "html", "approvals", FOLDER}
 
 
 def _strangers(migration: Path, runs: set[str], records: list[Record]) -> Iterator[Problem]:

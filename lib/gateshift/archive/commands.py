@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
 from gateshift.archive import audit
+from gateshift.archive.copying import copy_to_s3
 from gateshift.archive.history import listing
-from gateshift.errors import GateshiftError, InputError
+from gateshift.archive.signing import sign
+from gateshift.errors import GateshiftError, InputError, JournalError
+from gateshift.migration.guard import LEASE, Anchor, anchors
 
 __all__ = ["audit_group", "history_command"]
 
@@ -55,18 +59,31 @@ def audit_group() -> None:
 @audit_group.command("verify")
 @click.argument("path", type=_FOLDER, required=False)
 @click.option("--head", default="", help="Hash noted earlier elsewhere; it must still be in the journal.")
+@click.option("--cluster", "params_file", help="Params file: compare with the heads its cluster keeps.")
+@click.option("--signers", type=_FOLDER, help="allowed_signers file: SSH signatures must be by one of them.")
+@click.option("--key", default="", help="Public key for signatures by cosign.")
+@click.option("--kms", is_flag=True, help="Ask AWS KMS about signatures by its keys.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def _verify(path: Path | None, head: str, as_json: bool) -> None:
+def _verify(  # noqa: PLR0917 - click passes by name
+    path: Path | None,
+    head: str,
+    params_file: str | None,
+    signers: Path | None,
+    key: str,
+    kms: bool,
+    as_json: bool,
+) -> None:
     """Check hash chain, manifests and reports at PATH (all of outputs by default).
 
     Exit code 0: nothing was changed. 1: something was; each finding names its file. 2: no archive there.
     """
     where = path or _outputs()
     try:
-        problems = audit.verify(where, head=head)
+        kept = _anchors(params_file) if params_file else {}
+        problems = audit.verify(where, head=head, anchors=kept, signers=signers, key=key, ask_kms=kms)
         heads = {m.name: audit.head_of(m).hash for m in audit.migrations_in(where)} if not problems else {}
         open_runs = [r for m in audit.migrations_in(where) for r in audit.unsealed(m)] if not problems else []
-    except InputError as error:
+    except GateshiftError as error:
         raise _as_click(error) from None
     if as_json:
         answer = {
@@ -96,6 +113,51 @@ def _export(migration: Path, target: Path | None) -> None:
     except GateshiftError as error:
         raise _as_click(error) from None
     click.echo(f"{made}  head {audit.head_of(migration).hash}")
+
+
+@audit_group.command("sign")
+@click.argument("migration", type=_FOLDER)
+@click.option("--key", required=True, help="SSH private key, cosign.key, or a KMS key (arn:aws:kms:…).")
+def _sign(migration: Path, key: str) -> None:
+    """Sign the head of MIGRATION's journal (a folder); the signature lies in its folder signatures."""
+    try:
+        made = sign(migration, key)
+    except GateshiftError as error:
+        raise _as_click(error) from None
+    click.echo(f"signed: {made}")
+
+
+@audit_group.command("copy")
+@click.argument("migration", type=_FOLDER)
+@click.option("--bucket", required=True, help="S3 bucket with object lock.")
+@click.option("--prefix", default="", help="Put in front of the migration's name.")
+@click.option(
+    "--retain-days", default=365, show_default=True, type=click.IntRange(1), help="Days of the lock."
+)
+@click.option(
+    "--mode", type=click.Choice(["COMPLIANCE", "GOVERNANCE"]), default="COMPLIANCE", show_default=True
+)
+def _copy(migration: Path, bucket: str, prefix: str, retain_days: int, mode: str) -> None:
+    """Verify MIGRATION (a folder) and copy what is new in it to S3, under object lock."""
+    try:
+        problems = audit.verify(migration)
+        if problems:
+            raise JournalError(f"not copied: {problems[0]}", hint="`gateshift audit verify` lists all")
+        keys = copy_to_s3(migration, bucket, prefix=prefix, retain_days=retain_days, mode=mode)
+    except GateshiftError as error:
+        raise _as_click(error) from None
+    click.echo(f"copied {len(keys)} files to s3://{bucket}, locked for {retain_days} days")
+
+
+def _anchors(params_file: str) -> Mapping[str, Anchor]:
+    from gateshift.cluster.client import Cluster  # noqa: PLC0415 - only this option needs the cluster
+    from gateshift.params import load  # noqa: PLC0415 - see above
+    from gateshift.runbook.inputs import resolvers  # noqa: PLC0415 - see above
+
+    lease = Cluster.connect(load(params_file, resolvers=resolvers()).cluster).lease_get(*LEASE)
+    if lease is None:
+        raise InputError("the cluster keeps no head of any journal: no migration ever acted on it")
+    return anchors((lease.get("metadata") or {}).get("annotations") or {})
 
 
 def _as_click(error: GateshiftError) -> click.ClickException:

@@ -8,19 +8,16 @@ failure; the exit code says how the run ended (:mod:`gateshift.archive.outcome`)
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gateshift.archive.redact import Redactor, secret_values, telling
+from gateshift.archive.redact import Redactor, secrets_in
 
 if TYPE_CHECKING:
     from gateshift.archive.client import CellEvent
 
-__all__ = ["GateshiftEngine", "secrets_in"]
-
-_REFERENCE = re.compile(r"\$\{env:([^}]*)\}")
+__all__ = ["GateshiftEngine"]
 
 
 class GateshiftEngine:
@@ -107,19 +104,3 @@ class GateshiftEngine:
         if ending.exit_code:
             raise NotebookStopped(ending)
         return manager.nb
-
-
-def secrets_in(parameters: Any, *, name: str = "") -> set[str]:
-    """Collect secret values from a notebook's parameters, ``${env:NAME}`` references followed."""
-    found = secret_values(parameters, name=name)
-    if isinstance(parameters, Mapping):
-        for key, value in parameters.items():
-            found |= secrets_in(value, name=str(key))
-    elif isinstance(parameters, (list, tuple)):
-        for value in parameters:
-            found |= secrets_in(value, name=name)
-    elif isinstance(parameters, str):
-        for variable in _REFERENCE.findall(parameters):
-            if telling(name) or telling(variable):
-                found.add(os.environ.get(variable, ""))
-    return found - {""}

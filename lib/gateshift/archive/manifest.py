@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gateshift.archive.files import atomic_write, file_digest
+from gateshift.archive.parquet import write_metrics
 
 if TYPE_CHECKING:
     from gateshift.migration.journal import Journal
@@ -40,6 +41,8 @@ def shared_files(migration: Path) -> list[Path]:
 
 def seal(folder: Path, *, journal: Journal | None = None) -> str:
     """Write the manifest of *folder* and return its SHA-256; sealing again replaces it."""
+    for recording in folder.rglob("samples.jsonl"):
+        write_metrics(recording)
     content: dict[str, Any] = {
         "schema": 1,
         "run": folder.name,

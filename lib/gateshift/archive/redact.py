@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-__all__ = ["MASK", "Redactor", "secret_values", "telling"]
+__all__ = ["MASK", "Redactor", "secret_values", "secrets_in", "telling"]
 
 MASK = "[redacted]"
+
+_REFERENCE = re.compile(r"\$\{env:([^}]*)\}")
 
 _SHORTEST = 4
 """Shorter known values are not searched for: replacing every "a" would destroy the text and hide nothing."""
@@ -93,6 +96,22 @@ def secret_values(value: Any, *, name: str = "") -> set[str]:
     if isinstance(value, str) and telling(name) and not value.startswith("${"):
         return {value}
     return set()
+
+
+def secrets_in(parameters: Any, *, name: str = "") -> set[str]:
+    """Collect secret values from a notebook's parameters, ``${env:NAME}`` references followed."""
+    found = secret_values(parameters, name=name)
+    if isinstance(parameters, Mapping):
+        for key, value in parameters.items():
+            found |= secrets_in(value, name=str(key))
+    elif isinstance(parameters, (list, tuple)):
+        for value in parameters:
+            found |= secrets_in(value, name=name)
+    elif isinstance(parameters, str):
+        for variable in _REFERENCE.findall(parameters):
+            if telling(name) or telling(variable):
+                found.add(os.environ.get(variable, ""))
+    return found - {""}
 
 
 def _encodings(value: str) -> set[str]:

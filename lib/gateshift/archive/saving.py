@@ -14,6 +14,7 @@ from papermill.engines import NotebookExecutionManager
 from papermill.iorw import papermill_io
 
 from gateshift.archive.files import atomic_write
+from gateshift.archive.io import SCHEME
 from gateshift.archive.outcome import CellStatus, Ending, outcome_word
 from gateshift.archive.redact import Redactor
 from gateshift.migration.identity import Process
@@ -50,13 +51,13 @@ class _AtomicHandler:
 
 def register_atomic_output(output_path: str | None, redactor: Redactor) -> Path | None:
     """Have every write of papermill to *output_path* go through an atomic one; None for remote outputs."""
-    if not output_path or "://" in output_path:
+    if not output_path or ("://" in output_path and not output_path.startswith(SCHEME)):
         return None
     local = papermill_io.get_handler("local")
     # papermill may have changed the working folder for the kernel; the output is relative to the first.
     folder = local.cwd(None)
     local.cwd(folder)
-    path = Path(folder or ".", output_path).absolute()
+    path = Path(folder or ".", output_path.removeprefix(SCHEME)).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     papermill_io.register(output_path, _AtomicHandler(path, redactor))
     return path

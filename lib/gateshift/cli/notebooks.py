@@ -10,6 +10,7 @@ from typing import Any
 import click
 import yaml
 
+from gateshift.archive.copying import keep_safe
 from gateshift.archive.run import Outcome, execute
 from gateshift.cli import results
 from gateshift.errors import InputError, Interrupted
@@ -62,6 +63,8 @@ def run_notebook(
         env={"GATESHIFT_RUN": run, "GATESHIFT_PARAMS": params_file},
         on_output=on_output,
     )
+    for warning in (*outcome.warnings, *keep_safe(folder.parent, params.archive)):
+        click.echo(f"archive: {warning}", err=True)
     if outcome.exit_code == 5:
         _tell_people(params, folder, name, outcome)
     return outcome

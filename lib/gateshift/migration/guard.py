@@ -15,10 +15,13 @@ from gateshift.errors import LockHeld
 from gateshift.migration.journal import Journal, Lock, Record
 from gateshift.migration.state import State
 
-__all__ = ["ANCHOR", "Anchor", "Guard", "anchor_of", "anchors", "annotations_of", "refusal"]
+__all__ = ["ANCHOR", "LEASE", "Anchor", "Guard", "anchor_of", "anchors", "annotations_of", "refusal"]
 
 ANCHOR = "head.gateshift.dev/"
 """Prefix of the annotations; the name part is the migration's."""
+
+LEASE = ("kube-system", "gateshift")
+"""Namespace and name of the Lease."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from gateshift.params.traffic import (
 __all__ = [
     "Accept",
     "ApisixParams",
+    "ArchiveParams",
     "Autoscaled",
     "CleanupParams",
     "ClientsParams",
@@ -294,6 +295,19 @@ class VerifyParams(Model):
     ca_file: str | None = None
 
 
+class ArchiveParams(Model):
+    """What happens to the archive after each run: a signature under its head, a copy in S3 under object lock.
+
+    ``sign_key`` is an SSH private key, a cosign key or a KMS key's ARN; ``s3_bucket`` must have object lock.
+    """
+
+    sign_key: str = ""
+    s3_bucket: str = ""
+    s3_prefix: str = ""
+    s3_retain: Seconds = 365 * 86400.0
+    s3_mode: str = Field(default="COMPLIANCE", pattern=r"^(COMPLIANCE|GOVERNANCE)$")
+
+
 class NotifyParams(Model):
     """Who is told what happens: apprise URLs (``slack://…``, ``mailto://…``), and which kinds of events."""
 
@@ -342,6 +356,7 @@ class Params(Model):
     cleanup: CleanupParams = CleanupParams()
     verify: VerifyParams = VerifyParams()
     notify: NotifyParams = NotifyParams()
+    archive: ArchiveParams = ArchiveParams()
 
     @field_validator("stages")
     @classmethod

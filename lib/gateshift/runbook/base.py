@@ -18,7 +18,7 @@ from gateshift import notify
 from gateshift.archive import display
 from gateshift.archive.files import atomic_write
 from gateshift.errors import GateClosed, GateshiftError, InputError, LockHeld, RolledBack
-from gateshift.migration.guard import Guard, anchors, annotations_of, refusal
+from gateshift.migration.guard import LEASE, Guard, anchors, annotations_of, refusal
 from gateshift.migration.lease import LeaseLock
 from gateshift.migration.lock import LocalLock
 from gateshift.notebook.failure import failure_of
@@ -240,7 +240,7 @@ class Runbook:
 
     def _take_lease(self) -> LeaseLock | None:
         """Take the cluster's Lease: one migration at a time, for everybody who uses this cluster."""
-        lease = LeaseLock(self.context.cluster, "kube-system", "gateshift", who=identity())
+        lease = LeaseLock(self.context.cluster, *LEASE, who=identity())
         lease.acquire()
         return lease
 

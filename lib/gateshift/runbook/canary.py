@@ -193,7 +193,13 @@ class Canary(Runbook):
             accepted = time.monotonic() - begun
             self.shifter.confirm(receipt)
             insync = time.monotonic() - begun
-        self.record("shift.done", to=self.stage.weight_percent, accepted_s=accepted, insync_s=insync)
+        self.record(
+            "shift.done",
+            to=self.stage.weight_percent,
+            accepted_s=accepted,
+            insync_s=insync,
+            snapshot=self.shifter.snapshot(),
+        )
         say(f"stage {self.index + 1}: weight {self.stage.weight_percent} % in force after {insync:.1f} s")
 
     def _retreat(self, reasons: Sequence[str]) -> None:
