@@ -1,1 +1,1 @@
-"""Verdicts on a canary stage: pure functions on frozen samples. See ``docs/judge.md`` for the mathematics."""
+"""Verdicts on a canary stage: pure functions on frozen samples. See ``docs/verdicts.md`` for how."""

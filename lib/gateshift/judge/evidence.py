@@ -6,13 +6,14 @@ variable of mean 1 and variance ``1/k``. ``k`` is unknown. Each evidence figure 
 the alternative over the null's likelihood *at its most favourable k* (and p), so bursts are first explained
 by dispersion, which the baseline's own intervals inform. By Ville's inequality such a ratio exceeds
 ``1/alpha`` at any moment with probability at most ``alpha`` under the null; it may be checked at each scrape.
-Underdispersed data (binomial) are smaller in convex order and therefore safe. See ``docs/judge.md``.
+Underdispersed data (binomial) are smaller in convex order and therefore safe. See ``docs/verdicts.md``.
 
 Arrays carry a leading batch axis, so the bench runs the very code that judges production.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,9 +24,12 @@ __all__ = [
     "Counts",
     "Tilted",
     "above_limit",
+    "against",
     "below_limit",
     "dispersion_grid",
-    "dispersion_prior",
+    "known_dispersion",
+    "limit_ratio",
+    "shape_terms",
     "windows",
     "worse_than_baseline",
 ]
@@ -35,27 +39,73 @@ Array = npt.NDArray[np.float64]
 _POISSON = 1e12
 """Stands for k = infinity; at this shape the negative binomial is Poisson to double precision."""
 
-_RATIOS = np.exp(np.arange(0.25, np.log(1000.0), 0.25))
-"""Alternatives canary/baseline, equally weighted: 1.3 to 1000 in steps of 28 %."""
+_RATIOS = np.exp(np.arange(0.4, np.log(300.0), 0.4))
+"""Alternatives canary/baseline, equally weighted: 1.5 to 270 in steps of 49 %; more of them cost evidence."""
 
 _NEWTON_STEPS = 14
+_CONVERGED = 1e-10
+
+
+_BELOW_FLOOR = (0.3, 0.45, 0.67)
 
 
 def dispersion_grid(floor: float) -> Array:
-    """Return the shapes k guarded against, from *floor* (most dispersed) to Poisson."""
-    return np.array([floor, 2.5 * floor, 6 * floor, 15 * floor, 50 * floor, 250 * floor, _POISSON])
+    """Return the shapes k guarded against, from below *floor* (most dispersed) to Poisson."""
+    # Narrow steps where k matters: with a long history the nearest one must be near enough. An incident that
+    # begins or ends within a window looks burstier than the floor; it must not pass for evidence.
+    steps = np.array([*_BELOW_FLOOR, 1, 1.5, 2.25, 3.4, 5.1, 7.6, 11.4, 17, 26, 58, 130, 500])
+    return np.append(steps * floor, _POISSON)
 
 
-def dispersion_prior(size: int) -> Array:
-    """Return the log prior over the grid in the alternative: half on independent errors, the rest equal."""
-    weights = np.full(size, 0.5 / (size - 1))
-    weights[-1] = 0.5
-    result: Array = np.log(weights)
+_INDEPENDENT = 0.85
+"""Prior weight of independent errors (k = infinity) in the alternative; the other shapes share the rest.
+
+So bursty errors cost ln 7 more, which pays for what the model lacks: levels that change within a window.
+"""
+
+
+def _weighed(known: Array) -> Array:
+    """Return the log weights of the grid in the alternative, shape (batch, k); they sum to less than 1.
+
+    Half of what the past says makes the prior, the other half is evidence, on the scale on which
+    :func:`against` deducts it from the null. Were all of it evidence, the share of a flat prior that lies on
+    the true k would be lost; were all of it prior, a past that misleads by luck would pass for certainty.
+    """
+    half = (known - known.max(axis=1, keepdims=True)) / 2
+    bursty = half[:, :-1] - logsumexp(half[:, :-1], axis=1, keepdims=True) + np.log(1 - _INDEPENDENT)
+    independent = np.full((known.shape[0], 1), np.log(_INDEPENDENT))
+    result: Array = np.concatenate([bursty, independent], axis=1) + half
+    return result
+
+
+STEP_AWAY = 1.0
+"""What each step of the grid away from the past's likeliest k may cost the null at most."""
+
+
+def against(known: Array) -> Array:
+    """Return what the past speaks against each k of the null (log, at most 0), shape (batch, k).
+
+    A stage may burst as the time before it never did, the less likely the further away. With a long past
+    the deduction would be prohibitive without a bound, and the first incident that both gateways share
+    would pass for evidence.
+    """
+    likeliest = known.argmax(axis=1)[:, None]
+    away = np.abs(np.arange(known.shape[1])[None, :] - likeliest)
+    result: Array = np.maximum(known - known.max(axis=1, keepdims=True), -STEP_AWAY * away)
+    return result
+
+
+def _null(known: Array, by_k: Array) -> Array:
+    """Return the null's log-likelihood at the k that suits it best."""
+    result: Array = (by_k + against(known)).max(axis=1)
     return result
 
 
 _RESTART_EVERY = 4
 """Intervals between the moments from which evidence is also gathered anew."""
+
+_RESTART_GROWTH = 3
+"""How much further back each restart that is looked at lies than the one before."""
 
 _FROM_START = 0.7
 """Weight of the evidence gathered from the stage's first interval; the restarts share the rest."""
@@ -69,8 +119,8 @@ def windows(intervals: int) -> list[tuple[int, float]]:
 
     A canary may turn bad after a long healthy time, which evidence from the first interval alone would
     average away. Evidence is therefore also gathered from every fourth interval on; weighted so that the
-    weights of all restarts ever sum to 1, the mixture keeps the guarantee. Only restarts about 4, 8, 16, ...
-    intervals ago are looked at: leaving terms of a sum away errs on the safe side.
+    weights of all restarts ever sum to 1, the mixture keeps the guarantee. Only restarts about 4, 12, 36,
+    ... intervals ago are looked at: leaving terms of a sum away errs on the safe side.
     """
     found = [(0, float(np.log(_FROM_START)))]
     length = _RESTART_EVERY
@@ -80,28 +130,49 @@ def windows(intervals: int) -> list[tuple[int, float]]:
             c = _EARLY_RESTARTS
             weight = (1 - _FROM_START) * (c + 1) / ((index + c) * (index + c + 1))
             found.append((index * _RESTART_EVERY, float(np.log(weight))))
-        length *= 2
+        length *= _RESTART_GROWTH
     return found
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Requests and events by interval, shape (batch, intervals). Empty intervals may be present."""
+    """Requests and events by interval, shape (batch, intervals). Empty intervals may be present.
+
+    Intervals with the same number of requests may stand together: ``requests`` is then that of one of them,
+    ``events`` their sum, ``repeats`` how many they are (shape (intervals,), all 1 when left out).
+    """
 
     requests: Array
     events: Array
+    repeats: Array
 
     @classmethod
-    def of(cls, pairs: list[tuple[float, float]]) -> Counts:
+    def of(cls, pairs: Sequence[tuple[float, float]]) -> Counts:
         """Build a batch of one from (requests, events) pairs."""
         both = np.array([pair for pair in pairs if pair[0] > 0], dtype=np.float64).reshape(-1, 2)
         # Neither retries counted twice nor a late scrape can make more events than requests.
-        return cls(both[None, :, 0], np.minimum(both[None, :, 1], both[None, :, 0]))
+        return cls.each(both[None, :, 0], np.minimum(both[None, :, 1], both[None, :, 0]))
+
+    @classmethod
+    def each(cls, requests: Array, events: Array) -> Counts:
+        """Build a batch in which every interval stands alone."""
+        return cls(requests, events, np.ones(events.shape[1]))
 
     @property
     def totals(self) -> tuple[Array, Array]:
         """Sums over the intervals: requests and events."""
-        return self.requests.sum(axis=1), self.events.sum(axis=1)
+        return (self.requests * self.repeats).sum(axis=1), self.events.sum(axis=1)
+
+
+def shape_terms(events: Array, grid: Array) -> Array:
+    """Return the terms of the log-likelihood that no rate changes, for event counts of single intervals.
+
+    *events* has any shape; the grid becomes the last axis of the result.
+    """
+    x, k = events[..., None], grid
+    # gammaln(x + k) - gammaln(k) - x log k loses all digits at the Poisson end, where it is 0.
+    terms: Array = np.where(k >= _POISSON, 0.0, gammaln(x + k) - gammaln(k) - x * np.log(k))
+    return terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,41 +185,41 @@ class Tilted:
 
     @classmethod
     def of(cls, counts: Counts, grid: Array) -> Tilted:
-        """Prepare the rate-free terms once."""
-        x = counts.events[:, None, :]
-        k = grid[None, :, None]
-        # gammaln(x + k) - gammaln(k) - x log k loses all digits at the Poisson end, where it is 0.
-        terms = gammaln(x + k) - gammaln(k) - x * np.log(k)
-        terms = np.where(k >= _POISSON, 0.0, terms)
-        return cls(counts, grid, terms.sum(axis=2))
+        """Prepare the rate-free terms once; every interval must stand alone."""
+        return cls(counts, grid, shape_terms(counts.events, grid).sum(axis=1))
+
+    def _axes(self, rate: Array) -> tuple[Array, Array, Array]:
+        """Requests, events and k with room for the axes of *rate*; intervals come last."""
+        extra = rate.ndim - 2
+        shape = (slice(None), None, *([None] * extra), slice(None))
+        k = self.grid.reshape(1, -1, *([1] * (extra + 1)))
+        return self.counts.requests[shape], self.counts.events[shape], k
 
     def log_likelihood(self, rate: Array) -> Array:
         """Evaluate at *rate* of shape (batch, k, ...); terms without k or rate are left out on both sides."""
-        extra = rate.ndim - 2
-        shape = (slice(None), None, *([None] * extra), slice(None))
-        n, x = self.counts.requests[shape], self.counts.events[shape]
-        k = self.grid.reshape(1, -1, *([1] * (extra + 1)))
+        n, x, k = self._axes(rate)
         mean = n * rate[..., None]
+        repeats = self.counts.repeats
         with np.errstate(divide="ignore"):
             level = np.where(x > 0, x * np.log(np.where(x > 0, mean, 1.0)), 0.0)
-        total: Array = (level - (x + np.where(k >= _POISSON, 0.0, k)) * np.log1p(mean / k)).sum(axis=-1)
-        poisson = (level - mean).sum(axis=-1)
+        total: Array = (level - (x + np.where(k >= _POISSON, 0.0, repeats * k)) * np.log1p(mean / k)).sum(-1)
+        poisson = (level - repeats * mean).sum(axis=-1)
+        extra = rate.ndim - 2
         is_poisson = (self.grid >= _POISSON).reshape(1, -1, *([1] * extra))
         constant = self.constant.reshape(*self.constant.shape, *([1] * extra))
         return constant + np.where(is_poisson, poisson, total)
 
     def slope(self, rate: Array) -> tuple[Array, Array]:
         """Return first and (negated) second derivative with respect to log rate, shapes as *rate*."""
-        extra = rate.ndim - 2
-        shape = (slice(None), None, *([None] * extra), slice(None))
-        n, x = self.counts.requests[shape], self.counts.events[shape]
-        k = self.grid.reshape(1, -1, *([1] * (extra + 1)))
+        n, x, k = self._axes(rate)
         mean = n * rate[..., None]
         share = k / (mean + k)
-        return ((x - mean) * share).sum(axis=-1), (mean * share * share * (1 + x / k)).sum(axis=-1)
+        repeats = self.counts.repeats
+        first = ((x - repeats * mean) * share).sum(axis=-1)
+        return first, (mean * share * share * (repeats + x / k)).sum(axis=-1)
 
 
-def _peak(sides: list[tuple[Tilted, Array]], start: Array) -> tuple[Array, Array]:
+def _peak(sides: Sequence[tuple[Tilted, Array]], start: Array) -> tuple[Array, Array]:
     """Maximise the joint log-likelihood over the log rate; concave, so damped Newton converges.
 
     *sides* are (likelihood, multiplier of the common rate). Returns the log rate and the curvature there.
@@ -161,7 +232,10 @@ def _peak(sides: list[tuple[Tilted, Array]], start: Array) -> tuple[Array, Array
         for tilted, multiplier in sides:
             one, two = tilted.slope(np.exp(log_rate) * multiplier)
             first, curvature = first + one, curvature + two
-        log_rate = log_rate + np.clip(first / np.maximum(curvature, 1e-12), -1.0, 1.0)
+        step = np.clip(first / np.maximum(curvature, 1e-12), -1.0, 1.0)
+        log_rate = log_rate + step
+        if np.abs(step).max(initial=0.0) < _CONVERGED:
+            break
     return log_rate, np.maximum(curvature, 1e-12)
 
 
@@ -169,7 +243,7 @@ def _rate_start(requests: Array, events: Array) -> Array:
     return np.log(np.maximum(events, 0.3) / np.maximum(requests, 1e-9))
 
 
-def _marginal(sides: list[tuple[Tilted, Array]], start: Array) -> Array:
+def _marginal(sides: Sequence[tuple[Tilted, Array]], start: Array) -> Array:
     """Integrate the common rate out with prior d(rate)/rate (Laplace): the scale carries no information.
 
     The same prior stands in numerator and denominator, so its norm cancels; with independent errors the
@@ -183,69 +257,93 @@ def _marginal(sides: list[tuple[Tilted, Array]], start: Array) -> Array:
     return result
 
 
-def worse_than_baseline(canary: Tilted, baseline: Tilted) -> Array:
-    """Log evidence against "the canary's rate is at most the baseline's", shape (batch,)."""
+def known_dispersion(sides: Sequence[Tilted], batch: int, grid: Array) -> Array:
+    """Return what *sides* say about k, each with its own rate integrated out: log weights (batch, k).
+
+    A side without events says nothing. The baseline before the stage and during it speak here.
+    """
+    total = np.zeros((batch, grid.size))
+    for side in sides:
+        n, x = side.counts.totals
+        if side.counts.events.shape[1]:
+            start = np.broadcast_to(_rate_start(n, x)[:, None], (x.size, grid.size)).copy()
+            found = _marginal([(side, np.ones((1, 1)))], start)
+            total = total + np.where((x > 0)[:, None], found, 0.0)
+    return total
+
+
+def worse_than_baseline(canary: Tilted, baseline: Tilted, known: Array) -> Array:
+    """Log evidence against "the canary's rate is at most the baseline's", shape (batch,).
+
+    *known* (see :func:`known_dispersion`) must not hold the intervals of *baseline* itself.
+    """
     grid = canary.grid
     n_c, x_c = canary.counts.totals
     n_b, x_b = baseline.counts.totals
-    batch = n_c.shape[0]
+    batch = x_c.shape[0]
     one = np.ones((1, 1))
     start0 = np.broadcast_to(_rate_start(n_c + n_b, x_c + x_b)[:, None], (batch, grid.size)).copy()
-    null = _marginal([(canary, one), (baseline, one)], start0).max(axis=1)
+    null = _null(known, _marginal([(canary, one), (baseline, one)], start0))
     ratios = _RATIOS[None, None, :]
     start1 = _rate_start(n_c[:, None, None] * ratios + n_b[:, None, None], (x_c + x_b)[:, None, None])
     start1 = np.broadcast_to(start1, (batch, grid.size, _RATIOS.size)).copy()
     joint = _marginal([(canary, ratios), (baseline, np.ones((1, 1, 1)))], start1)
     by_k = logsumexp(joint, axis=2) - np.log(_RATIOS.size)
-    mixture: Array = np.asarray(logsumexp(by_k + dispersion_prior(grid.size)[None, :], axis=1))
+    mixture: Array = np.asarray(logsumexp(by_k + _weighed(known), axis=1))
     # Without a single canary event, or without baseline traffic, there is nothing to compare.
     usable = (x_c > 0) & (n_b > 0)
     return np.where(usable, mixture - null, 0.0)
 
 
-def _own_marginal(side: Tilted | None, batch: int, size: int) -> Array:
-    """What the baseline says about k, its own rate integrated out; nothing when it has no events."""
-    if side is None or side.counts.requests.shape[1] == 0:
-        return np.zeros((batch, size))
-    n, x = side.counts.totals
-    start = np.broadcast_to(_rate_start(n, x)[:, None], (batch, size)).copy()
-    found = _marginal([(side, np.ones((1, 1)))], start)
-    return np.where((x > 0)[:, None], found, 0.0)
+def _at_best(canary: Tilted, limit: float, *, upper: bool) -> Array:
+    """Log-likelihood by k at the best rate that the null "at most (at least) *limit*" allows."""
+    n, x = canary.counts.totals
+    start = np.broadcast_to(_rate_start(n, x)[:, None], (x.size, canary.grid.size)).copy()
+    best = np.exp(_peak([(canary, np.ones((1, 1)))], start)[0])
+    return canary.log_likelihood(np.minimum(best, limit) if upper else np.maximum(best, limit))
 
 
 def _against_limit(
-    canary: Tilted, baseline: Tilted | None, limit: float, *, upper: bool, ratios: Array, weights: Array
+    canary: Tilted, known: Array, limit: float, *, upper: bool, ratios: Array, weights: Array
 ) -> Array:
     grid = canary.grid
     n, x = canary.counts.totals
-    batch = n.shape[0]
-    known = _own_marginal(baseline, batch, grid.size)
-    start = np.broadcast_to(_rate_start(n, x)[:, None], (batch, grid.size)).copy()
-    best, _ = _peak([(canary, np.ones((1, 1)))], start)
-    best_rate = np.exp(best)
-    inside = np.minimum(best_rate, limit) if upper else np.maximum(best_rate, limit)
-    null = (known + canary.log_likelihood(inside)).max(axis=1)
-    rates = np.broadcast_to(limit * ratios[None, None, :], (batch, grid.size, ratios.size))
+    null = _null(known, _at_best(canary, limit, upper=upper))
+    rates = np.broadcast_to(limit * ratios[None, None, :], (x.size, grid.size, ratios.size))
     joint = canary.log_likelihood(rates) + np.log(weights)[None, None, :]
-    by_k = logsumexp(joint, axis=2) + known
-    mixture: Array = np.asarray(logsumexp(by_k + dispersion_prior(grid.size)[None, :], axis=1))
+    by_k = logsumexp(joint, axis=2)
+    mixture: Array = np.asarray(logsumexp(by_k + _weighed(known), axis=1))
     return np.where(n > 0, mixture - null, 0.0)
 
 
-def above_limit(canary: Tilted, baseline: Tilted | None, limit: float) -> Array:
+def above_limit(canary: Tilted, known: Array, limit: float) -> Array:
     """Log evidence against "the canary's rate is at most *limit*" (a ratio 0-1), shape (batch,)."""
     ratios = np.exp(np.arange(0.25, max(np.log(1.0 / limit), 0.5) + 0.25, 0.25))
     return _against_limit(
-        canary, baseline, limit, upper=True, ratios=ratios, weights=np.full(ratios.size, 1.0 / ratios.size)
+        canary, known, limit, upper=True, ratios=ratios, weights=np.full(ratios.size, 1.0 / ratios.size)
     )
 
 
-def below_limit(canary: Tilted, baseline: Tilted | None, limit: float) -> Array:
+def limit_ratio(canary: Tilted, known: Array, limit: float) -> Array:
+    """Log-likelihood ratio of the canary's own rate to *limit*, 0 within it; shape (batch,).
+
+    Not a test by itself (it pays nothing for having chosen the rate): it stands beside the comparison.
+    """
+    null = (known + _at_best(canary, limit, upper=True)).max(axis=1)
+    found: Array = (known + _at_best(canary, 1.0, upper=True)).max(axis=1) - null
+    return found
+
+
+def below_limit(canary: Tilted, known: Array, limit: float) -> Array:
     """Log evidence against "the canary's rate is at least *limit*" (a ratio 0-1), shape (batch,).
 
     Half of the mixture lies on (nearly) no events, which is what a healthy gateway shows.
     """
+    # The guarantee holds from the floor on; shapes below it would only delay every promotion.
+    own = len(_BELOW_FLOOR)
+    canary = Tilted(canary.counts, canary.grid[own:], canary.constant[:, own:])
+    known = known[:, own:]
     ratios = np.array([1e-4, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65])
     weights = np.full(ratios.size, 0.5 / (ratios.size - 1))
     weights[0] = 0.5
-    return _against_limit(canary, baseline, limit, upper=False, ratios=ratios, weights=weights)
+    return _against_limit(canary, known, limit, upper=False, ratios=ratios, weights=weights)

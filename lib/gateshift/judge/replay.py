@@ -1,6 +1,7 @@
 """Samples on record and verdicts recomputed from them, bit for bit.
 
-``samples.jsonl`` holds a header line (stage and judge params, stage index), then one sample a line. A verdict
+``samples.jsonl`` holds a header line (stage and judge params, stage index, the old gateway's intervals of
+before the stage), then one sample a line. A verdict
 in the journal names the digest of the samples it saw; replaying finds those samples again, judges, and
 compares the canonical JSON of both verdicts. Parquet with the same lines in a column ``line`` reads as well.
 """
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gateshift.errors import InputError
-from gateshift.judge.model import Sample, Verdict
+from gateshift.judge.model import Sample, Side, Verdict
 from gateshift.judge.verdict import judge
 from gateshift.params.model import JudgeParams, StageParams
 from gateshift.plan import canonical_json, digest_of
@@ -37,6 +38,7 @@ class Recording:
     params: JudgeParams
     stage_index: int
     samples: tuple[Sample, ...]
+    reference: tuple[Side, ...] = ()
     verdicts: tuple[Mapping[str, Any], ...] = ()
 
 
@@ -62,7 +64,14 @@ class Replayed:
 class SampleLog:
     """Appends samples (and verdicts) as JSON lines, each flushed to disk before the next is judged."""
 
-    def __init__(self, path: Path, stage: StageParams, params: JudgeParams, stage_index: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        stage: StageParams,
+        params: JudgeParams,
+        stage_index: int,
+        reference: Sequence[Side] = (),
+    ) -> None:
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._line(
@@ -70,6 +79,7 @@ class SampleLog:
                 "stage": stage.model_dump(mode="json"),
                 "judge": params.model_dump(mode="json"),
                 "stage_index": stage_index,
+                "reference": [side.as_json() for side in reference],
             }
         )
 
@@ -135,6 +145,7 @@ def _recording(path: Path, item: Mapping[str, Any]) -> Recording:
             JudgeParams.model_validate(_durations(head["judge"])),
             int(head["stage_index"]),
             tuple(item["samples"]),
+            tuple(Side.from_json(side) for side in head.get("reference", ())),
             tuple(item["verdicts"]),
         )
     except (ValueError, KeyError) as error:
@@ -197,6 +208,7 @@ def _one(recordings: Sequence[Recording], verdict: Mapping[str, Any], path: Path
             stages=int(inputs["stages"]),
             started=inputs["started"],
             now=inputs["now"],
+            reference=recording.reference,
         )
         return Replayed(recording.path, index, verdict, again)
     return Replayed(

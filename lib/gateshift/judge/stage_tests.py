@@ -15,6 +15,7 @@ from gateshift.params.model import JudgeParams, StageParams
 __all__ = [
     "ERROR_SHARE",
     "LIMIT_EVIDENCE",
+    "RECENT",
     "Finding",
     "LatencyFinding",
     "Window",
@@ -25,17 +26,18 @@ __all__ = [
 ERROR_SHARE = 0.8
 """Share of a stage's false-rollback budget that errors get; latency gets the rest."""
 
-LIMIT_EVIDENCE = math.log(4.0)
-"""Evidence that the limit itself is exceeded, asked *beside* the full evidence against the baseline.
+LIMIT_EVIDENCE = math.log(1.4)
+"""Log-likelihood ratio of the measured rate to the limit, asked *beside* the evidence against the baseline.
 
 The budget is kept by the comparison; this only tells a canary that is worse, but within the limit, from one
-above it. More would delay every rollback near the limit (2 % errors at a limit of 1 %) several times over.
+above it. More would delay every rollback near the limit (2 % errors at a limit of 1 %) several times over;
+``docs/verdicts.md`` has the figures of both.
 """
 
 _NO_LATENCY = "no latency figures of the new gateway: empty answer"
 
-_RECENT = 8
-"""Intervals that "recent" means at least; otherwise the last quarter of the stage."""
+RECENT = (2, 4, 8)
+"""The newest intervals that must keep the limit before a promotion, each number of them; and a quarter."""
 
 _SLOW_SHARE = 0.05
 """A P95 limit says that at most 5 % of the requests may be slower."""
@@ -69,13 +71,14 @@ class Finding:
     """Evidence (natural logarithms, weights of the windows included) with its thresholds.
 
     ``window`` is the one that speaks loudest for rolling back; the other sums are over the whole history.
+    ``late`` is set when the newest intervals alone are above the limit: how many they are, and their rate.
     """
 
     requests: float
     events: float
     baseline_requests: float
     baseline_events: float
-    recent_rate: float
+    late: tuple[int, float] | None
     window: Window
     relative_threshold: float
     absolute_threshold: float
@@ -131,7 +134,8 @@ class Finding:
             "events": self.events,
             "baseline_requests": self.baseline_requests,
             "baseline_events": self.baseline_events,
-            "recent_rate": self.recent_rate,
+            "late_intervals": self.late[0] if self.late else None,
+            "late_rate": self.late[1] if self.late else None,
             "window_start": self.window.start,
             "window_requests": self.window.requests,
             "window_events": self.window.events,
@@ -184,36 +188,52 @@ def _test(
     params: JudgeParams,
     alpha: float,
     compare: bool,
+    reference: Pairs,
     cautious: Pairs | None = None,
 ) -> Finding:
-    """Test aligned lists of (requests, events); an interval without figures is (0, 0)."""
+    """Test aligned lists of (requests, events); an interval without figures is (0, 0).
+
+    *reference* are the baseline's intervals of before the stage: they tell how much errors burst.
+    """
     grid = evidence.dispersion_grid(params.dispersion_floor)
+    before = evidence.Tilted.of(evidence.Counts.of(reference), grid)
+    known = evidence.known_dispersion([before], 1, grid)
     strength = math.log(1 / alpha)
     relative_threshold = strength if compare else math.inf
     absolute_threshold = LIMIT_EVIDENCE if compare else strength
     looked_at = [
-        _window(canary, baseline, start, weight, limit=limit, grid=grid, compare=compare)
+        _window(canary, baseline, start, weight, limit=limit, known=known, grid=grid, compare=compare)
         for start, weight in evidence.windows(len(canary))
     ]
     loudest = max(looked_at, key=lambda window: _ratio(window, relative_threshold, absolute_threshold))
     careful = canary if cautious is None else cautious
     new = evidence.Tilted.of(evidence.Counts.of(careful), grid)
     old = evidence.Tilted.of(evidence.Counts.of(baseline), grid)
-    recent = canary[-max(_RECENT, len(canary) // 4) :]
-    recent_requests = math.fsum(n for n, _ in recent)
+    all_known = known + evidence.known_dispersion([old], 1, grid)
     whole = looked_at[0]
     return Finding(
         requests=whole.requests,
         events=whole.events,
         baseline_requests=whole.baseline_requests,
         baseline_events=whole.baseline_events,
-        recent_rate=math.fsum(x for _, x in recent) / recent_requests if recent_requests > 0 else 0.0,
+        late=_late(canary, limit),
         window=loudest,
         relative_threshold=relative_threshold,
         absolute_threshold=absolute_threshold,
-        promotion=float(evidence.below_limit(new, old, min(worst, 0.99))[0]) if whole.requests else 0.0,
+        promotion=float(evidence.below_limit(new, all_known, min(worst, 0.99))[0]) if whole.requests else 0.0,
         promotion_threshold=math.log(1 / params.wrong_promotion),
     )
+
+
+def _late(canary: Pairs, limit: float) -> tuple[int, float] | None:
+    """Return the fewest newest intervals whose rate is above *limit*, with that rate."""
+    for count in (*RECENT, max(RECENT[-1], len(canary) // 4)):
+        newest = canary[-count:]
+        requests = math.fsum(n for n, _ in newest)
+        events = math.fsum(x for _, x in newest)
+        if events > limit * requests:
+            return len(newest), events / requests
+    return None
 
 
 def _window(
@@ -223,6 +243,7 @@ def _window(
     weight: float,
     *,
     limit: float,
+    known: evidence.Array,
     grid: evidence.Array,
     compare: bool,
 ) -> Window:
@@ -233,8 +254,13 @@ def _window(
     # Evidence of being worse needs a worse rate; skipping the rest saves nearly all work of healthy stages.
     above = n_new > 0 and x_new > limit * n_new
     worse = above and n_old > 0 and x_new * n_old > x_old * n_new
-    relative = float(evidence.worse_than_baseline(new, old)[0]) if compare and worse else 0.0
-    absolute = float(evidence.above_limit(new, old, limit)[0]) if above else 0.0
+    relative = absolute = 0.0
+    if worse and compare:
+        relative = float(evidence.worse_than_baseline(new, old, known)[0])
+    if above:
+        all_known = known + evidence.known_dispersion([old], 1, grid)
+        test = evidence.limit_ratio if compare else evidence.above_limit
+        absolute = float(test(new, all_known, limit)[0])
     return Window(
         start,
         n_new,
@@ -247,7 +273,13 @@ def _window(
     )
 
 
-def errors_test(history: Sequence[Sample], stage: StageParams, params: JudgeParams, alpha: float) -> Finding:
+def errors_test(
+    history: Sequence[Sample],
+    stage: StageParams,
+    params: JudgeParams,
+    alpha: float,
+    reference: Sequence[Side] = (),
+) -> Finding:
     """Test the error rate: against the baseline, against the limit, and for promotion."""
     canary = [_pair(s.canary) for s in history]
     baseline = [_pair(s.baseline) for s in history]
@@ -261,6 +293,7 @@ def errors_test(history: Sequence[Sample], stage: StageParams, params: JudgePara
         params=params,
         alpha=alpha,
         compare=compare,
+        reference=[_pair(side) for side in reference],
     )
     loud = found.window
     told = (
@@ -281,6 +314,12 @@ def _pair(side: Side) -> tuple[float, float]:
     return side.requests, side.errors or 0.0
 
 
+def _slow_pair(side: Side, edge: float) -> tuple[float, float]:
+    """(requests, slow requests) of the old gateway, whose edges may differ: the nearest one not above."""
+    found = slow_counts(side, edge_below(side.buckets, edge)) if side.buckets else None
+    return found or (0.0, 0.0)
+
+
 def _since(history: Sequence[Sample], start: int) -> str:
     return f" in the last {history[-1].time - history[start - 1].time:.0f} s" if start > 0 else ""
 
@@ -291,7 +330,11 @@ def _with_reason(found: Finding, reason: str) -> Finding:
 
 
 def latency_test(
-    history: Sequence[Sample], stage: StageParams, params: JudgeParams, alpha: float
+    history: Sequence[Sample],
+    stage: StageParams,
+    params: JudgeParams,
+    alpha: float,
+    reference: Sequence[Side] = (),
 ) -> LatencyFinding:
     """Test the share of slow requests, counted at bucket edges so that no interpolation can mislead.
 
@@ -305,21 +348,17 @@ def latency_test(
     compare = stage.weight_percent < 100
     worst = min(_SLOW_SHARE * (1 + params.margin), 0.5)
     if not canary or canary[-1].buckets is None:
-        none = _test([], [], limit=_SLOW_SHARE, worst=worst, params=params, alpha=alpha, compare=compare)
-        unknown = Quantile(None)
-        return LatencyFinding(
-            none, unknown, unknown, unknown="no latency figures of the new gateway: empty answer"
+        none = _test(
+            [], [], limit=_SLOW_SHARE, worst=worst, params=params, alpha=alpha, compare=compare, reference=[]
         )
+        unknown = Quantile(None)
+        return LatencyFinding(none, unknown, unknown, unknown=_NO_LATENCY)
     upper = edge_above(canary[-1].buckets, limit)
     lower = edge_below(canary[-1].buckets, limit)
     nothing = (0.0, 0.0)
     sure = [slow_counts(s.canary, upper) or nothing for s in history]
     maybe = [slow_counts(s.canary, lower) or nothing for s in history]
-    base = [
-        (slow_counts(s.baseline, edge_below(s.baseline.buckets, upper)) if s.baseline.buckets else None)
-        or nothing
-        for s in history
-    ]
+    base = [_slow_pair(s.baseline, upper) for s in history]
     found = _test(
         sure,
         base,
@@ -328,6 +367,7 @@ def latency_test(
         params=params,
         alpha=alpha,
         compare=compare,
+        reference=[_slow_pair(side, upper) for side in reference],
         cautious=maybe,
     )
     p95 = quantile(sum_buckets(canary), 0.95)

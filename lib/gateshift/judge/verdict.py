@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 from gateshift.judge.measure import quantile, sum_buckets, totals, trailing_gap
-from gateshift.judge.model import Decision, Missing, MissingKind, Sample, Verdict
+from gateshift.judge.model import Decision, Missing, MissingKind, Sample, Side, Verdict
 from gateshift.judge.stage_tests import ERROR_SHARE, Finding, LatencyFinding, errors_test, latency_test
 from gateshift.params.model import JudgeParams, StageParams
 from gateshift.plan import digest_of
@@ -47,11 +47,13 @@ def judge(
     stages: int,
     started: float,
     now: float,
+    reference: Sequence[Side] = (),
 ) -> Verdict:
     """Judge a stage on *history*, the samples of this stage (all of them: its evidence runs from the first).
 
-    *started* is when the dwell began and *now* when the verdict is asked for (unix seconds). Samples newer
-    than *now* are refused: a verdict may not know the future.
+    *reference* are intervals of the baseline alone, from before the stage: they tell how much its errors
+    burst. *started* is when the dwell began and *now* when the verdict is asked for (unix seconds). Samples
+    newer than *now* are refused: a verdict may not know the future.
     """
     if any(sample.time > now for sample in history):
         raise ValueError("a sample is newer than the moment of the verdict")
@@ -60,13 +62,15 @@ def judge(
     case.evidence["inputs"] = {
         "samples": len(history),
         "samples_digest": digest_of([sample.as_json() for sample in history]),
+        "reference": len(reference),
+        "reference_digest": digest_of([side.as_json() for side in reference]),
         "stage_index": stage_index,
         "stages": stages,
         "started": started,
         "now": now,
     }
-    errors = errors_test(history, stage, params, alpha * ERROR_SHARE)
-    latency = latency_test(history, stage, params, alpha * (1 - ERROR_SHARE))
+    errors = errors_test(history, stage, params, alpha * ERROR_SHARE, reference)
+    latency = latency_test(history, stage, params, alpha * (1 - ERROR_SHARE), reference)
     case.evidence["errors"] = errors.as_json()
     case.evidence["latency"] = latency.as_json()
     case.evidence["missing"] = _missing_record(history)
@@ -133,7 +137,7 @@ def _missing_reasons(case: _Case) -> _Gone:
         _sort(gone, text, gap.seconds, allowance)
     step = case.history[-1].time - case.history[-2].time if len(case.history) > 1 else 0.0
     age = case.now - case.history[-1].time
-    if age > max(3 * step, 1.0) and len(case.history) > 1:
+    if age > max(step / 2, 1.0) and len(case.history) > 1:
         missing = Missing(MissingKind.SCRAPE_GAP, "no sample was taken")
         _sort(gone, f"the newest sample is {age:.0f} s old: {missing}", age, allowance)
     silence = _silence(case)
@@ -209,9 +213,13 @@ def _not_promotable(case: _Case, errors: Finding, latency: LatencyFinding) -> li
     rate = 100 * errors.rate
     if rate > limit:
         held.append(f"error rate {rate:.3g} % is above the limit of {limit:g} %{_comparison(errors)}")
-    elif 100 * errors.recent_rate > limit:
+    elif errors.late is not None:
+        count, late = errors.late
+        newest = case.history[-count:]
+        since = case.history[-count - 1].time if len(case.history) > count else newest[0].time
+        span = newest[-1].time - since
         held.append(
-            f"error rate {100 * errors.recent_rate:.3g} % lately is above the limit of {limit:g} %, "
+            f"error rate {100 * late:.3g} % in the last {span:.0f} s is above the limit of {limit:g} %, "
             f"though {rate:.3g} % over the whole stage"
         )
     elif not errors.guaranteed:
@@ -283,7 +291,13 @@ def _promotion(case: _Case, errors: Finding, latency: LatencyFinding) -> list[st
 
 
 def evidence_curve(
-    history: Sequence[Sample], stage: StageParams, params: JudgeParams, *, stages: int, points: int = 60
+    history: Sequence[Sample],
+    stage: StageParams,
+    params: JudgeParams,
+    *,
+    stages: int,
+    points: int = 60,
+    reference: Sequence[Side] = (),
 ) -> list[tuple[float, float, float]]:
     """Return (time, rollback evidence, promotion evidence) along the history, each over its threshold.
 
@@ -293,16 +307,22 @@ def evidence_curve(
     # Powers of two, so that a redraw finds nearly all of its points computed before.
     step = 1 << max(0, math.ceil(math.log2(max(len(history), 1) / points)))
     ends = sorted({*range(step, len(history) + 1, step), len(history)} - {0})
+    known = tuple(reference)
     return [
-        (history[end - 1].time, *_curve_point(tuple(history[:end]), stage, params, alpha)) for end in ends
+        (history[end - 1].time, *_curve_point(tuple(history[:end]), stage, params, alpha, known))
+        for end in ends
     ]
 
 
 @lru_cache(maxsize=512)
 def _curve_point(
-    history: tuple[Sample, ...], stage: StageParams, params: JudgeParams, alpha: float
+    history: tuple[Sample, ...],
+    stage: StageParams,
+    params: JudgeParams,
+    alpha: float,
+    reference: tuple[Side, ...],
 ) -> tuple[float, float]:
-    finding = errors_test(history, stage, params, alpha)
+    finding = errors_test(history, stage, params, alpha, reference)
     return finding.rollback_ratio, finding.promotion_ratio
 
 

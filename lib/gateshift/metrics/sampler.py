@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from gateshift.errors import MetricsError
 from gateshift.judge.model import Buckets, Missing, MissingKind, Sample, Side
@@ -14,10 +15,14 @@ from gateshift.metrics.counters import Process, Snapshot, Target, increase
 from gateshift.metrics.source import Answer, PrometheusSource
 from gateshift.params.model import MetricsParams
 
-__all__ = ["Sampler"]
+__all__ = ["REFERENCE_INTERVALS", "Sampler"]
 
 _STALE_STEPS = 4.0
 """Scrapes that may fail to come before a series counts as stale; one second more forgives jitter."""
+
+
+REFERENCE_INTERVALS = 1440
+"""Intervals of the past that tell how errors burst: six hours at a scrape every 15 s."""
 
 
 class _NoData(Exception):  # noqa: N818 - not an error: it carries the name of what is missing
@@ -85,6 +90,47 @@ class Sampler:
         """Return both sides' increases. Never raises for missing data: each side names what it lacks."""
         return Sample(now, self._side(self._istio, since, now), self._side(self._apisix, since, now))
 
+    def reference(self, until: float, intervals: int = REFERENCE_INTERVALS) -> tuple[tuple[Side, ...], str]:
+        """Return APISIX's own intervals of before *until*, oldest first, and why there are none.
+
+        They tell the judge how much errors burst where nothing is being changed. Only whole intervals are
+        returned: a restart, a process that comes or goes or an unanswered scrape leaves a hole. Without a
+        past (empty result, reason given) a judge has to assume bursts until it has seen otherwise.
+        """
+        start = until - intervals * self._step
+        try:
+            requests = self._past(self._apisix.requests, self._apisix.code, start, until)
+            buckets = self._past(self._apisix.buckets, "le", start, until)
+        except _NoData as lack:
+            return (), str(lack.missing)
+        except MetricsError as error:
+            return (), str(Missing(MissingKind.QUERY_ERROR, str(error)))
+        shapes = dict(_steps(buckets))
+        found = tuple(
+            Side(*_counted(grown), buckets=_buckets(shapes.get(time, {})), source=self._apisix.name)
+            for time, grown in _steps(requests)
+            if sum(grown.values()) > 0
+        )
+        lacking = Missing(MissingKind.EMPTY_ANSWER, f"APISIX: nothing counted in {until - start:.0f} s")
+        return found, "" if found else str(lacking)
+
+    def _past(self, row: str, key: str, start: float, end: float) -> list[Snapshot]:
+        """Read raw counters at every step of a time that is over."""
+        query = render(CATALOGUE[row], selector=self._apisix.selector)
+        answer = self._source.range(query, start, end, self._step)
+        if answer.partial:
+            raise _NoData(MissingKind.PARTIAL_RESPONSE, answer.partial)
+        times: dict[float, dict[Target, dict[str, float]]] = {}
+        for series in answer.series:
+            target, label = _target(series.labels), series.labels.get(key, "")
+            for time, value in series.points:
+                if math.isfinite(value):
+                    times.setdefault(time, {}).setdefault(target, {})[label] = value
+        return [
+            Snapshot(time, {target: Process(counters, time) for target, counters in found.items()})
+            for time, found in sorted(times.items())
+        ]
+
     def _side(self, gateway: _Gateway, since: float, now: float) -> Side:
         memory = self._memory[gateway.name]
         try:
@@ -143,8 +189,7 @@ class Sampler:
             raise _NoData(MissingKind.SCRAPE_GAP, f"{gateway.name}: {_names(gone)} did not answer the scrape")
         if grown.reset:
             raise _NoData(MissingKind.COUNTER_RESET, f"{gateway.name}: {_names(grown.reset)} restarted")
-        requests = sum(grown.by_key.values())
-        errors = sum(value for code, value in grown.by_key.items() if code.startswith("5") and len(code) == 3)
+        requests, errors = _counted(grown.by_key)
         return Side(
             requests=requests,
             errors=errors,
@@ -211,6 +256,20 @@ class Sampler:
             if any(series.value == 0 for series in answer.series):
                 still.append((job, instance))
         return tuple(still)
+
+
+def _counted(by_code: Mapping[str, float]) -> tuple[float, float]:
+    """Requests and errors (5xx answers)."""
+    errors = sum(value for code, value in by_code.items() if code.startswith("5") and len(code) == 3)
+    return sum(by_code.values()), errors
+
+
+def _steps(snapshots: list[Snapshot]) -> Iterator[tuple[float, Mapping[str, float]]]:
+    """Increases from each snapshot to the next, of those that are whole."""
+    for before, after in pairwise(snapshots):
+        grown = increase(before, after)
+        if not (grown.reset or grown.vanished or grown.newcomers):
+            yield after.time, grown.by_key
 
 
 def _target(labels: Mapping[str, str]) -> Target:

@@ -46,6 +46,7 @@ def canary_figure(
     verdict: Verdict | None = None,
     title: str = "",
     params: JudgeParams | None = None,
+    reference: Sequence[Side] = (),
     zone: tzinfo | None = None,
 ) -> Figure:
     """Draw a stage: share, error rates with limit, evidence, latency and request rate.
@@ -65,7 +66,7 @@ def canary_figure(
     slow = figure.add_subplot(grid[2, 1], sharex=share, sharey=fast)
     _share(share, history, stage, shares, forecast)
     _errors(errors, history, stage)
-    _evidence(proof, history, stage, verdict, params or JudgeParams())
+    _evidence(proof, history, stage, verdict, params or JudgeParams(), reference)
     _rate(rate, history)
     _latency(fast, history, stage, "canary", "Istio (new) latency, ms")
     _latency(slow, history, stage, "baseline", "APISIX (old) latency, ms")
@@ -179,13 +180,22 @@ def _finite(values: Any) -> list[float]:
     return [float(v) for v in values if math.isfinite(float(v))]
 
 
-def _evidence(
-    axes: Axes, history: Sequence[Sample], stage: StageParams, verdict: Verdict | None, params: JudgeParams
+def _evidence(  # noqa: PLR0917 - private, called once
+    axes: Axes,
+    history: Sequence[Sample],
+    stage: StageParams,
+    verdict: Verdict | None,
+    params: JudgeParams,
+    reference: Sequence[Side],
 ) -> None:
     stages = 5
     if verdict is not None:
         stages = int(verdict.evidence.get("inputs", {}).get("stages", stages))
-    curve = evidence_curve(history, stage, params, stages=stages, points=_CURVE_POINTS) if history else []
+    curve = (
+        evidence_curve(history, stage, params, stages=stages, points=_CURVE_POINTS, reference=reference)
+        if history
+        else []
+    )
     times = [_moment(t) for t, _, _ in curve]
     bound = (-1.0, 1.5)
     for index, label, colour, style in (

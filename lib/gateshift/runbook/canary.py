@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 from matplotlib.figure import Figure
 
 from gateshift.errors import Blocked, RolledBack
-from gateshift.judge.model import Sample
+from gateshift.judge.measure import totals
+from gateshift.judge.model import Sample, Side
 from gateshift.judge.replay import SampleLog
 from gateshift.judge.verdict import Decision, Verdict, p_quantiles
 from gateshift.migration.state import Phase
@@ -135,10 +136,13 @@ class Canary(Runbook):
         if not self.prepare.empty:
             make_weighted(self.context, self.shifter, self.prepare)
         finish_waiting(self.context)
+        past = () if left is not None else self._past()
         self._shift()
         if left is not None:
             return self._promote(left.reasons)
-        log = SampleLog(self.context.run_folder / "samples.jsonl", self.stage, self.params.judge, self.index)
+        log = SampleLog(
+            self.context.run_folder / "samples.jsonl", self.stage, self.params.judge, self.index, past
+        )
         live = LiveFigure()
         waiting = StageWaiting(self.stage, self.index)
 
@@ -155,6 +159,7 @@ class Canary(Runbook):
             shifter=self.shifter,
             before_percent=before,
             clients=clients_of(self.params, self.index),
+            reference=past,
         )
         try:
             self.verdict = self.watch.run()
@@ -170,6 +175,19 @@ class Canary(Runbook):
     def _promote(self, reasons: Sequence[str]) -> Note:
         self.record("stage.promoted", stage=self.index)
         return Note("pass", f"stage {self.index + 1} promoted: {'; '.join(reasons)}")
+
+    def _past(self) -> tuple[Side, ...]:
+        """Read how the old gateway's errors burst before this stage."""
+        past, lacking = self.context.sampler.reference(time.time())
+        if past:
+            requests, errors = totals(past)
+            say(
+                f"before this stage: {requests:.0f} requests in {len(past)} intervals of the old gateway, "
+                f"{100 * errors / requests:.3g} % errors"
+            )
+        else:
+            say(f"no past of the old gateway ({lacking}): errors count as bursty until shown otherwise")
+        return past
 
     def _shift(self) -> None:
         plan = self.shifter.plan(self.stage.weight_percent)
@@ -219,6 +237,8 @@ class Canary(Runbook):
             shares=watch.shares,
             forecast=watch.curve(history[-1].time) if history else (),
             verdict=verdict,
+            params=self.params.judge,
+            reference=watch.reference,
             title=f"{self.params.migration}: stage {self.index + 1}, {self.stage.weight_percent} % on Istio",
         )
 

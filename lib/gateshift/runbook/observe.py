@@ -56,6 +56,7 @@ class StageWatch:
     shifter: Shifter
     before_percent: float = 0.0
     clients: Clients = field(default_factory=Clients)
+    reference: tuple[Side, ...] = ()
     history: list[Sample] = field(default_factory=list)
     shares: list[tuple[float, float]] = field(default_factory=list)
     dwelled: float = 0.0
@@ -106,6 +107,7 @@ class StageWatch:
                 stages=len(params.stages),
                 started=now - self.dwelled,
                 now=now,
+                reference=self.reference,
             )
             self.redraw(self, verdict)
             if verdict.decision is Decision.ROLLBACK:
