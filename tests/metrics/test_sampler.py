@@ -1,3 +1,4 @@
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -140,3 +141,36 @@ def test_partial_response_and_query_error(wire: Wire, scrapes: Scrapes, sampler:
     wire.extra, wire.raw = {}, None
     scrapes.istio["pod-a"]["200"] = 1002.0
     assert sampler.sample(102, 103).canary.requests == 2.0
+
+
+def matrix(**series: list[float]) -> bytes:
+    result = [
+        {
+            "metric": {"job": "g", "instance": "old", "code": code[1:], "le": le},
+            "values": [[100 + i, str(value)] for i, value in enumerate(values)],
+        }
+        for (code, values), le in zip(series.items(), ("10", "+Inf"), strict=True)
+    ]
+    return json.dumps({"status": "success", "data": {"resultType": "matrix", "result": result}}).encode()
+
+
+def test_the_past_of_the_old_gateway_is_read_without_restarts(wire: Wire, sampler: Sampler) -> None:
+    wire.raw = (200, matrix(c200=[10, 20, 30, 5, 15], c502=[0, 1, 1, 0, 2]))
+    past, lacking = sampler.reference(104, 4)
+    assert [(side.requests, side.errors) for side in past] == [(11.0, 1.0), (10.0, 0.0), (12.0, 2.0)]
+    assert past[0].buckets == ((10.0, 10.0), (float("inf"), 1.0))
+    assert lacking == ""
+
+
+def test_no_past_says_why(wire: Wire, sampler: Sampler) -> None:
+    wire.raw = (503, b"{}")
+    past, lacking = sampler.reference(104, 4)
+    assert past == ()
+    assert "query error" in lacking
+    wire.raw = (
+        200,
+        b'{"status":"success","data":{"resultType":"matrix","result":[]},"warnings":["store down"]}',
+    )
+    assert "partial response" in sampler.reference(104, 4)[1]
+    wire.raw = (200, b'{"status":"success","data":{"resultType":"matrix","result":[]}}')
+    assert "empty answer" in sampler.reference(104, 4)[1]
