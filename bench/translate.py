@@ -28,7 +28,7 @@ MEMORY_MB = 1_000
 
 
 def configuration(routes: int, seed: int = 0) -> dict[str, Any]:
-    """A gateway as they grow: a host a team, prefixes and exact paths, and the usual plugins here and there."""
+    """A gateway as they grow: a host a team, prefixes and exact paths, the usual plugins here and there."""
     rng = random.Random(seed)
     hosts = max(4, routes // 50)
     found: list[dict[str, Any]] = []
