@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,23 @@ def test_changed_plan_voids_and_a_carried_out_one_is_asked_again(tmp_path: Path)
     other = Plan("30_apply", "another", (Step("create", "Gateway y", None, {}),), "undo")
     with pytest.raises(GateClosed, match="the plan changed"):
         made.go_through(other)
+
+
+def test_an_approval_file_is_for_one_time_and_never_written_over(tmp_path: Path) -> None:
+    made = gate(tmp_path, 1)
+    write_approval(tmp_path / "m", PLAN.digest, "ann")
+    made.go_through(PLAN)
+    (first,) = (tmp_path / "m" / "approvals").iterdir()
+    before = first.read_bytes()
+    time.sleep(0.01)  # a journal's time has milliseconds
+    made.context.journal.append("apply.intent", snapshot="before.json")
+    made.context.journal.append("apply.done")
+    with pytest.raises(GateClosed, match="waits for approval"):
+        made.go_through(PLAN)
+    time.sleep(0.01)
+    write_approval(tmp_path / "m", PLAN.digest, "ann")
+    made.go_through(PLAN)
+    assert first.read_bytes() == before
 
 
 def test_nobody_is_called_journal(tmp_path: Path) -> None:

@@ -13,7 +13,18 @@ from datetime import UTC, datetime
 from gateshift.errors import JournalError
 from gateshift.migration.phases import Entry, Phase, RunMark, State, VerdictMark
 
-__all__ = ["RULES", "Phase", "Rule", "RunMark", "State", "VerdictMark", "diagram", "fold", "step"]
+__all__ = [
+    "CONSUMING",
+    "RULES",
+    "Phase",
+    "Rule",
+    "RunMark",
+    "State",
+    "VerdictMark",
+    "diagram",
+    "fold",
+    "step",
+]
 
 Step = Callable[[State, Entry], State]
 
@@ -370,6 +381,14 @@ _RULES = (
     Rule("diagnose.done", (), _ANY, _nothing),
     Rule("report.done", (), _ANY, _nothing),
 )
+
+CONSUMING = frozenset(
+    {
+        *("install.done", "uninstall.done", "apply.done", "apply.undone"),
+        *("stage.promoted", "rollback.done", "cleanup.done", "restore.done"),
+    }
+)
+"""Kinds that use up the approvals given before them."""
 
 RULES: Mapping[str, Rule] = {rule.kind: rule for rule in _RULES}
 """Every kind of record. Kinds that begin with ``note.`` are free and change nothing."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 
 from gateshift import notify
 from gateshift.errors import GateClosed
+from gateshift.migration.state import CONSUMING
 from gateshift.notebook.progress import Waiting
 from gateshift.plan import Plan
 from gateshift.runbook.approvals import JOURNAL, nameable, read_approval
@@ -95,7 +96,8 @@ class Gate:
     def _wait_for_file(self, plan: Plan, besides: Collection[str]) -> tuple[str, str]:
         folder, allowed = self.context.folder, self.params.gate_wait
         begun = time.monotonic()
-        who = read_approval(folder, plan.digest, besides)
+        since = self._last_carried_out()
+        who = read_approval(folder, plan.digest, besides, since=since)
         if who is None:
             self._tell_people(notify.waiting(plan.digest, plan.title))
         if besides and who is None:
@@ -110,10 +112,17 @@ class Gate:
             if waiting:
                 waiting.beat(spent, allowed, tell("gate.waits", digest=plan.digest), left=allowed - spent)
             time.sleep(0.2)
-            who = read_approval(folder, plan.digest, besides)
+            who = read_approval(folder, plan.digest, besides, since=since)
         if waiting:
             waiting.close()
         return "approval file", who
+
+    def _last_carried_out(self) -> float:
+        """Unix seconds of the newest record that used approvals up."""
+        for record in reversed(self.context.journal.records):
+            if record.kind in CONSUMING:
+                return record.unix
+        return 0.0
 
 
 def _closed(plan: Plan, besides: Collection[str]) -> GateClosed:
