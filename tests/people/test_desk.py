@@ -1,0 +1,122 @@
+"""The operator's desk: copies that keep what a person wrote, and executed copies in the archive."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from gateshift.cli.open import check_environment
+from gateshift.desk import command, environment, lay, run_of
+from gateshift.desk.copies import keep
+from gateshift.errors import InputError
+
+RUN = "50_canary-20260101T000000Z"
+
+
+def notebook(code: str = "run.act()", params: str = "mode = None", run: str = "") -> dict[str, Any]:
+    outputs = (
+        [{"output_type": "execute_result", "data": {"text/plain": f"[LAB]\n  run  {run}"}}] if run else []
+    )
+    return {
+        "cells": [
+            {
+                "id": "parameters",
+                "cell_type": "code",
+                "metadata": {"tags": ["parameters"]},
+                "source": [params],
+            },
+            {"id": "open", "cell_type": "code", "metadata": {}, "source": ["run.card()"], "outputs": outputs},
+            {"id": "act", "cell_type": "code", "metadata": {}, "source": [code]},
+        ]
+    }
+
+
+def write(path: Path, book: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(book), encoding="utf-8")
+
+
+def test_a_copy_keeps_its_parameters_and_outputs_until_the_original_changes(tmp_path: Path) -> None:
+    original, copy = tmp_path / "notebooks" / "50_canary.ipynb", tmp_path / "m" / "desk" / "50_canary.ipynb"
+    write(original, notebook())
+    assert lay(original.parent, tmp_path / "m") == copy.parent
+    write(copy, notebook(params='mode = "act"', run=RUN))
+    lay(original.parent, tmp_path / "m")
+    assert '\\"act\\"' in copy.read_text(encoding="utf-8")
+    write(original, notebook(code="run.act() # newer"))
+    lay(original.parent, tmp_path / "m")
+    assert "newer" in copy.read_text(encoding="utf-8")
+
+
+def test_a_damaged_copy_is_made_anew(tmp_path: Path) -> None:
+    write(tmp_path / "notebooks" / "50_canary.ipynb", notebook())
+    copy = tmp_path / "m" / "desk" / "50_canary.ipynb"
+    copy.parent.mkdir(parents=True)
+    copy.write_text("{torn", encoding="utf-8")
+    lay(tmp_path / "notebooks", tmp_path / "m")
+    assert run_of(json.loads(copy.read_text(encoding="utf-8"))) == ""
+
+
+def test_each_save_puts_the_executed_copy_into_its_run_until_that_is_sealed(tmp_path: Path) -> None:
+    copy, folder = tmp_path / "m" / "desk" / "50_canary.ipynb", tmp_path / "m" / RUN
+    write(copy, notebook(run=RUN))
+    keep({"type": "notebook"}, str(copy))  # no such run: nothing happens
+    assert not folder.exists()
+    folder.mkdir()
+    keep({"type": "notebook"}, str(copy), contents_manager=None)
+    assert (folder / copy.name).read_text(encoding="utf-8") == copy.read_text(encoding="utf-8")
+    (folder / "manifest.json").write_text("{}")
+    write(copy, notebook(code="later", run=RUN))
+    keep({"type": "notebook"}, str(copy))
+    assert "later" not in (folder / copy.name).read_text(encoding="utf-8")
+
+
+def test_other_files_are_left_alone(tmp_path: Path) -> None:
+    write(tmp_path / "m" / "elsewhere" / "x.ipynb", notebook(run=RUN))
+    (tmp_path / "m" / RUN).mkdir()
+    keep({"type": "notebook"}, str(tmp_path / "m" / "elsewhere" / "x.ipynb"))
+    keep({"type": "file"}, str(tmp_path / "m" / "desk" / "x.txt"))
+    assert list((tmp_path / "m" / RUN).iterdir()) == []
+
+
+def test_jupyterlab_is_this_environments_and_opens_the_notebook(tmp_path: Path) -> None:
+    line = command(tmp_path, tmp_path / "outputs" / "m" / "desk" / "50_canary.ipynb", browser=False, port=9)
+    assert line[:3] == [sys.executable, "-m", "jupyterlab"]
+    assert "--LabApp.default_url=/lab/tree/outputs/m/desk/50_canary.ipynb" in line
+    assert "--no-browser" in line
+
+
+def test_a_session_by_hand_names_its_own_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATESHIFT_RUN", "of-a-pipeline")
+    own = environment("params/x.yaml", lab="practice")
+    assert "GATESHIFT_RUN" not in own
+    assert own["GATESHIFT_LAB_ONLY"] == "1"
+    assert own["JUPYTER_PREFER_ENV_PATH"] == "1"
+
+
+def test_outside_a_clone_open_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as caught:
+        check_environment()
+    assert "clone" in caught.value.hint
+
+
+def test_open_prints_the_notebook_that_is_due_and_starts_nothing(tmp_path: Path) -> None:
+    from gateshift.cli.open import open_command
+
+    root = Path(__file__).parents[2]
+    text = (root / "params/production.yaml").read_text(encoding="utf-8")
+    file = tmp_path / "p.yaml"
+    file.write_text(
+        text.replace("approver:", f"outputs: {tmp_path / 'outputs'}\napprover:"), encoding="utf-8"
+    )
+    secrets = dict.fromkeys(("APISIX_ADMIN_KEY", "PROBE_PASSWORD", "PROBE_TOKEN"), "x")
+    done = CliRunner(env=secrets).invoke(open_command, ["--print", "-f", str(file)])
+    assert done.exit_code == 0, done.output
+    assert "00_preflight is due" in done.output
+    assert (tmp_path / "outputs" / "voiceassistant" / "desk" / "50_canary.ipynb").is_file()
