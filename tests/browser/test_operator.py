@@ -59,13 +59,14 @@ def test_set_up_step_by_step_with_gates(desk: Desk) -> None:
     desk.panel.locator(".gateshift-card").last.locator("a", has_text="10_install").click()
     desk.settled("10_install")
     desk.run()
-    if desk.asked():  # on a lab that has Istio already there is nothing to approve
+    if desk.asked():  # a lab that was used before may leave nothing to approve
         desk.answer()
     desk.finish(150)
     desk.run_all("20_translate")
     desk.finish()
     desk.run_all("30_apply")
-    desk.answer()
+    if desk.asked():
+        desk.answer()
     desk.finish(150)
     for _ in range(3):  # a busy machine can be too slow for one of the parity probes
         desk.run_all("40_verify")

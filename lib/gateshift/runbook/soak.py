@@ -22,9 +22,11 @@ from gateshift.judge.verdict import Decision, judge
 from gateshift.migration.state import Phase
 from gateshift.notebook.live import LiveFigure
 from gateshift.notebook.plots import canary_figure
+from gateshift.notebook.progress import Waiting
 from gateshift.notebook.show import Note, Table
 from gateshift.params import Mode, StageParams
 from gateshift.runbook.base import Runbook, say
+from gateshift.words import tell
 
 __all__ = ["Soak", "limits_broken", "longest_gap"]
 
@@ -98,15 +100,19 @@ class Soak(Runbook):
         edges = [begin + (end - begin) * k / count for k in range(count + 1)] if count else [begin]
         for since, until in pairwise(edges[:]):
             take(since, until)
-        said = 0.0
+        waiting = Waiting(tell("wait.sample"), say, every=30.0)
         while edges[-1] - begin < self.params.soak.sample_for:
             time.sleep(step)
             edges.append(time.time())
             take(edges[-2], edges[-1])
-            if edges[-1] - said >= 30:
-                said = edges[-1]
-                say(f"stable run: {said - begin:.0f} of {self.params.soak.sample_for:.0f} s observed")
+            seen = sum(sample.canary.requests or 0.0 for sample in history)
+            waiting.beat(
+                edges[-1] - begin,
+                self.params.soak.sample_for,
+                tell("wait.sample.reason", requests=f"{seen:.0f}"),
+            )
             live.update(partial(_figure, list(history), stage, self.params.migration))
+        waiting.close()
         live.update(partial(_figure, history, stage, self.params.migration))
         live.finish()
         return history
