@@ -93,6 +93,9 @@ def hopeless(cluster: Cluster, namespace: str, name: str) -> list[str]:
         f"{c.get('reason', '')}: {c.get('message', '')}"
         for c in deployment.get("status", {}).get("conditions") or []
         if c.get("type") == "ReplicaFailure" and c.get("status") == "True"
+        # An install that was cut short left the Deployment without its account; going on makes it, and the
+        # controller tries again by itself, after a back-off.
+        and "error looking up service account" not in c.get("message", "")
     ]
     labels = selector_text((deployment["spec"].get("selector") or {}).get("matchLabels") or {})
     for pod in cluster.list("Pod", namespace, labels=labels):
