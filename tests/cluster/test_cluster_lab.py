@@ -205,6 +205,7 @@ def status(running: LabState, host: str) -> int:
         return 0
 
 
+@pytest.mark.known_defect
 def test_apply_is_all_or_nothing(params: Params, cluster: Cluster, running: LabState) -> None:
     def accept(objects: list[dict[str, Any]]) -> Callable[[], object]:
         return lambda: acceptance.wait_in_sync(params, cluster, objects, since=time.time())
@@ -282,6 +283,7 @@ def test_clean_up_restores_and_traffic_flows(params: Params, cluster: Cluster, r
     assert answer.status_code == 200
 
 
+@pytest.mark.known_defect
 def test_uninstall_leaves_what_it_found(params: Params, cluster: Cluster, admin: Cluster) -> None:
     for kind in ("EnvoyFilter", "WorkloadEntry"):  # the lab's own; in production a person removes theirs
         for obj in admin.list(kind):
