@@ -92,7 +92,8 @@ def hopeless(cluster: Cluster, namespace: str, name: str) -> list[str]:
     found = [
         f"{c.get('reason', '')}: {c.get('message', '')}"
         for c in deployment.get("status", {}).get("conditions") or []
-        if c.get("type") == "ReplicaFailure" and c.get("status") == "True"
+        if c.get("type") == "ReplicaFailure"
+        and c.get("status") == "True"
         # An install that was cut short left the Deployment without its account; going on makes it, and the
         # controller tries again by itself, after a back-off.
         and "error looking up service account" not in c.get("message", "")
