@@ -112,16 +112,19 @@ def traffic(plane: Plane) -> Iterator[str]:
 
 
 def test_traffic_through_the_old_gateway_sees_what_the_sample_promises(traffic: str, plane: Plane) -> None:
-    deadline = time.monotonic() + 15
+    promised = {"200", "401", "404", "302"}
+    deadline = time.monotonic() + 45
     while time.monotonic() < deadline:
         stats = plane.client.get(f"{traffic}/stats").json()
         seen = stats["gateways"].get("apisix", {"protocols": {}})["protocols"]
-        if stats["requests"] >= 300 and set(seen) == {"http", "websocket", "grpc"}:
+        statuses = set(seen.get("http", {}).get("statuses", ()))
+        # Calls are drawn at random: the rarest answer may need more than a few hundred of them.
+        if stats["requests"] >= 300 and set(seen) == {"http", "websocket", "grpc"} and promised <= statuses:
             break
         time.sleep(0.2)
     assert plane.client.get(f"{traffic}/errors").json() == []
     assert stats["errors"] == stats["unexpected"] == stats["dropped"] == 0
-    assert {"200", "401", "404", "302"} <= set(seen["http"]["statuses"])
+    assert promised <= set(seen["http"]["statuses"])
     assert stats["share"]["percent"] == {"apisix": 100.0}
     # An error the backends make is an error the users see, and the accounts agree.
     plane.client.delete(f"{plane.faults}/stats")
