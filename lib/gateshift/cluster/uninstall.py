@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from gateshift.cluster.client import Cluster
+from gateshift.cluster.gateways import watch
 from gateshift.cluster.install import manifests
 from gateshift.cluster.objects import Object, clean, diff_text, name_of, title_of
 from gateshift.cluster.operator import istiod_name
@@ -36,6 +38,7 @@ _KINDS = (
 # istiod makes these at run time; they are nobody's once the last istiod is gone.
 _RUNTIME_MAPS = {"istio-ca-root-cert", "istio-ca-crl"}
 _RUNTIME_SECRETS = {"istio-ca-secret", "istio-ca-secret-lock"}
+_BY_ISTIOD = "made by istiod at run time"
 _MADE_BY_KUBERNETES = {("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default")}
 
 
@@ -72,7 +75,7 @@ def plan(
                 steps.append(_delete(obj, "made by the install"))
                 goes.add((kind, name_of(obj)))
     runtime = _made_by_istiod(params, cluster) if last and steps else []
-    steps += [_delete(o, "made by istiod at run time") for o in runtime]
+    steps += [_delete(o, _BY_ISTIOD) for o in runtime]
     goes |= {(o["kind"], name_of(o)) for o in runtime}
     kept: list[str] = []
     steps += _crds(params, cluster, old, last, kept)
@@ -187,7 +190,12 @@ def execute(
     if now.digest != plan_.digest:
         raise Blocked("the cluster changed since this plan was made", hint="read the new plan and approve it")
     old = {title_of(o): o for o in given}
+    waited = False
     for step in plan_.steps:
+        if step.note == _BY_ISTIOD and not waited:
+            # An istiod that is still ending would write them again.
+            _wait_for_istiod_to_end(params, cluster, say)
+            waited = True
         kind, _, where = step.target.partition(" ")
         namespace, _, name = where.rpartition("/")
         full = f"{step.before['apiVersion']}/{kind}"
@@ -196,6 +204,45 @@ def execute(
         else:
             cluster.delete(full, name, namespace or None, uid=step.before["uid"])
         say(f"{step.verb}: {step.target}")
+    _take_what_came_again(plan_, params, cluster, say)
+
+
+def _wait_for_istiod_to_end(params: Params, cluster: Cluster, say: Callable[[str], None]) -> None:
+    def look() -> str:
+        pods = cluster.list("Pod", params.istio.namespace, labels="app=istiod")
+        return f"{len(pods)} pods are ending" if pods else ""
+
+    watch(look, timeout=params.istio.ready_timeout, progress=say, subject="istiod")
+
+
+def _take_what_came_again(
+    plan_: Plan, params: Params, cluster: Cluster, say: Callable[[str], None], *, looks: int = 15
+) -> None:
+    """Delete again what an ending istiod wrote after its deletion; only objects that the plan names.
+
+    Ends after three clean looks, a second apart; raises :class:`ClusterError` when something keeps coming.
+    """
+    named = {s.target for s in plan_.steps if s.note == _BY_ISTIOD}
+    clean_looks = 0
+    for _ in range(looks if named else 0):
+        again = [o for o in _made_by_istiod(params, cluster) if title_of(o) in named]
+        for obj in again:
+            cluster.delete(
+                f"{obj['apiVersion']}/{obj['kind']}",
+                name_of(obj),
+                obj["metadata"].get("namespace"),
+                uid=obj["metadata"]["uid"],
+            )
+            say(f"delete again: {title_of(obj)}")
+        clean_looks = 0 if again else clean_looks + 1
+        if clean_looks >= 3:
+            return
+        time.sleep(1.0)
+    if named:
+        raise ClusterError(
+            "what istiod makes keeps coming back: an istiod is still running",
+            hint="find it with `kubectl get pods -A -l app=istiod`, end it and run uninstall again",
+        )
 
 
 def _restore(
