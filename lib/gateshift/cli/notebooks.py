@@ -13,6 +13,7 @@ import yaml
 from gateshift.archive.copying import keep_safe
 from gateshift.archive.run import Outcome, execute
 from gateshift.cli import results
+from gateshift.cli.shared import PARAMS, short_path
 from gateshift.errors import InputError, Interrupted
 from gateshift.migration.journal import read_records
 from gateshift.migration.state import fold
@@ -20,11 +21,11 @@ from gateshift.notify import problem
 from gateshift.params import Params, load, secrets_of
 from gateshift.params.load import parse_override
 from gateshift.runbook.context import Context
-from gateshift.runbook.inputs import project_root, resolvers
+from gateshift.runbook.inputs import migration_folder, project_root, resolvers
 from gateshift.runbook.order import NOTEBOOKS
 from gateshift.translate.command import translate_command
 
-__all__ = ["run_notebook", "short_path", "tell_pipeline"]
+__all__ = ["run_notebook", "tell_pipeline"]
 
 
 def run_notebook(
@@ -51,7 +52,7 @@ def run_notebook(
         )
     stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}"
     run = f"{name}{'-' + label if label else ''}-{stamp[:-4]}Z"
-    folder = _outputs(params, root) / params.migration / run
+    folder = migration_folder(params) / run
     data = _plain(params_file, top)
     data.update(own)
     outcome = execute(
@@ -99,16 +100,9 @@ def _plain(params_file: str, overrides: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
-def _outputs(params: Params, root: Path) -> Path:
-    outputs = Path(params.outputs)
-    return outputs if outputs.is_absolute() else root / outputs
-
-
 def _command(verb: str, text: str, *, name: str = "", own: Mapping[str, Any] | None = None) -> click.Command:
     @click.command(name=name or verb, help=text)
-    @click.option(
-        "-f", "--params", "params_file", default="params/lab.yaml", show_default=True, help="Params file."
-    )
+    @PARAMS
     @click.option(
         "-p", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key, as papermill does."
     )
@@ -170,12 +164,14 @@ def tell_pipeline(
         click.echo(f"archived: {short_path(outcome.path)}")
 
 
-def short_path(path: Path) -> str:
-    """Return *path* relative to the working folder where that is shorter."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
+def _names(option: str, arguments: tuple[str, ...]) -> bool:
+    return any(one == option or one.startswith(f"{option}=") for one in arguments)
+
+
+def _hand_on(context: click.Context, arguments: tuple[str, ...], chosen: click.Command) -> None:
+    """Let *chosen* parse the arguments and run, as if it had been called itself."""
+    with chosen.make_context(context.info_name, list(arguments), parent=context.parent) as own:
+        chosen.invoke(own)
 
 
 preflight = _command("preflight", "Check everything that would stop the migration. Changes nothing.")
@@ -203,10 +199,7 @@ _translate_notebook = _command(
 @click.pass_context
 def translate(context: click.Context, arguments: tuple[str, ...]) -> None:
     """Run the translate notebook, or translate files when ``--in`` names them."""
-    files = any(one == "--in" or one.startswith("--in=") for one in arguments)
-    chosen = translate_command if files else _translate_notebook
-    with chosen.make_context(context.info_name, list(arguments), parent=context.parent) as own:
-        chosen.invoke(own)
+    _hand_on(context, arguments, translate_command if _names("--in", arguments) else _translate_notebook)
 
 
 apply = _command("apply", "Apply the translated objects, all or nothing, after the plan is approved.")
@@ -235,10 +228,7 @@ def diagnose(context: click.Context, arguments: tuple[str, ...]) -> None:
     """Run the troubleshooting notebook, or the lint of files when ``--files`` names them."""
     from gateshift.diagnose.command import lint_command  # noqa: PLC0415 - clients take a second to load
 
-    files = any(one == "--files" or one.startswith("--files=") for one in arguments)
-    chosen = lint_command if files else _diagnose_notebook
-    with chosen.make_context(context.info_name, list(arguments), parent=context.parent) as own:
-        chosen.invoke(own)
+    _hand_on(context, arguments, lint_command if _names("--files", arguments) else _diagnose_notebook)
 
 
 report = _command("report", "Write the report of the migration: one self-contained page.")

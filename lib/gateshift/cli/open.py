@@ -10,12 +10,11 @@ from urllib.parse import quote
 
 import click
 
+from gateshift.cli.shared import PARAMS, load_params, short_path
 from gateshift.errors import InputError
 from gateshift.migration.journal import read_records
 from gateshift.migration.state import State, fold
-from gateshift.params import Params, load
-from gateshift.params.load import parse_override
-from gateshift.runbook.inputs import project_root, resolvers
+from gateshift.runbook.inputs import migration_folder, project_root
 from gateshift.runbook.order import NOTEBOOKS, due_notebook
 
 __all__ = ["open_command"]
@@ -25,9 +24,7 @@ _NEEDED = ("jupyterlab", "ipykernel", "papermill", "matplotlib")
 
 @click.command("open")
 @click.argument("verb", required=False, type=click.Choice(sorted(NOTEBOOKS)))
-@click.option(
-    "-f", "--params", "params_file", default="params/lab.yaml", show_default=True, help="Params file."
-)
+@PARAMS
 @click.option("-p", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key, for this check.")
 @click.option("--lab", "with_lab", is_flag=True, help="Start the rehearsal lab first, to practise.")
 @click.option(
@@ -65,14 +62,14 @@ def open_command(  # noqa: PLR0917 - click passes by name
         if not print_only:
             start(name)
     root = project_root()
-    params = load(params_file, overrides=dict(parse_override(o) for o in overrides), resolvers=resolvers())
-    folder = _folder(params, root)
+    params = load_params(params_file, overrides)
+    folder = migration_folder(params)
     notebook = NOTEBOOKS[verb] if verb else due_notebook(_state(folder), len(params.stages))
     desk = lay(root / "notebooks", folder)
     served = root if root in desk.parents else desk
     line = command(served, desk / f"{notebook}.ipynb", browser=not no_browser, port=port, more=more)
     click.echo(f"migration {params.migration}: {notebook} is due" if not verb else f"opening {notebook}")
-    click.echo(f"working copy: {_short(desk / f'{notebook}.ipynb')}")
+    click.echo(f"working copy: {short_path(desk / f'{notebook}.ipynb')}")
     if print_only:
         click.echo(" ".join(quote(part, safe="/=-_.:~ ") for part in line))
         return
@@ -97,18 +94,6 @@ def check_environment() -> None:
         )
 
 
-def _folder(params: Params, root: Path) -> Path:
-    outputs = Path(params.outputs)
-    return (outputs if outputs.is_absolute() else root / outputs) / params.migration
-
-
 def _state(folder: Path) -> State:
     path = folder / "journal.jsonl"
     return fold(read_records(path)) if path.exists() else State()
-
-
-def _short(path: Path) -> str:
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

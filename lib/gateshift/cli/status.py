@@ -4,44 +4,28 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from pathlib import Path
 
 import click
 
+from gateshift.cli.shared import OVERRIDES, PARAMS, load_params
 from gateshift.errors import InputError
 from gateshift.migration.journal import read_records
 from gateshift.migration.state import fold
-from gateshift.params import Params, load
-from gateshift.params.load import parse_override
-from gateshift.runbook.inputs import project_root, resolvers
+from gateshift.runbook.inputs import migration_folder
 from gateshift.runbook.order import next_notebook
 from gateshift.words import tell
 
 __all__ = ["approve", "notify", "status"]
 
-_PARAMS = click.option(
-    "-f", "--params", "params_file", default="params/lab.yaml", show_default=True, help="Params file."
-)
-_OVERRIDES = click.option("-p", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key.")
-
-
-def _params(params_file: str, overrides: tuple[str, ...]) -> Params:
-    return load(params_file, overrides=dict(parse_override(o) for o in overrides), resolvers=resolvers())
-
-
-def _folder(params: Params) -> Path:
-    outputs = Path(params.outputs)
-    return (outputs if outputs.is_absolute() else project_root() / outputs) / params.migration
-
 
 @click.command()
-@_PARAMS
-@_OVERRIDES
+@PARAMS
+@OVERRIDES
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(params_file: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Say where the migration stands and what is next. Reads the journal only."""
-    params = _params(params_file, overrides)
-    path = _folder(params) / "journal.jsonl"
+    params = load_params(params_file, overrides)
+    path = migration_folder(params) / "journal.jsonl"
     if not path.exists():
         answer = {"migration": params.migration, "phase": "not started", "next": "00_preflight"}
     else:
@@ -65,8 +49,8 @@ def status(params_file: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 @click.command()
-@_PARAMS
-@_OVERRIDES
+@PARAMS
+@OVERRIDES
 @click.option("--who", help="Who approves; the current user when not given.")
 @click.argument("digest")
 def approve(params_file: str, overrides: tuple[str, ...], who: str | None, digest: str) -> None:
@@ -77,19 +61,19 @@ def approve(params_file: str, overrides: tuple[str, ...], who: str | None, diges
     from gateshift.runbook.approvals import write_approval  # noqa: PLC0415 - keeps `status` quick
     from gateshift.runbook.context import identity  # noqa: PLC0415 - keeps `status` quick
 
-    params = _params(params_file, overrides)
-    write_approval(_folder(params), digest, who or identity())
+    params = load_params(params_file, overrides)
+    write_approval(migration_folder(params), digest, who or identity())
     click.echo(f"approved {digest} at {datetime.now(UTC):%H:%M:%S}Z")
 
 
 @click.command()
-@_PARAMS
-@_OVERRIDES
+@PARAMS
+@OVERRIDES
 def notify(params_file: str, overrides: tuple[str, ...]) -> None:
     """Send a test message to every service under `notify.urls`. Exit code 1 when one does not take it."""
     from gateshift.notify.sender import deliver  # noqa: PLC0415 - keeps `status` quick
 
-    params = _params(params_file, overrides)
+    params = load_params(params_file, overrides)
     urls = [url.get_secret_value() for url in params.notify.urls]
     if not urls:
         raise InputError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gateshift.cli.notebooks import run_notebook, tell_pipeline
+from gateshift.cli.shared import OVERRIDES, PARAMS
 from gateshift.errors import InputError
 from gateshift.params import Params, load
 from gateshift.params.load import parse_override
@@ -20,19 +21,14 @@ if TYPE_CHECKING:
 
 __all__ = ["rollback", "shift"]
 
-_PARAMS = click.option(
-    "-f", "--params", "params_file", default="params/lab.yaml", show_default=True, help="Params file."
-)
-_OVERRIDES = click.option("-p", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key.")
-
 
 def _load(params_file: str, overrides: dict[str, Any]) -> Params:
     return load(params_file, overrides=overrides, resolvers=resolvers())
 
 
 @click.command()
-@_PARAMS
-@_OVERRIDES
+@PARAMS
+@OVERRIDES
 @click.option("--to", "percent", type=click.IntRange(0, 100), help="Weight on Istio in percent.")
 @click.option("--restore", is_flag=True, help="The records as they were before gateshift's first change.")
 @click.option("--plan", "plan_only", is_flag=True, help="Print what would change; the default without --act.")
@@ -139,8 +135,8 @@ def _act(params: Params, extra: dict[str, Any]) -> None:
 
 
 @click.command()
-@_PARAMS
-@_OVERRIDES
+@PARAMS
+@OVERRIDES
 @click.option("--act", is_flag=True, help="Bring the traffic back; without it only the plan is shown.")
 @click.option("--yes", is_flag=True, help="The one confirmation, for pipelines and people in a hurry.")
 @click.option("--approve", metavar="DIGEST", help="The one confirmation, by the plan's digest.")

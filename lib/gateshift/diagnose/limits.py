@@ -11,7 +11,7 @@ from gateshift.cluster.objects import Object, name_of, title_of
 from gateshift.diagnose.causes import found
 from gateshift.diagnose.destinations import endpoints_of, parse_cluster, service_of
 from gateshift.diagnose.facts import Facts
-from gateshift.diagnose.model import Cause, Level, Probe
+from gateshift.diagnose.model import Cause, Level, Probe, mappings_in
 from gateshift.diagnose.routes import Rule, filters_of, route_tables
 from gateshift.errors import GateshiftError
 
@@ -25,17 +25,6 @@ _MARKS = ("local_ratelimit", "filters.http.ratelimit")
 def limit_filters(facts: Facts) -> list[Object]:
     """Return the EnvoyFilters that are about rate limits."""
     return [f for f in facts.objects("EnvoyFilter") if any(m in json.dumps(f["spec"]) for m in _MARKS)]
-
-
-def _walk(value: object) -> Iterator[Mapping[str, Any]]:
-    """Yield every mapping in a JSON value, itself included."""
-    if isinstance(value, Mapping):
-        yield value
-        for one in value.values():
-            yield from _walk(one)
-    elif isinstance(value, list):
-        for one in value:
-            yield from _walk(one)
 
 
 def _edit(obj: Object) -> str:
@@ -88,7 +77,7 @@ def _objects(facts: Facts) -> Iterator[Cause]:
 
 
 def _percentages(owner: Object, patch: object) -> Iterator[Cause]:
-    for bucketed in _walk(patch):
+    for bucketed in mappings_in(patch):
         if "token_bucket" not in bucketed or "stat_prefix" not in bucketed:
             continue
         for field in ("filter_enabled", "filter_enforced"):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
 
 from gateshift.cluster.objects import Object, name_of, title_of
 from gateshift.diagnose.lint_rules import World, check, trap
-from gateshift.diagnose.model import Cause, Level
+from gateshift.diagnose.model import Cause, Level, mappings_in
 
 __all__ = ["metrics_selector"]
 
@@ -26,16 +26,6 @@ _SINCE = {
     "peak_ewma": (1, 29),
     "dynamic_modules": (1, 31),
 }
-
-
-def _walk(value: object) -> Iterator[Mapping[str, Any]]:
-    if isinstance(value, Mapping):
-        yield value
-        for one in value.values():
-            yield from _walk(one)
-    elif isinstance(value, list):
-        for one in value:
-            yield from _walk(one)
 
 
 @check("EnvoyFilter")
@@ -98,7 +88,7 @@ def _filter(obj: Object, world: World) -> Iterator[Cause]:
 
 
 def _limits(obj: Object, patches: list[Any], world: World) -> Iterator[Cause]:
-    for config in _walk(patches):
+    for config in mappings_in(patches):
         # The bucket of a descriptor has "entries"; its filter has the percentages.
         if "token_bucket" not in config or "entries" in config:
             continue
@@ -132,7 +122,7 @@ def _limits(obj: Object, patches: list[Any], world: World) -> Iterator[Cause]:
 
 
 def _lua(obj: Object, patches: list[Any]) -> Iterator[Cause]:
-    for config in _walk(patches):
+    for config in mappings_in(patches):
         source = (
             config.get("inline_code")
             or config.get("inlineCode")

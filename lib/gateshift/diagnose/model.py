@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gateshift.diagnose.facts import Facts
 
-__all__ = ["Cause", "Level", "Probe"]
+__all__ = ["Cause", "Level", "Probe", "mappings_in"]
 
 
 class Level(StrEnum):
@@ -56,3 +56,14 @@ class Probe:
     symptoms: frozenset[str]
     equivalent: str
     look: Callable[[Facts], Iterable[Cause]]
+
+
+def mappings_in(value: object) -> Iterator[Mapping[str, Any]]:
+    """Yield every mapping in a JSON value, itself included."""
+    if isinstance(value, Mapping):
+        yield value
+        for one in value.values():
+            yield from mappings_in(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from mappings_in(one)

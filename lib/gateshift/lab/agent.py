@@ -38,7 +38,6 @@ __all__ = ["NodeAgent", "main"]
 
 _POLL = 0.4
 _MESH_EVERY = 3.0
-_TOKEN_LIFE = 12 * 3600
 _SYSTEM = f"/api/v1/namespaces/{topology.GATEWAY_NAMESPACE}"
 _LOAD_BALANCERS = {
     (topology.APISIX_NAMESPACE, topology.APISIX_SERVICE): topology.APISIX_LB_NAME,
@@ -270,23 +269,8 @@ class NodeAgent:
         root = self.api.get(f"{_SYSTEM}/configmaps/istio-ca-root-cert")
         if root is None or not self.istiod.ready:
             return None
-        tokens = folder / "var" / "run" / "secrets" / "tokens"
-        tokens.mkdir(parents=True, exist_ok=True)
-        (folder / "etc" / "istio" / "proxy").mkdir(parents=True, exist_ok=True)
-        (folder / "root-cert.pem").write_text(root["data"]["root-cert.pem"], encoding="utf-8")
-        account = pod["spec"].get("serviceAccountName", "default")
-        answer = self.api.create(
-            f"{_SYSTEM}/serviceaccounts/{account}/token",
-            {
-                "apiVersion": "authentication.k8s.io/v1",
-                "kind": "TokenRequest",
-                "spec": {"audiences": ["istio-ca"], "expirationSeconds": _TOKEN_LIFE},
-            },
-        )
-        token = tokens / "istio-token"
-        token.touch(mode=0o600)
-        token.write_text(answer["status"]["token"], encoding="utf-8")
-        mesh.write_bootstrap(self.files["envoy_bootstrap.json"], folder / "envoy_bootstrap.json")
+        account = f"{_SYSTEM}/serviceaccounts/{pod['spec'].get('serviceAccountName', 'default')}"
+        mesh.lay_proxy(self.api, folder, root, account, self.files["envoy_bootstrap.json"])
         environment = mesh.gateway_environment(pod, self.ports, self.programs["envoy"], folder)
         return mesh.gateway_command(self.programs["pilot-agent"]), environment
 

@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from gateshift.lab import topology
+from gateshift.lab.api import Api
 
 __all__ = [
     "envoy_filters",
@@ -28,6 +29,7 @@ __all__ = [
     "inherited",
     "istiod_command",
     "istiod_environment",
+    "lay_proxy",
     "mesh_for_lab",
     "tls_secret",
     "workload_entry",
@@ -36,6 +38,7 @@ __all__ = [
 
 _HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _STATS = "type.googleapis.com/envoy.extensions.access_loggers.stats.v3.Config"
+_TOKEN_LIFE = 12 * 3600
 _SELECTOR = {"labels": {"istio": "ingressgateway"}}
 
 
@@ -103,6 +106,29 @@ def write_bootstrap(template: str, target: Path) -> None:
     text = text.replace("{{ .wildcard }}", "{{ .localhost }}")
     interval = '"stats_flush_interval": "1s",\n  "stats_config": {'
     target.write_text(text.replace('"stats_config": {', interval, 1), encoding="utf-8")
+
+
+def lay_proxy(api: Api, folder: Path, root: Mapping[str, Any], account: str, template: str) -> None:
+    """Lay out what pilot-agent reads below *folder*: the CA's root, a token and the bootstrap template.
+
+    *root* is the ConfigMap ``istio-ca-root-cert``, *account* the API path of the proxy's ServiceAccount.
+    """
+    tokens = folder / "var" / "run" / "secrets" / "tokens"
+    tokens.mkdir(parents=True, exist_ok=True)
+    (folder / "etc" / "istio" / "proxy").mkdir(parents=True, exist_ok=True)
+    (folder / "root-cert.pem").write_text(root["data"]["root-cert.pem"], encoding="utf-8")
+    answer = api.create(
+        f"{account}/token",
+        {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {"audiences": ["istio-ca"], "expirationSeconds": _TOKEN_LIFE},
+        },
+    )
+    token = tokens / "istio-token"
+    token.touch(mode=0o600)
+    token.write_text(answer["status"]["token"], encoding="utf-8")
+    write_bootstrap(template, folder / "envoy_bootstrap.json")
 
 
 def gateway_environment(

@@ -24,7 +24,6 @@ from gateshift.lab.state import LabState
 __all__ = ["Sidecar", "lab_api", "objects"]
 
 _READY_LIMIT = 60.0
-_TOKEN_LIFE = 12 * 3600
 
 
 def lab_api(state: LabState) -> Api:
@@ -134,27 +133,11 @@ class Sidecar:
         self, api: Api, config: Mapping[str, Any], ports: Mapping[str, int]
     ) -> tuple[list[str], dict[str, str], Path]:
         folder = self.state.directory / f"sidecar-{self.name}"
-        tokens = folder / "var" / "run" / "secrets" / "tokens"
-        tokens.mkdir(parents=True, exist_ok=True)
-        (folder / "etc" / "istio" / "proxy").mkdir(parents=True, exist_ok=True)
         root = api.get(f"/api/v1/namespaces/{topology.GATEWAY_NAMESPACE}/configmaps/istio-ca-root-cert")
         if root is None:
             raise LabError("istiod has not published its root certificate yet")
-        (folder / "root-cert.pem").write_text(root["data"]["root-cert.pem"], encoding="utf-8")
-        account = f"/api/v1/namespaces/{topology.APPLICATION_NAMESPACE}/serviceaccounts/{self.name}/token"
-        answer = api.create(
-            account,
-            {
-                "apiVersion": "authentication.k8s.io/v1",
-                "kind": "TokenRequest",
-                "spec": {"audiences": ["istio-ca"], "expirationSeconds": _TOKEN_LIFE},
-            },
-        )
-        token = tokens / "istio-token"
-        token.touch(mode=0o600)
-        token.write_text(answer["status"]["token"], encoding="utf-8")
-        template = config["binaries"]["files"]["envoy_bootstrap.json"]
-        mesh.write_bootstrap(template, folder / "envoy_bootstrap.json")
+        account = f"/api/v1/namespaces/{topology.APPLICATION_NAMESPACE}/serviceaccounts/{self.name}"
+        mesh.lay_proxy(api, folder, root, account, config["binaries"]["files"]["envoy_bootstrap.json"])
         pod = {
             "metadata": {
                 "name": f"{self.name}-sidecar",

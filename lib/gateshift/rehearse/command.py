@@ -6,13 +6,13 @@ import os
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import click
 import yaml
 
 from gateshift import lab as laboratory
+from gateshift.cli.shared import short_path
 from gateshift.errors import GateshiftError
 from gateshift.lab.cli import start
 from gateshift.lab.state import LabState
@@ -87,7 +87,7 @@ def rehearse(  # noqa: PLR0917 - click passes by name
         click.echo(stage_table(title, director))
     click.echo(f"rehearsal took {time.monotonic() - begun:.0f} s")
     for _, director in tables:
-        click.echo(f"archive: {_relative(director.folder)}")
+        click.echo(f"archive: {short_path(director.folder)}")
     for failure in failures:
         click.echo(f"FAILED: {failure}", err=True)
     click.get_current_context().exit(1 if failures else 0)
@@ -200,10 +200,3 @@ def _back_on_apisix(director: Director, fault: lab_faults.Fault) -> list[str]:
     if state.rolling_back and not fault.blinds:
         return ["second migration: the weights are back on APISIX, but not proven that the users are"]
     return []
-
-
-def _relative(path: Path) -> str:
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

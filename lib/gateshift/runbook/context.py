@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from functools import cached_property
-from pathlib import Path
 
 from gateshift.cluster.client import Cluster
 from gateshift.cluster.gateways import load_balancer_name
@@ -16,7 +15,7 @@ from gateshift.migration.journal import Journal
 from gateshift.migration.state import State, fold
 from gateshift.notify import Notifier
 from gateshift.params import Environment, Params
-from gateshift.runbook.inputs import project_root
+from gateshift.runbook.inputs import migration_folder
 from gateshift.traffic import make_shifter
 from gateshift.traffic.forwarded import own_selectors
 from gateshift.traffic.protocol import Shifter
@@ -33,9 +32,7 @@ class Context:
         self.run = run
         self.params_file = params_file or "params/lab.yaml"
         """The params file as a person would name it, for commands that are shown."""
-        outputs = Path(params.outputs)
-        base = outputs if outputs.is_absolute() else project_root() / outputs
-        self.folder = base / params.migration
+        self.folder = migration_folder(params)
         self.run_folder = self.folder / run
         self._sampler: Sampler | None = None
         self._selectors = ("", "")

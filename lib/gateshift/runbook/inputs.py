@@ -15,7 +15,7 @@ from typing import Any
 from gateshift.errors import LabError, ParamsError
 from gateshift.params import Params, load, validate
 
-__all__ = ["collect", "project_root", "resolvers"]
+__all__ = ["collect", "migration_folder", "project_root", "resolvers"]
 
 _PLAIN = (str, int, float, bool, list, dict, type(None))
 _SHELL = {"In", "Out", "exit", "quit", "open", "get_ipython"}
@@ -34,6 +34,11 @@ def project_root(start: Path | None = None) -> Path:
         if (folder / "notebooks").is_dir() and (folder / "params").is_dir():
             return folder
     return here
+
+
+def migration_folder(params: Params) -> Path:
+    """Return the folder of the migration's archive; relative ``outputs`` lie in the project."""
+    return project_root() / params.outputs / params.migration
 
 
 def resolvers() -> dict[str, Any]:

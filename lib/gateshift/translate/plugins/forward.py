@@ -7,13 +7,12 @@ Istio's CUSTOM policies would need a provider in MeshConfig, ask with the client
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit
 
 from gateshift.translate.conditions import Inexpressible
 from gateshift.translate.plugins.envoy import cluster_of, lua
 from gateshift.translate.plugins.lua import HTTP, JSON
 from gateshift.translate.plugins.registry import Use, handles
-from gateshift.translate.plugins.values import lua_values
+from gateshift.translate.plugins.values import address_of, lua_values
 
 _FORWARD = r"""
 function envoy_on_request(handle)
@@ -119,18 +118,12 @@ end
 
 def _service(use: Use, url: str) -> dict[str, Any]:
     """Return the Lua settings that lead to the service at *url*."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or "$" in url:
-        raise Inexpressible(f"{url!r} is no plain http or https address")
-    tls = parts.scheme == "https"
-    port = parts.port or (443 if tls else 80)
+    at = address_of(url)
     verify = use.config.get("ssl_verify", True) is not False
-    authority = parts.hostname if port in (80, 443) else f"{parts.hostname}:{port}"
-    path = parts.path or "/"
     return {
-        "CLUSTER": cluster_of(use, parts.hostname, port, tls=tls, verify=verify),
-        "AUTHORITY": authority,
-        "PATH": f"{path}?{parts.query}" if parts.query else path,
+        "CLUSTER": cluster_of(use, at.host, at.port, tls=at.tls, verify=verify),
+        "AUTHORITY": at.authority,
+        "PATH": f"{at.path}?{at.query}" if at.query else at.path,
         "TIMEOUT": int(use.config.get("timeout", 3000)),
     }
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
-from gateshift.translate.conditions import Inexpressible
 from gateshift.translate.plugins.envoy import lua
 from gateshift.translate.plugins.registry import Use, handles
-from gateshift.translate.plugins.values import guard_credential
+from gateshift.translate.plugins.values import address_of, guard_credential
 from gateshift.translate.upstream_policy import duration
 
 _POST = r"""
@@ -23,24 +22,19 @@ end
 
 def _send_to(use: Use, address: str) -> str:
     """Make *address* the route's only backend; return its path."""
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname or "$" in address:
-        raise Inexpressible(f"{address!r} is no plain http or https address")
-    tls = parts.scheme == "https"
-    port = parts.port or (443 if tls else 80)
+    at = address_of(address)
     verify = use.config.get("ssl_verify", True) is not False
     source = f"{use.owner.kind}/{use.owner.id}"
-    backend = use.book.external(parts.hostname, port, tls=tls, source=source, verify=verify)
+    backend = use.book.external(at.host, at.port, tls=at.tls, source=source, verify=verify)
     use.draft.backends = use.draft.default_backends = [backend]
-    host = parts.hostname if port in (80, 443) else f"{parts.hostname}:{port}"
-    use.draft.http["rewrite"] = {"authority": host}
+    use.draft.http["rewrite"] = {"authority": at.authority}
     # APISIX gives a function 3 s, each try by itself, and does not try again.
     use.draft.http["timeout"] = duration(float(use.config.get("timeout", 3000)) / 1000)
     use.draft.http["retries"] = {"attempts": 0}
     use.exact("ssl_verify", target="DestinationRule trafficPolicy.tls")
     use.approximate("timeout", target="VirtualService http[].timeout", note="for the whole answer")
     use.ignored("keepalive", "keepalive_timeout", "keepalive_pool", note="Envoy keeps connections by itself")
-    return parts.path or "/"
+    return at.path
 
 
 def _credential(use: Use, header: str, value: str) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from gateshift.translate.conditions import Inexpressible
 from gateshift.translate.plugins.envoy import quoted
 from gateshift.translate.plugins.registry import Use
 
-__all__ = ["guard_credential", "header_value", "lua_values", "template"]
+__all__ = ["Address", "address_of", "guard_credential", "header_value", "lua_values", "template"]
 
 _VARIABLES = {
     "remote_addr": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
@@ -109,3 +111,25 @@ def guard_credential(use: Use, name: str, value: object) -> bool:
         "let the backend add it from a Secret, or set translate.inline_credentials: true",
     )
     return False
+
+
+class Address(NamedTuple):
+    """Where a plugin's own service is. ``authority`` leaves out the ports 80 and 443, as APISIX does."""
+
+    host: str
+    port: int
+    tls: bool
+    authority: str
+    path: str
+    query: str
+
+
+def address_of(url: str) -> Address:
+    """Read the plain http or https address of a plugin's service. Raises Inexpressible for any other."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "$" in url:
+        raise Inexpressible(f"{url!r} is no plain http or https address")
+    tls = parts.scheme == "https"
+    port = parts.port or (443 if tls else 80)
+    authority = parts.hostname if port in (80, 443) else f"{parts.hostname}:{port}"
+    return Address(parts.hostname, port, tls, authority, parts.path or "/", parts.query)

@@ -1,0 +1,32 @@
+"""What several verbs share: options, the params they lead to, and how a path is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from gateshift.params import Params, load
+from gateshift.params.load import parse_override
+from gateshift.runbook.inputs import resolvers
+
+__all__ = ["OVERRIDES", "PARAMS", "load_params", "short_path"]
+
+PARAMS = click.option(
+    "-f", "--params", "params_file", default="params/lab.yaml", show_default=True, help="Params file."
+)
+OVERRIDES = click.option("-p", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key.")
+
+
+def load_params(params_file: str, overrides: Sequence[str]) -> Params:
+    """Load a params file with ``KEY=VALUE`` overrides. Raises :class:`~gateshift.errors.ParamsError`."""
+    return load(params_file, overrides=dict(parse_override(o) for o in overrides), resolvers=resolvers())
+
+
+def short_path(path: Path) -> str:
+    """Return *path* relative to the working folder where that is shorter."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
