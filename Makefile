@@ -20,8 +20,8 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 check: install  ## Lint, types, layers and unit tests (no lab), under two minutes
-	@$(BIN)/ruff check lib tests
-	@$(BIN)/ruff format --check lib tests
+	@$(BIN)/ruff check lib tests bench
+	@$(BIN)/ruff format --check lib tests bench
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict

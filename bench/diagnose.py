@@ -103,7 +103,7 @@ def healthy(scene: Scene, *, each: bool = True) -> list[Cause]:
 
 
 def pairs(faults: list[Fault], count: int, seed: int = 7) -> list[tuple[Fault, Fault]]:
-    """Choose pairs of faults that can both show: different trees or hosts, none that takes the gateway away."""
+    """Choose pairs of faults that can both show: other trees or hosts, none that takes the gateway away."""
     usable = [
         f
         for f in faults
@@ -224,15 +224,16 @@ class Report:
     def table(self) -> str:
         times = sorted(r.seconds for r in self.shown) or [0.0]
         slowest = max([*times, *(t[4] for t in self.judged)])
+        median, shown, both = times[len(times) // 2], len(self.shown), self.pair_share()
         lines = [
             "| measure | bound | measured |",
             "|---|---|---|",
-            f"| faults injected, symptom seen by a real request | 40 | {len(self.shown)} of {len(self.results)} |",
+            f"| faults injected, symptom seen by a real request | 40 | {shown} of {len(self.results)} |",
             f"| top-ranked cause is right | >= 95 % | {self.share(1):.1%} |",
             f"| right cause among the first three | 100 % | {self.share(3):.1%} |",
             f"| findings of level error on the healthy lab, all trees | 0 | {len(self.errors)} |",
-            f"| longest diagnosis | < {LIMIT:.0f} s | {slowest:.1f} s (median {times[len(times) // 2]:.1f} s) |",
-            f"| two faults at once, both found | >= 80 % | {self.pair_share():.0%} of {len(self.judged)} pairs |",
+            f"| longest diagnosis | < {LIMIT:.0f} s | {slowest:.1f} s (median {median:.1f} s) |",
+            f"| two faults at once, both found | >= 80 % | {both:.0%} of {len(self.judged)} pairs |",
             "",
             "| tree | fault | a client sees | place | s | top-ranked cause |",
             "|---|---|---|---|---|---|",
@@ -278,8 +279,9 @@ def run(
                 traceback.print_exc()
         results.append(result)
         say(
-            f"{number:3}/{len(chosen)} [{fault.symptom}] {fault.name}: place {result.place} in {result.seconds:.1f} s, "
-            f"{result.note or result.top} (client: {result.seen}; {time.monotonic() - begun:.0f} s)"
+            f"{number:3}/{len(chosen)} [{fault.symptom}] {fault.name}: place {result.place} "
+            f"in {result.seconds:.1f} s, {result.note or result.top} "
+            f"(client: {result.seen}; {time.monotonic() - begun:.0f} s)"
         )
         if trouble := mended(scene):
             say(f"    {trouble}")

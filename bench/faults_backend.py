@@ -418,18 +418,18 @@ def delay(scene: Scene) -> Any:
 @contextlib.contextmanager
 def pool_waiting(scene: Scene) -> Iterator[None]:
     rule = rule_for("pool", trafficPolicy={"connectionPool": {"tcp": {"maxConnections": 1}}})
-    with own(scene, "pool", rule, app_port=app(scene, "billing-service")):
-        with latency(scene, service="billing-service", latency_ms=350):
-            yield
+    slow = latency(scene, service="billing-service", latency_ms=350)
+    with own(scene, "pool", rule, app_port=app(scene, "billing-service")), slow:
+        yield
 
 
 @on_slow("retries", "retries multiply the load of a failing backend", {"retries-amplify"}, load=6)
 @contextlib.contextmanager
 def retries(scene: Scene) -> Iterator[None]:
     policy = {"attempts": 10, "retryOn": "5xx", "perTryTimeout": "5s"}
-    with own(scene, "retries", app_port=app(scene, "billing-service"), retries=policy):
-        with latency(scene, service="billing-service", latency_ms=400, error_ratio=0.97, status=503):
-            yield
+    failing = latency(scene, service="billing-service", latency_ms=400, error_ratio=0.97, status=503)
+    with own(scene, "retries", app_port=app(scene, "billing-service"), retries=policy), failing:
+        yield
 
 
 @on_slow("hot", "one of two endpoints is slow", {"slow-endpoint"}, ask=crowd(asks("hot"), 4), load=4)
@@ -442,9 +442,9 @@ def slow_endpoint(scene: Scene) -> Iterator[None]:
         spec={"address": "127.0.0.1", "labels": {"app": "hot"}, "ports": {"http": app(scene)}},
     )
     policy = rule_for("hot", trafficPolicy={"loadBalancer": {"simple": "ROUND_ROBIN"}})
-    with own(scene, "hot", policy, app_port=app(scene, "billing-service")), scene.added(second):
-        with latency(scene, service="billing-service", latency_ms=SLOW_MS):
-            yield
+    slow = latency(scene, service="billing-service", latency_ms=SLOW_MS)
+    with own(scene, "hot", policy, app_port=app(scene, "billing-service")), scene.added(second), slow:
+        yield
 
 
 @on_slow("handshake", "connecting to the backend takes seconds (TLS)", {"connect-slow"}, load=10, settle=6.0)

@@ -18,6 +18,7 @@ from gateshift.lab import topology
 from gateshift.lab.process import wait_for
 
 CATALOG = "/api/v1/catalog/items"
+ENVOY_TYPES = "type.googleapis.com/envoy.extensions"
 
 
 def plain(scene: Scene) -> Answer:
@@ -147,7 +148,9 @@ def unschedulable(scene: Scene) -> Iterator[None]:
     plain,
     unreachable,
     slow=True,
-    replaced="kwok pulls no images: the pods are kept Pending and their waiting state is written as a kubelet would",
+    replaced=(
+        "kwok pulls no images: the pods are kept Pending, and their waiting state written as a kubelet would"
+    ),
 )
 @contextlib.contextmanager
 def image_pull(scene: Scene) -> Iterator[None]:
@@ -436,7 +439,7 @@ def rejected_routes(scene: Scene) -> Iterator[None]:
                         "value": {
                             "typed_per_filter_config": {
                                 "envoy.filters.http.lua": {
-                                    "@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.LuaPerRoute",
+                                    "@type": f"{ENVOY_TYPES}.filters.http.lua.v3.LuaPerRoute",
                                     "source_code": {
                                         "inline_string": "function envoy_on_request( -- not closed"
                                     },

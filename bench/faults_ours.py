@@ -1,4 +1,4 @@
-"""Faults of trees 5 and 6: the rate limit does not fire; share, metrics, webhook, parity, a stuck migration."""
+"""Faults of trees 5 and 6: no rate limiting; share, metrics, webhook, parity, a stuck migration."""
 
 from __future__ import annotations
 
@@ -225,7 +225,9 @@ def _global(cluster: str) -> dict[str, Any]:
 def on_service(label: str, codes: set[str], inject: Callable[[Scene], Any], **more: Any) -> None:
     host = host_of("limited")
     ask = lambda s: burst(s, host, ITEMS)  # noqa: E731 - one line a fault reads as a table
-    fault("rate-limit", label, codes, ask, unlimited, host=host, path=ITEMS, load=1, settle=1.5, **more)(inject)
+    fault("rate-limit", label, codes, ask, unlimited, host=host, path=ITEMS, load=1, settle=1.5, **more)(
+        inject
+    )
 
 
 @contextlib.contextmanager
@@ -290,7 +292,7 @@ on_service(
     {"limit-service-cluster"},
     lambda s: _limit_service(s, cluster="rate_limit_cluster"),
 )
-on_service("rate limit service down, requests pass", {"limit-service-down"}, lambda s: _limit_service(s))
+on_service("rate limit service down, requests pass", {"limit-service-down"}, _limit_service)
 on_service(
     "rate limit service without Redis",
     {"limit-redis"},
@@ -410,7 +412,7 @@ def not_scraped(scene: Scene) -> Any:
     "no-metrics",
     "the selector in the params matches nothing",
     {"metrics-selector"},
-    lambda s: query(s, "sum(istio_requests_total{%s})" % s.context.params.metrics.istio_selector),
+    lambda s: query(s, f"sum(istio_requests_total{{{s.context.params.metrics.istio_selector}}})"),
     is_code(204),
 )
 @contextlib.contextmanager
@@ -601,7 +603,7 @@ def _installed(scene: Scene) -> None:
     "stuck",
     "somebody else holds the migration's Lease",
     {"migration-lease"},
-    lambda s: lease(s),
+    lambda s: lease(s),  # noqa: PLW0108 - defined below
     is_code(409),
 )
 def lease_held(scene: Scene) -> Any:

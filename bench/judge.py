@@ -15,12 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import judge_faults
 import numpy as np
+from scipy.stats import beta
+
+import judge_faults
 from judge_cases import STAGES, STEP, Case, Noise, Played, draw, play, requests_of, shocks
 from judge_ours import NEVER, PARAMS, STRENGTH, Before, promotes, rolls_back
 from judge_rivals import argo, flagger, kayenta
-from scipy.stats import beta
 
 SEED = 20251028
 RATES = (2.0, 20.0, 200.0, 2000.0)
@@ -150,7 +151,7 @@ def frontier_case(job: tuple[float, float, int]) -> dict[str, float]:
 
 
 def promoted_case(job: tuple[float, float, int, float, int]) -> dict[str, float]:
-    """One stage, looked at from the end of its dwell until four times as long; who would be promoted, when."""
+    """One stage, looked at from the end of its dwell until four times as long; who is promoted when."""
     rate, k, index, times, runs = job
     stage = STAGES[index]
     long = replace(stage, scrapes=stage.scrapes * 4)
@@ -204,11 +205,13 @@ def healthy_tables(run: Callable[..., Any], runs: int) -> list[str]:
     lines = [
         f"### False rollbacks: healthy migrations, {all_runs:,} runs a case, {len(sums)} cases",
         "",
-        f"Share of whole migrations that a judge rolls back although the canary is like the baseline. Ours: "
-        f"mean over the cases {mean:.2%}, worst case {worst['ours'] / all_runs:.2%} ({worst_case.rate:g} "
-        f"req/s, base {100 * worst_case.base:g} %, k = {shape_name(worst_case.k)}, {name_of(worst_case)}; "
-        f"95 % upper limit {upper(int(worst['ours']), all_runs):.2%}); the budget is "
-        f"{PARAMS.false_rollback_budget:.0%}.",
+        (
+            "Share of whole migrations that a judge rolls back although the canary is like the baseline. "
+            f"Ours: mean over the cases {mean:.2%}, worst case {worst['ours'] / all_runs:.2%} "
+            f"({worst_case.rate:g} req/s, base {100 * worst_case.base:g} %, k = "
+            f"{shape_name(worst_case.k)}, {name_of(worst_case)}; 95 % upper limit "
+            f"{upper(int(worst['ours']), all_runs):.2%}); the budget is {PARAMS.false_rollback_budget:.0%}."
+        ),
         "",
     ]
     rows: list[Row] = []
@@ -226,7 +229,18 @@ def healthy_tables(run: Callable[..., Any], runs: int) -> list[str]:
                 f"{counts['kayenta']:.0%}",
             )
         )
-    head = ("traffic", "req/s", "base", "k", "ours", "95 % upper", "Flagger 5", "Flagger 1", "Argo", "Kayenta")
+    head = (
+        "traffic",
+        "req/s",
+        "base",
+        "k",
+        "ours",
+        "95 % upper",
+        "Flagger 5",
+        "Flagger 1",
+        "Argo",
+        "Kayenta",
+    )
     return lines + table(head, rows)
 
 
@@ -248,8 +262,10 @@ def stress_table(run: Callable[..., Any], runs: int) -> list[str]:
     return [
         "### Where the assumption is broken",
         "",
-        "The canary's errors come in bursts that the old gateway never showed, at the same mean rate "
-        f"({runs:,} runs a case; the last rows have one k, between two of the judge's grid).",
+        (
+            "The canary's errors come in bursts that the old gateway never showed, at the same mean rate "
+            f"({runs:,} runs a case; the last rows have one k, between two of the judge's grid)."
+        ),
         "",
         *table(("req/s", "base", "k of the baseline", "k of the canary", "ours", "Flagger 5"), rows),
     ]
@@ -280,10 +296,12 @@ def sick_table(run: Callable[..., Any], runs: int) -> list[str]:
     return [
         f"### Sick canaries: errors served before the rollback, {runs:,} runs a case",
         "",
-        "The canary has this error rate from the first request of stage 1 on (10 %, limit 1 %), the old gateway "
-        "0.1 %. *Bound* is the information bound (independent errors) and the errors of one scrape; *ratio* ours "
-        "over their sum (target 1.5). *In time* ours takes so long; *missed*: not rolled back within the stage's "
-        "30 minutes (nor promoted: see below).",
+        (
+            "The canary has this error rate from the first request of stage 1 on (10 %, limit 1 %), the old "
+            "gateway 0.1 %. *Bound* is the information bound (independent errors) and the errors of one "
+            "scrape; *ratio* ours over their sum (target 1.5). *In time* ours takes so long; *missed*: not "
+            "rolled back within the stage's 30 minutes (nor promoted: see below)."
+        ),
         "",
         *table(
             (
@@ -312,20 +330,24 @@ def promotion_tables(run: Callable[..., Any], runs: int, healthy_runs: int) -> l
         for (rate, k, index), wrong, right in zip(cells, bad, good, strict=True)
     ]
     return [
-        f"### Promotions: {runs:,} runs a case worse than the limit by the margin, {healthy_runs:,} healthy ones",
+        f"### Promotions: {runs:,} runs worse than the limit by the margin a case, {healthy_runs:,} healthy",
         "",
-        "*Wrong*: the canary's rate is twice the limit and it is promoted at any look, from the end of the dwell "
-        "until four times as long (rollbacks, which come first nearly always, are left out of account). "
-        "*Healthy*: a tenth of the limit; the share promoted in that time, and when (median). The rest holds.",
-        "",
-        *table(
-            ("req/s", "k", "stage (limit)", "wrong", "95 % upper", "healthy promoted", "after"), rows
+        (
+            "*Wrong*: the canary's rate is twice the limit and it is promoted at any look, from the end "
+            "of the dwell until four times as long (rollbacks, which come first nearly always, are left "
+            "out of account). *Healthy*: a tenth of the limit; the share promoted in that time, and when "
+            "(median). The rest holds."
         ),
+        "",
+        *table(("req/s", "k", "stage (limit)", "wrong", "95 % upper", "healthy promoted", "after"), rows),
     ]
 
 
 def frontier_table(run: Callable[..., Any], runs: int) -> list[str]:
-    cells = [(threshold, 0.005, runs) for threshold in (0.0, float(np.log(1.4)), float(np.log(2)), float(np.log(4)))]
+    cells = [
+        (threshold, 0.005, runs)
+        for threshold in (0.0, float(np.log(1.4)), float(np.log(2)), float(np.log(4)))
+    ]
     rows: list[Row] = [
         (
             f"ln {np.exp(threshold):.2g}",
@@ -338,9 +360,11 @@ def frontier_table(run: Callable[..., Any], runs: int) -> list[str]:
     return [
         "### The frontier: early, or lenient within the limit",
         "",
-        "What is asked against the limit, beside the full evidence against the baseline. Left: errors served at "
-        "20 req/s by a canary of 2 % (limit 1 %). Right: rollbacks in stage 1 at 200 req/s of a canary with 0.5 %, "
-        "five times the baseline but within the limit. Chosen: ln 1.4.",
+        (
+            "What is asked against the limit, beside the full evidence against the baseline. Left: errors "
+            "served at 20 req/s by a canary of 2 % (limit 1 %). Right: rollbacks in stage 1 at 200 req/s "
+            "of a canary with 0.5 %, five times the baseline but within the limit. Chosen: ln 1.4."
+        ),
         "",
         *table(("asked against the limit", "errors at 2 %", "target", "rolled back at 0.5 %"), rows),
     ]

@@ -95,9 +95,7 @@ def level(case: Case, stage: Stage) -> npt.NDArray[np.float32]:
     return found.astype(np.float32)
 
 
-def draw(
-    requests: int, rates: npt.NDArray[np.float32], shock: Shocks, rng: np.random.Generator
-) -> Traffic:
+def draw(requests: int, rates: npt.NDArray[np.float32], shock: Shocks, rng: np.random.Generator) -> Traffic:
     """Draw errors: Poisson around requests x rate x shock, never more than requests."""
     if requests == 0:
         return Traffic(0, np.zeros(shock.shape, dtype=np.int32))

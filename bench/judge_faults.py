@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
 from gateshift.judge.model import Decision, Missing, MissingKind, Sample, Side
 from gateshift.judge.verdict import judge
 from gateshift.params.model import JudgeParams, StageParams
@@ -105,9 +106,11 @@ def fault_table(run: Callable[..., Any], runs: int) -> list[str]:
     lines = [
         f"### Missing data: {sum(total[0] for total in sums.values()):,} runs with an injected fault",
         "",
-        "Judged by `judge()` itself. *end*: the figures of a healthy stage go missing for good. *hidden*: the canary "
-        "turns sick while nothing is seen. *holes*: a sick canary, every second scrape missing. *frozen*: no samples "
-        "are taken any more.",
+        (
+            "Judged by `judge()` itself. *end*: the figures of a healthy stage go missing for good. "
+            "*hidden*: the canary turns sick while nothing is seen. *holes*: a sick canary, every second "
+            "scrape missing. *frozen*: no samples are taken any more."
+        ),
         "",
         "| story | runs | looks | wrong promotions | held | rolled back |",
         "|---|---|---|---|---|---|",

@@ -8,10 +8,11 @@ at its best k; a mixture cannot exceed it. ``tests/judge/test_bench.py`` shows t
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
+
 from gateshift.judge import evidence
 from gateshift.judge.stage_tests import ERROR_SHARE, LIMIT_EVIDENCE, RECENT
 from gateshift.params.model import JudgeParams
@@ -148,7 +149,7 @@ def _kept(known: Floats) -> npt.NDArray[np.intp]:
     return found
 
 
-@lru_cache(maxsize=None)
+@cache
 def _fewest(n: float, limit: float, threshold: float) -> int:
     """The fewest errors in *n* requests whose likelihood ratio to *limit* reaches *threshold* (Poisson)."""
     c = np.arange(1, int(n * min(limit * 40, 1.0)) + 60, dtype=np.float64)

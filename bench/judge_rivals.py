@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import norm
+
 from judge_cases import Played, Traffic
 from judge_ours import NEVER
-from scipy.stats import norm
 
 _MINUTE = 4
 Firsts = npt.NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""The stage for faults: a lab with Istio installed and the sample applied, and the means to break and mend it."""
+"""The stage for faults: a lab with Istio installed and the sample applied; means to break and mend it."""
 
 from __future__ import annotations
 
