@@ -216,6 +216,13 @@ def test_plain_papermill_ends_cleanly_on_a_signal(tmp_path: Path, number: int) -
     assert not any(Path(f"/proc/{k}").exists() for k in kernels)
 
 
+def test_a_signal_that_came_too_late_is_told_to_whoever_runs_several(tmp_path: Path) -> None:
+    late = "import atexit, os, signal\natexit.register(os.kill, os.getppid(), signal.SIGINT)"
+    outcome = execute(write_notebook(tmp_path / "in.ipynb", late), tmp_path / "run" / "out.ipynb")
+    assert (outcome.exit_code, outcome.signal) == (0, "SIGINT")
+    assert statuses(outcome.path) == ["completed"]
+
+
 def test_a_kernel_that_is_slow_to_report_ends_in_order(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

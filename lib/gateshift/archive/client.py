@@ -7,7 +7,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ipykernel.kernelspec import get_kernel_dict, make_ipkernel_cmd
@@ -140,12 +140,13 @@ class Runner:
             ending = await self._start()
             if ending is None:
                 ending = await self._cells()
-            return ending
         finally:
             await self._end_kernel()
             self.client.sockets.cleanup()
             for number in watched:
                 loop.remove_signal_handler(number)
+        # Also of a signal that came when all was done: whoever runs several notebooks must hear of it.
+        return replace(ending, signal=self._signal)
 
     def _on_signal(self, number: int) -> None:
         if self._stop.is_set():

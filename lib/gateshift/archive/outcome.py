@@ -64,13 +64,17 @@ def exit_code_of(ename: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """Why a notebook stopped. ``cell`` counts from 0; None when no cell is to blame."""
+    """Why a notebook stopped. ``cell`` counts from 0; None when no cell is to blame.
+
+    ``signal`` names the signal that asked it to stop, also when it came too late and the notebook was done.
+    """
 
     exit_code: int
     error: str = ""
     hint: str = ""
     ename: str = ""
     cell: int | None = None
+    signal: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return it as it stands in the notebook's metadata."""
@@ -81,6 +85,7 @@ class Ending:
             "hint": self.hint,
             "ename": self.ename,
             "cell": self.cell,
+            "signal": self.signal,
         }
 
 
@@ -95,7 +100,10 @@ class NotebookStopped(ClickException, PapermillException):  # type: ignore[misc]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What :func:`gateshift.archive.run.execute` returns. ``error`` is None when the run is done."""
+    """What :func:`gateshift.archive.run.execute` returns. ``error`` is None when the run is done.
+
+    ``signal`` names the signal that asked the run to stop; a caller that runs several stops too.
+    """
 
     exit_code: int
     path: Path
@@ -104,6 +112,7 @@ class Outcome:
     ename: str = ""
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
+    signal: str = ""
 
     @property
     def word(self) -> str:

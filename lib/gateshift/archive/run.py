@@ -58,7 +58,7 @@ def execute(
     known = tuple(secrets)
     begun = time.monotonic()
     try:
-        papermill.execute_notebook(
+        done = papermill.execute_notebook(
             str(notebook.absolute()),
             str(target.absolute()),
             parameters=dict(parameters or {}),
@@ -73,10 +73,17 @@ def execute(
             on_cell=on_cell,
             on_output=on_output,
         )
-        outcome = Outcome(0, target)
+        outcome = Outcome(0, target, signal=str(done.metadata.get("gateshift", {}).get("signal", "")))
     except NotebookStopped as stopped:
         ending = stopped.ending
-        outcome = Outcome(ending.exit_code, target, stopped.format_message(), ending.hint, ending.ename)
+        outcome = Outcome(
+            ending.exit_code,
+            target,
+            stopped.format_message(),
+            ending.hint,
+            ending.ename,
+            signal=ending.signal,
+        )
     except (OSError, ValueError, KeyError) as error:
         # An unwritable archive, a file that is no notebook, a kernel that does not exist.
         outcome = Outcome(1, target, f"{notebook.name} could not be run: {error}", ename=type(error).__name__)
@@ -89,6 +96,7 @@ def execute(
         outcome.ename,
         time.monotonic() - begun,
         warnings,
+        outcome.signal,
     )
 
 

@@ -203,7 +203,7 @@ def execute(
             accept()
     except BaseException as error:
         # Also on Ctrl-C: half a configuration is worse than none.
-        say(f"failed: {error}; restoring {len(entries)} objects")
+        say(f"failed: {error or type(error).__name__}; restoring {len(entries)} objects")
         left = undo(cluster, snapshot)
         if not isinstance(error, ClusterError):
             raise

@@ -13,7 +13,7 @@ import yaml
 
 from gateshift import lab as laboratory
 from gateshift.cli.shared import short_path
-from gateshift.errors import GateshiftError
+from gateshift.errors import GateshiftError, Interrupted
 from gateshift.lab.cli import start
 from gateshift.lab.state import LabState
 from gateshift.params.load import load
@@ -138,6 +138,8 @@ def _healthy(director: Director, lab: LabState, screen: Screen) -> list[str]:
         screen.phase(f"{director.migration}: clean-up and report")
         director.run("cleanup", confirm_namespace="apisix")
         director.run("report")
+    except Interrupted:
+        raise
     except GateshiftError as error:
         return [f"first migration: {error} ({error.hint})"]
     return failures
@@ -164,6 +166,8 @@ def _broken(director: Director, lab: LabState, fault: lab_faults.Fault, screen: 
         if back.exit_code:
             screen.line("the weights are back; that the users are cannot be seen without the lost metrics")
         director.run("report")
+    except Interrupted:
+        raise
     except GateshiftError as error:
         return [f"second migration: {error} ({error.hint})"]
     return _back_on_apisix(director, fault)
@@ -184,6 +188,8 @@ def _killed(director: Director, screen: Screen) -> list[str]:
             screen.phase(f"{director.migration}: canary stage {index + 1} of {_stages(director)}, to its end")
             director.run("canary", label=f"stage{index + 1}")
         director.run("report")
+    except Interrupted:
+        raise
     except GateshiftError as error:
         return [f"second migration: {error} ({error.hint})"]
     return [f"second migration: {problem}" for problem in kills.problems(director, codes)]

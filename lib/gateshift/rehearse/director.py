@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gateshift.cli.notebooks import run_notebook
-from gateshift.errors import LabError
+from gateshift.errors import Interrupted, LabError
 from gateshift.migration.journal import read_records
 from gateshift.runbook.approvals import write_approval
 
@@ -51,7 +51,10 @@ class Director:
         return self.outputs / self.migration
 
     def run(self, verb: str, *, label: str = "", expect: frozenset[int] = frozenset({0}), **own: Any) -> Leg:
-        """Run one notebook; raises :class:`~gateshift.errors.LabError` when it does not end as expected."""
+        """Run one notebook; raises :class:`~gateshift.errors.LabError` when it does not end as expected.
+
+        Raises :class:`~gateshift.errors.Interrupted` when a signal asked for the end of the rehearsal.
+        """
         begun = time.monotonic()
         with self.watching():
             outcome = run_notebook(
@@ -63,6 +66,11 @@ class Director:
             )
         leg = Leg(verb, label, outcome.exit_code, time.monotonic() - begun, outcome.path, outcome.error or "")
         self.legs.append(leg)
+        if outcome.signal:
+            raise Interrupted(
+                f"the rehearsal was stopped by {outcome.signal} during {verb} {label}".rstrip(),
+                hint=f"run `gateshift rehearse` again; what was done is in {leg.path.parent.parent}",
+            )
         if leg.exit_code not in expect:
             wanted = " or ".join(str(code) for code in sorted(expect))
             raise LabError(

@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.special import betaincinv
-
 __all__ = ["Share", "observed_share", "window_share"]
 
 
@@ -47,6 +45,8 @@ def observed_share(
     total = istio + apisix
     if total < 1:
         return Share(None, None, None, False, total, "no requests were seen at either gateway")
+    from scipy.special import betaincinv  # noqa: PLC0415 - slow import; only a canary looks at shares
+
     percent = 100.0 * istio / total
     tail = (1 - confidence) / 2
     low = 0.0 if istio <= 0 else 100.0 * float(betaincinv(istio, apisix + 1, tail))
