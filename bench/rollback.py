@@ -4,19 +4,21 @@ Each round begins a canary stage of a random weight in a process of its own and 
 before the change is accepted, while it spreads, or while it dwells. The canary is killed with -9, or lives on
 and holds the lock; some rollbacks are killed with -9 themselves and started again. Then the command that an
 operator types is timed from the start of its process: until the weights are accepted, and until the observed
-share of APISIX is at least 99 % (both gateways' counters, sampling error included).
+share of APISIX is at least 99 % (both gateways' counters, sampling error included). Where the rollback was
+killed, the acceptance counts from the command that got it, the users' return from the first command.
 
-Run it on a lab where Istio is installed and configured, which a kept rehearsal leaves:
+    python -m bench.rollback --lab bench [--rounds 20] [--ttl 2] [--seed 1] [--minutes 9] [--write]
 
-    gateshift rehearse --short --only fault --keep --lab bench
-    python bench/rollback.py --lab bench [--rounds 20] [--ttl 2] [--seed 1]
-    gateshift lab down --name bench
+A lab that does not run yet is started, brought to the point where a canary may begin, and ended at the end.
+Rounds are kept in build/, so that a run which ended early (or was told to, by ``--minutes``) goes on with the
+rounds that are missing. ``--write`` puts the tables of all rounds kept into docs/dns.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import signal
@@ -25,6 +27,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +36,18 @@ import httpx
 import yaml
 
 from gateshift import lab as laboratory
+from gateshift.errors import LabError
 from gateshift.migration.journal import Record, read_records
 from gateshift.params import Mode
 from gateshift.params.load import load
+from gateshift.rehearse.director import Director
 from gateshift.runbook.context import Context
 from gateshift.runbook.inputs import project_root, resolvers
+
+KEPT = project_root() / "build"
+MARKS = ("<!-- rollback:begin (written by python -m bench.rollback --write) -->", "<!-- rollback:end -->")
+ACCEPTED = 5.0
+"""Seconds the acceptance of the weights may take."""
 
 CANARY = """
 import sys
@@ -51,7 +62,7 @@ run.act()
 
 
 def main() -> int:
-    """Run the rounds and print one JSON document; exit 1 if any rollback failed or was too late."""
+    """Run the missing rounds and print the table; exit 1 if any failed, was too late, or is missing."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -59,41 +70,131 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--ttl", type=float, default=2.0, help="seconds that resolvers keep an answer")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no round that would end later")
+    parser.add_argument("--write", action="store_true", help="write the tables into docs/dns.md")
     flags = parser.parse_args()
-    os.environ["GATESHIFT_LAB"] = flags.lab
-    state = laboratory.status(flags.lab)
-    httpx.put(f"{state['traffic_url']}/ttl", json={"ttl": flags.ttl}, timeout=5).raise_for_status()
-    chance = random.Random(flags.seed)
+    kept = KEPT / f"rollback-ttl{flags.ttl:g}.jsonl"
+    missing = [n for n in range(flags.rounds) if n not in {r["round"] - 1 for r in read_rounds(kept)}]
+    if missing:
+        with ready_lab(flags.lab, flags.ttl, (until := time.monotonic() + 60 * flags.minutes)):
+            run_rounds(missing, flags, kept, until)
+    rounds = read_rounds(kept)
+    sys.stdout.write(table(flags.ttl, rounds) + "\n")
+    if flags.write:
+        write_docs()
+    return 0 if len(rounds) >= flags.rounds and all(good(r, flags.ttl) for r in rounds) else 1
+
+
+def run_rounds(missing: list[int], flags: argparse.Namespace, kept: Path, until: float) -> None:
+    """Run the rounds with these numbers, each with chance of its own, until the time is up."""
+    longest = 0.0
     with tempfile.TemporaryDirectory() as folder:
-        rounds = []
-        for number in range(flags.rounds):
-            rounds.append(one_round(Path(folder), number, flags.ttl, chance))
-            sys.stderr.write(json.dumps(rounds[-1]) + "\n")
-    print(json.dumps(summary(rounds, flags.ttl), indent=1))
-    limit = min(flags.ttl + 60.0, 300.0)
-    good = all(r["back"] and r["accepted_s"] <= 5.0 and r["users_s"] <= limit for r in rounds)
-    return 0 if good else 1
+        for number in missing:
+            begun = time.monotonic()
+            if begun + longest > until:
+                return
+            laboratory.forget_migrations(flags.lab)
+            chance = random.Random(f"{flags.seed} {number}")
+            done = one_round(Path(folder), number, flags.ttl, chance)
+            longest = max(longest, time.monotonic() - begun)
+            with kept.open("a", encoding="utf-8") as out:
+                out.write(json.dumps(done) + "\n")
+            sys.stderr.write(json.dumps(done) + "\n")
 
 
-def summary(rounds: list[dict[str, Any]], ttl: float) -> dict[str, Any]:
-    """Return the distribution of the times, in seconds."""
-    out: dict[str, Any] = {"rounds": len(rounds), "ttl_s": ttl, "back": sum(r["back"] for r in rounds)}
-    for key in ("accepted_s", "users_s"):
+@contextmanager
+def ready_lab(name: str, ttl: float, until: float) -> Iterator[None]:
+    """Give a lab in which a canary may begin, its clients caching for *ttl*; one started here is ended."""
+    os.environ["GATESHIFT_LAB"] = name
+    KEPT.mkdir(parents=True, exist_ok=True)
+    try:
+        started = not laboratory.status(name).running
+    except LabError:
+        started = True
+    try:
+        if started:
+            laboratory.up(name, rate=150.0, ttl=ttl)
+            prepare()
+            sys.stderr.write(f"lab ready, {(until - time.monotonic()) / 60:.1f} min left\n")
+        lab = laboratory.status(name)
+        httpx.put(f"{lab['traffic_url']}/ttl", json={"ttl": ttl}, timeout=5).raise_for_status()
+        yield
+    finally:
+        if started:
+            laboratory.down(name)
+
+
+def prepare() -> None:
+    """Preflight to verify by the notebooks themselves, as every migration before its first stage."""
+    with tempfile.TemporaryDirectory() as outputs:
+        director = Director(
+            migration="bench-prepare",
+            params_file=str(project_root() / "params" / "lab.yaml"),
+            outputs=Path(outputs),
+            overrides={"outputs": outputs},
+            narrate=lambda _text: None,
+        )
+        for verb in ("preflight", "install", "translate", "apply", "verify"):
+            director.run(verb)
+
+
+def read_rounds(kept: Path) -> list[dict[str, Any]]:
+    """Return the rounds kept so far, in their order."""
+    if not kept.exists():
+        return []
+    found = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()]
+    return sorted(found, key=lambda r: int(r["round"]))
+
+
+def good(done: dict[str, Any], ttl: float) -> bool:
+    """Tell whether a rollback succeeded in time."""
+    return bool(done["back"] and done["accepted_s"] <= ACCEPTED and done["users_s"] <= min(ttl + 60.0, 300.0))
+
+
+def table(ttl: float, rounds: list[dict[str, Any]]) -> str:
+    """Return the distribution of the times as Markdown."""
+    back = sum(r["back"] for r in rounds)
+    killed = sum(r["canary"] == "killed" for r in rounds)
+    twice = sum(r["rollback_killed"] for r in rounds)
+    in_time = sum(good(r, ttl) for r in rounds)
+    text = (
+        f"TTL {ttl:g} s: {back} of {len(rounds)} rollbacks brought the users back, {in_time} of them in "
+        f"time; {killed} canaries and {twice} rollbacks were killed with -9."
+    )
+    lines = [
+        text,
+        "",
+        "| seconds from the command | fastest | median | 9 of 10 | slowest | target |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for key, text, limit in (
+        ("accepted_s", "weights accepted", ACCEPTED),
+        ("users_s", "at least 99 % of requests at APISIX", min(ttl + 60.0, 300.0)),
+    ):
         values = sorted(r[key] for r in rounds if r[key] is not None)
         if values:
-            out[key] = {
-                "min": round(values[0], 1),
-                "median": round(statistics.median(values), 1),
-                "p90": round(values[int(0.9 * (len(values) - 1))], 1),
-                "max": round(values[-1], 1),
-            }
-    return out
+            ninth = values[math.ceil(0.9 * len(values)) - 1]
+            cells = (values[0], statistics.median(values), ninth, values[-1], limit)
+            lines.append(f"| {text} | " + " | ".join(f"{c:.1f}" for c in cells) + " |")
+    return "\n".join(lines)
+
+
+def write_docs() -> None:
+    """Write the table of every TTL that has rounds between the page's marks."""
+    page = project_root() / "docs" / "dns.md"
+    head, begin, rest = page.read_text(encoding="utf-8").partition(MARKS[0])
+    _, end, tail = rest.partition(MARKS[1])
+    if not begin or not end:
+        raise SystemExit(f"{page} has no marks {MARKS}")
+    files = sorted(KEPT.glob("rollback-ttl*.jsonl"), key=lambda p: float(p.stem.removeprefix("rollback-ttl")))
+    tables = [table(float(f.stem.removeprefix("rollback-ttl")), read_rounds(f)) for f in files]
+    page.write_text("\n\n".join((head.rstrip() + "\n\n" + begin, *tables, end)) + tail, encoding="utf-8")
 
 
 def one_round(folder: Path, number: int, ttl: float, chance: random.Random) -> dict[str, Any]:
     """Break a canary stage at a random moment and roll back; return what happened and the times."""
     weight = chance.randint(5, 100)
-    path = params_file(folder, f"bench-rollback-{os.getpid()}-{number}", weight)
+    path = params_file(folder, f"bench-rollback-{os.getpid()}-{number}", weight, ttl)
     params = load(path, resolvers=resolvers())
     context = Context(params, run="bench")
     for kind, data in (
@@ -116,16 +217,17 @@ def one_round(folder: Path, number: int, ttl: float, chance: random.Random) -> d
         stderr=subprocess.DEVNULL,
     )
     wait_for(journal, "shift.intent", canary)
-    moment = chance.uniform(0.0, 3.0 * ttl + 6.0)
+    moment = chance.uniform(0.0, 1.5 * ttl + 6.0)
     time.sleep(moment)
     killed = chance.random() < 0.7
     if killed:
         canary.send_signal(signal.SIGKILL)
         canary.wait()
-    began = time.time()
+    began = [time.time()]
     again = chance.random() < 0.25
     code = roll_back(path, kill_after=chance.uniform(1.0, 6.0) if again else None)
     if again:
+        began.append(time.time())
         code = roll_back(path)
     if not killed:
         canary.wait(timeout=120)
@@ -140,17 +242,20 @@ def one_round(folder: Path, number: int, ttl: float, chance: random.Random) -> d
     }
 
 
-def times(records: tuple[Record, ...], began: float) -> dict[str, Any]:
+def times(records: tuple[Record, ...], began: list[float]) -> dict[str, Any]:
     """Return the seconds from the command to the acceptance and to the users, as the journal has them."""
     by_kind = {record.kind: record for record in records}
-    first = next((r for r in records if r.kind == "rollback.shifted"), None)
-    done = by_kind.get("rollback.done")
+    done, started = by_kind.get("rollback.done"), by_kind.get("rollback.started")
     users = done.data["seconds_to_users"] if done else None
-    started = by_kind.get("rollback.started")
+    first = next((r for r in records if r.kind == "rollback.shifted"), None)
+    accepted = None
+    if first is not None:
+        at = first.unix - insync(first)
+        accepted = round(at - max((b for b in began if b <= at), default=began[0]), 2)
     return {
         "back": bool(done and users is not None),
-        "accepted_s": None if first is None else round(first.unix - began - insync(first), 2),
-        "users_s": None if users is None or started is None else round(users + started.unix - began, 1),
+        "accepted_s": accepted,
+        "users_s": None if users is None or started is None else round(users + started.unix - began[0], 1),
     }
 
 
@@ -184,7 +289,7 @@ def roll_back(path: Path, kill_after: float | None = None) -> int:
         return process.wait()
 
 
-def params_file(folder: Path, migration: str, weight: int) -> Path:
+def params_file(folder: Path, migration: str, weight: int, ttl: float) -> Path:
     """Write the lab's params with one stage of *weight* that never ends by itself."""
     data = yaml.safe_load((project_root() / "params" / "lab.yaml").read_text(encoding="utf-8"))
     stage = {"dwell": "600s", "error_rate_limit_percent": 1.0}
@@ -192,9 +297,12 @@ def params_file(folder: Path, migration: str, weight: int) -> Path:
     data |= {
         "migration": migration,
         "mode": Mode.ACT.value,
+        "outputs": str(folder / "outputs"),
         "stages": [{"weight_percent": w, **stage} for w in weights],
     }
     data["judge"]["hold_timeout"] = "900s"
+    # Long enough to see a return that comes too late.
+    data["traffic"] |= {"arrival_timeout": "900s", "rollback_target": f"{ttl + 120:g}s"}
     path = folder / f"{migration}.yaml"
     path.write_text(yaml.safe_dump(data), encoding="utf-8")
     return path
