@@ -26,7 +26,7 @@ from gateshift.runbook.observe import StageWatch
 from gateshift.runbook.parity import require_parity
 from gateshift.runbook.resume import fresh_verdict, reconcile
 from gateshift.runbook.retreat import bring_back
-from gateshift.runbook.shifting import clients_of, finish_waiting, keep_original, make_weighted
+from gateshift.runbook.shifting import clients_of, finish_waiting, keep_original, last_shift, make_weighted
 from gateshift.runbook.standing import decision_words
 from gateshift.words import tell
 
@@ -124,7 +124,6 @@ class Canary(Runbook):
 
         A stage that died on the way goes on where its records end; nothing is done or recorded twice.
         """
-        before = float(self.context.state.weight_percent)
         if self.context.state.stage_entered != self.index:
             if self.index == 0:
                 require_parity(self.context)
@@ -150,6 +149,7 @@ class Canary(Runbook):
             waiting.beat(watch, verdict)
             live.update(lambda: self._figure(watch, verdict))
 
+        before, accepted = last_shift(self.context)
         self.watch = StageWatch(
             self.context,
             self.stage,
@@ -158,6 +158,7 @@ class Canary(Runbook):
             on_sample=log.write,
             shifter=self.shifter,
             before_percent=before,
+            accepted=accepted,
             clients=clients_of(self.params, self.index),
             reference=past,
         )
@@ -206,15 +207,17 @@ class Canary(Runbook):
             )
         begun = time.monotonic()
         accepted = insync = 0.0
+        accepted_at = None
         if not plan.empty:
             receipt = self.shifter.set(plan)
-            accepted = time.monotonic() - begun
+            accepted, accepted_at = time.monotonic() - begun, receipt.accepted_at
             self.shifter.confirm(receipt)
             insync = time.monotonic() - begun
         self.record(
             "shift.done",
             to=self.stage.weight_percent,
             accepted_s=accepted,
+            accepted_at=accepted_at,
             insync_s=insync,
             snapshot=self.shifter.snapshot(),
         )
@@ -280,10 +283,9 @@ class StageWaiting:
         target = self._stage.weight_percent
         share = f"{watch.shares[-1][1]:.1f} %" if watch.shares else tell("wait.unknown")
         if not watch.arrived_once:
-            spent = time.time() - watch.begun
-            left = max(0.0, watch.forecast - spent)
+            spent = time.time() - watch.since
             reason = tell("wait.arrive.reason", share=share, target=target)
-            self._arrive.beat(spent, max(spent, watch.forecast), reason, left=left or None)
+            self._arrive.beat(spent, max(spent, watch.forecast), reason, left=watch.left or None)
             return
         if self._dwell is None:
             self._arrive.close()

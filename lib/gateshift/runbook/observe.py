@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from gateshift.errors import MetricsError, NotEnoughEvidence, RolledBack, TrafficError
 from gateshift.judge.model import Sample, Side
@@ -46,7 +47,10 @@ def _known(side: Side) -> bool:
 
 @dataclass
 class StageWatch:
-    """The state of one stage's observation. Times are unix seconds, shares percent on Istio."""
+    """The state of one stage's observation. Times are unix seconds, shares percent on Istio.
+
+    *accepted* is when the weights were accepted: the forecast counts from then (None: from its own begin).
+    """
 
     context: Context
     stage: StageParams
@@ -55,6 +59,7 @@ class StageWatch:
     on_sample: Callable[[Sample], None]
     shifter: Shifter
     before_percent: float = 0.0
+    accepted: float | None = None
     clients: Clients = field(default_factory=Clients)
     reference: tuple[Side, ...] = ()
     history: list[Sample] = field(default_factory=list)
@@ -67,18 +72,36 @@ class StageWatch:
     _inside: bool = False
     _read_at: float = 0.0
 
-    @property
+    @cached_property
     def forecast(self) -> float:
-        """Seconds from the change until the share is expected at its target."""
+        """Seconds from the acceptance of the weights until the share is expected to be seen at its target."""
         tolerance = self.context.params.traffic.arrival_tolerance_percent
-        return forecast_arrival(self.clients, self.before_percent, self.stage.weight_percent, tolerance)
+        before, after = self.before_percent, self.stage.weight_percent
+        return forecast_arrival(self.clients, before, after, tolerance, window=self._window)
+
+    @property
+    def since(self) -> float:
+        """When clients began to follow the new weights."""
+        return self.begun if self.accepted is None else self.accepted
+
+    @property
+    def left(self) -> float:
+        """Seconds from now until the share is expected at its target; 0 once it was there."""
+        return 0.0 if self.arrived_once else max(0.0, self.since + self.forecast - time.time())
+
+    @property
+    def _window(self) -> float:
+        return SHARE_WINDOW_STEPS * self.context.params.metrics.step
 
     def curve(self, until: float) -> list[tuple[float, float]]:
         """Return the expected share from the change to *until*, for the plot: (unix seconds, percent)."""
-        span = max(until - self.begun, self.forecast, 1.0)
+        span = max(until - self.since, self.forecast, 1.0)
         times = [span * i / _CURVE_POINTS for i in range(_CURVE_POINTS + 1)]
         before, after = self.before_percent, float(self.stage.weight_percent)
-        return [(self.begun + t, forecast_share(self.clients, before, after, t)) for t in times]
+        return [
+            (self.since + t, forecast_share(self.clients, before, after, t, window=self._window))
+            for t in times
+        ]
 
     def run(self) -> Verdict:
         """Observe until the verdict is promote or roll back.
@@ -90,7 +113,7 @@ class StageWatch:
         params = self.context.params
         self.begun = since = time.time()
         spoken = 0.0
-        say(f"stage {self.index + 1}: the share is expected at its target {self.forecast:.0f} s from now")
+        say(f"stage {self.index + 1}: the share is expected at its target {self.left:.0f} s from now")
         while True:
             time.sleep(params.metrics.step)
             now = time.time()
@@ -129,16 +152,15 @@ class StageWatch:
                 )
             if now - spoken >= max(5.0, params.metrics.step):
                 spoken = now
-                say(self._line(verdict, arrived, waited))
+                say(self._line(verdict, arrived))
 
-    def _line(self, verdict: Verdict, arrived: bool, waited: float) -> str:
+    def _line(self, verdict: Verdict, arrived: bool) -> str:
         text = (
             f"stage {self.index + 1} at {self.stage.weight_percent} %: share {self._last_share()}, "
             f"dwell {self.dwelled:.0f}/{self.stage.dwell:.0f} s"
         )
         if not arrived:
-            left = self.forecast - waited
-            expected = f", expected in {left:.0f} s" if left > 0 and not self.arrived_once else ""
+            expected = f", expected in {self.left:.0f} s" if self.left > 0 else ""
             return f"{text} (paused{expected}: {self.reason()})"
         return f"{text}, {verdict.decision.value}: {verdict.reasons[0] if verdict.reasons else ''}"
 
@@ -156,8 +178,9 @@ class StageWatch:
             before_percent=self.before_percent,
             target_percent=float(self.stage.weight_percent),
             observed_percent=self.shares[-1][1] if self.shares else None,
-            elapsed=time.time() - self.begun,
-            forecast=self.forecast,
+            elapsed=time.time() - self.since,
+            # Once it was there, a share that is away is not early.
+            forecast=0.0 if self.arrived_once else self.forecast,
         )
 
     def _stop_if_rolled_back(self) -> None:
@@ -210,7 +233,7 @@ class StageWatch:
                     "stage.arrived",
                     stage=self.index,
                     share=share.percent if share else None,
-                    seconds=sample.time - self.begun,
+                    seconds=sample.time - self.since,
                     forecast_seconds=self.forecast,
                 )
                 say(f"stage {self.index + 1}: traffic has arrived, observed share {self._last_share()}")

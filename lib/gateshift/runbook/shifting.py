@@ -20,6 +20,7 @@ __all__ = [
     "clients_of",
     "finish_waiting",
     "keep_original",
+    "last_shift",
     "make_weighted",
     "original_of",
 ]
@@ -74,6 +75,21 @@ def finish_waiting(context: Context) -> None:
     left = until - time.time()
     if left > 0:
         sit_out(Waiting(tell("wait.cached"), say), left, tell("wait.cached.reason"))
+
+
+def last_shift(context: Context) -> tuple[float, float | None]:
+    """Return what the newest shift began from (percent on Istio) and when its weights were accepted.
+
+    The time is None when the run died before it was on record. A stage that was resumed is told so what its
+    forecast counts from.
+    """
+    before, accepted = 0.0, None
+    for record in context.journal.records:
+        if record.kind == "shift.intent":
+            before, accepted = float(record.data["from"]), None
+        elif record.kind == "shift.done":
+            accepted = record.data.get("accepted_at")
+    return before, accepted
 
 
 def clients_of(params: Params, stage: int) -> Clients:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gateshift.traffic.protocol import Weights
+from gateshift.traffic.share import allowed_distance
 
 __all__ = ["Clients", "forecast_arrival", "forecast_share", "likely_reason"]
 
@@ -53,32 +54,55 @@ def _moved(clients: Clients, times: npt.NDArray[np.float64]) -> npt.NDArray[np.f
     return np.asarray((1 - clients.sticky) * resolved + clients.sticky * moved, dtype=np.float64)
 
 
-def forecast_share(clients: Clients, before_percent: float, after_percent: float, seconds: float) -> float:
-    """Return Istio's expected share in percent *seconds* after the change was accepted."""
+def _seen(clients: Clients, times: npt.NDArray[np.float64], window: float) -> npt.NDArray[np.float64]:
+    """Return :func:`_moved` as counters show it: the mean of the *window* seconds before each of *times*."""
+    moved = _moved(clients, times)
+    if window <= 0:
+        return moved
+    # The integral from 0, by trapezoids; the mean between two moments is the difference of two integrals.
+    area = np.concatenate(([0.0], np.cumsum((moved[1:] + moved[:-1]) / 2 * np.diff(times))))
+    begins = np.maximum(0.0, times - window)
+    span = np.maximum(times - begins, 1e-9)
+    return np.asarray((area - np.interp(begins, times, area)) / span, dtype=np.float64)
+
+
+def forecast_share(
+    clients: Clients, before_percent: float, after_percent: float, seconds: float, *, window: float = 0.0
+) -> float:
+    """Return Istio's expected share in percent *seconds* after the change was accepted.
+
+    With *window* (seconds) it is the share that the counters show over that time, as it is observed.
+    """
     times = np.linspace(0.0, max(seconds, 1e-9), _STEPS)
-    moved = float(_moved(clients, times)[-1])
-    return before_percent + (after_percent - before_percent) * moved
+    seen = float(_seen(clients, times, window)[-1])
+    return before_percent + (after_percent - before_percent) * seen
 
 
 def forecast_arrival(
-    clients: Clients, before_percent: float, after_percent: float, tolerance_percent: float = 2.0
+    clients: Clients,
+    before_percent: float,
+    after_percent: float,
+    tolerance_percent: float = 2.0,
+    *,
+    window: float = 0.0,
 ) -> float:
-    """Return the seconds until the expected share is within *tolerance_percent* of the new weight."""
+    """Return the seconds until the share, observed over *window* seconds, counts as arrived."""
     distance = abs(after_percent - before_percent)
-    if distance <= tolerance_percent:
+    within = allowed_distance(after_percent, tolerance_percent)
+    if distance <= within:
         return 0.0
-    needed = 1 - tolerance_percent / distance
+    needed = 1 - within / distance
     # By then every cache is refreshed and all but exp(-12) of the long connections are renewed.
-    horizon = clients.propagation + max(clients.ttl, clients.tail_ttl) + 12 * clients.connection_age
+    horizon = clients.propagation + max(clients.ttl, clients.tail_ttl) + 12 * clients.connection_age + window
     times = np.linspace(0.0, horizon, _STEPS)
-    moved = _moved(clients, times)
-    index = int(np.searchsorted(moved, needed))
+    seen = _seen(clients, times, window)
+    index = int(np.searchsorted(seen, needed))
     if index >= len(times):
         return horizon
     if index == 0:
         return 0.0
-    rise = moved[index] - moved[index - 1]
-    part = (needed - moved[index - 1]) / rise if rise > 0 else 1.0
+    rise = seen[index] - seen[index - 1]
+    part = (needed - seen[index - 1]) / rise if rise > 0 else 1.0
     return float(times[index - 1] + part * (times[index] - times[index - 1]))
 
 

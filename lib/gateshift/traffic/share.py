@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Share", "observed_share", "window_share"]
+__all__ = ["Share", "allowed_distance", "observed_share", "window_share"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,11 @@ class Share:
     arrived: bool
     requests: float
     reason: str = ""
+
+
+def allowed_distance(target_percent: float, tolerance_percent: float) -> float:
+    """Return how many points the share may be from *target_percent*: half the tolerance at 0 and 100 %."""
+    return tolerance_percent / 2 if target_percent in (0, 100) else tolerance_percent
 
 
 def observed_share(
@@ -51,7 +56,7 @@ def observed_share(
     tail = (1 - confidence) / 2
     low = 0.0 if istio <= 0 else 100.0 * float(betaincinv(istio, apisix + 1, tail))
     high = 100.0 if apisix <= 0 else 100.0 * float(betaincinv(istio + 1, apisix, 1 - tail))
-    within = tolerance_percent / 2 if target_percent in (0, 100) else tolerance_percent
+    within = allowed_distance(target_percent, tolerance_percent)
     if abs(percent - target_percent) > within:
         reason = f"{percent:.1f} % is more than {within:g} points from {target_percent:g} %"
         return Share(percent, low, high, False, total, reason)
