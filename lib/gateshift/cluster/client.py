@@ -7,39 +7,29 @@ client library's own cache is a file shared by all clusters behind one address.
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 import time
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
-import urllib3
 from kubernetes import client as kube_client
-from kubernetes.client.exceptions import ApiException
 
-from gateshift.cluster.failures import (
-    ApiError,
-    ConflictError,
-    NotServedError,
-    explain_status,
-    explain_transport,
-)
+from gateshift.cluster.failures import ApiError, ConflictError, NotServedError
 from gateshift.cluster.kubeconfig import load_configuration
 from gateshift.cluster.objects import API_VERSIONS, MANAGER, Object, title_of
 from gateshift.cluster.resources import Call, Resource
+from gateshift.cluster.transport import TIMEOUT, Transport
 from gateshift.errors import ClusterError
 from gateshift.params.model import ClusterParams
 
 __all__ = ["ApiError", "Call", "Cluster", "ConflictError", "NotServedError", "Resource"]
 
-_TIMEOUT = 10.0
 _PAGE = 500
 
 
-class Cluster:
+class Cluster(Transport):
     """One cluster behind one kubeconfig context. Safe to use from several threads."""
 
     def __init__(
@@ -48,13 +38,11 @@ class Cluster:
         *,
         kubeconfig: str | None = None,
         context: str | None = None,
-        timeout: float = _TIMEOUT,
+        timeout: float = TIMEOUT,
     ) -> None:
-        self._api = api
-        self._timeout = timeout
+        super().__init__(api, timeout)
         self._lock = threading.Lock()
         self._served: dict[str, dict[str, Resource]] = {}
-        self._date: float | None = None
         self._uid: str | None = None
         self._version: str | None = None
         self.kubeconfig = kubeconfig
@@ -63,7 +51,7 @@ class Cluster:
         """Every (verb, resource) used so far; the permissions table is tested against it."""
 
     @classmethod
-    def connect(cls, params: ClusterParams, *, timeout: float = _TIMEOUT) -> Cluster:
+    def connect(cls, params: ClusterParams, *, timeout: float = TIMEOUT) -> Cluster:
         """Open the kubeconfig (or the pod's service account) and check that it is the intended cluster.
 
         Raises :class:`ClusterError` when the context does not exist, the API does not answer, or
@@ -84,11 +72,6 @@ class Cluster:
         return cluster
 
     # -- identity ---------------------------------------------------------------------------------
-
-    @property
-    def server(self) -> str:
-        """Address of the API server."""
-        return str(self._api.configuration.host)
 
     @property
     def uid(self) -> str:
@@ -345,86 +328,5 @@ class Cluster:
                 self._served[api_version] = served
         return served
 
-    # -- transport --------------------------------------------------------------------------------
-
     def _note(self, verb: str, resource: Resource) -> None:
         self.calls.add(Call(verb, resource.group, resource.plural))
-
-    def _optional(
-        self, method: str, path: str, subject: str, body: Mapping[str, Any] | None = None
-    ) -> Object | None:
-        try:
-            return self._request(method, path, body=body, subject=subject)
-        except ApiError as error:
-            if error.status == 404:
-                return None
-            raise
-
-    def _request(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] | None = None,
-        body: Any = None,
-        content_type: str = "application/json",
-        subject: str,
-    ) -> Object:
-        data = self._send(method, path, query=query, body=body, content_type=content_type, subject=subject)
-        try:
-            answer: Object = json.loads(data)
-        except ValueError:
-            raise ClusterError(
-                f"{subject}: the API server answered with something that is not JSON: {data[:80]!r}",
-                hint="check that cluster.kubeconfig points at a Kubernetes API server and not at a proxy",
-            ) from None
-        return answer
-
-    def _send(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] | None = None,
-        body: Any = None,
-        content_type: str = "application/json",
-        subject: str,
-    ) -> bytes:
-        url = self.server + path + (f"?{urlencode(query)}" if query else "")
-        headers = {"Accept": "application/json"}
-        if body is not None:
-            headers["Content-Type"] = content_type
-        if content_type != "application/json" and body is not None:
-            body = json.dumps(body)
-        self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
-        # Reads are repeated once after a broken connection and while the server sheds load; writes never.
-        for attempt in (1, 2):
-            try:
-                response = self._api.call_api(
-                    method, url, header_params=dict(headers), body=body, _request_timeout=self._timeout
-                )
-                data = bytes(response.read() or b"")
-                self._date = _unix(response.headers.get("Date"))
-            except (urllib3.exceptions.HTTPError, ApiException, OSError) as error:
-                if (
-                    method == "GET"
-                    and attempt == 1
-                    and not isinstance(error, urllib3.exceptions.TimeoutError)
-                ):
-                    time.sleep(0.2)
-                    continue
-                raise explain_transport(error, subject, self.server, self._timeout) from None
-            if response.status == 429 and method == "GET" and attempt == 1:
-                time.sleep(1.0)
-                continue
-            if response.status >= 400:
-                raise explain_status(response.status, data, subject, method)
-            return data
-        raise ClusterError(f"{subject}: no answer")  # pragma: no cover - the loop returns or raises
-
-
-def _unix(date: str | None) -> float | None:
-    try:
-        return parsedate_to_datetime(date).timestamp() if date else None
-    except ValueError:
-        return None

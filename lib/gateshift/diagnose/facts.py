@@ -91,6 +91,11 @@ class Facts:
         return self.get("Service", self.params.istio.gateway_service, self.params.istio.namespace)
 
     @property
+    def servers(self) -> list[Object]:
+        """The servers of all Gateways."""
+        return [s for g in self.objects("Gateway") for s in g["spec"].get("servers") or []]
+
+    @property
     def pods(self) -> list[Object]:
         """The pods that the gateway's Service selects."""
         return self.once("pods", lambda: gateway_pods(self.cluster, self.params))

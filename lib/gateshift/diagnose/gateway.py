@@ -5,16 +5,15 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 
-from gateshift.cluster.certificates import certificate_problems
 from gateshift.cluster.gateways import load_balancer_name, pod_ready
-from gateshift.cluster.objects import Object, name_of, title_of
+from gateshift.cluster.objects import name_of, title_of
 from gateshift.cluster.operator import istiod_name
 from gateshift.cluster.waiting import deployment_standing, pod_problem, reasons
 from gateshift.diagnose.causes import found, patch_command
 from gateshift.diagnose.envoy import SilentEnvoyError
 from gateshift.diagnose.facts import Facts
+from gateshift.diagnose.gateway_tls import certificates, server_names
 from gateshift.diagnose.model import Cause, Level, Probe
-from gateshift.diagnose.routing import host_matches
 from gateshift.errors import ClusterError
 
 __all__ = ["PROBES"]
@@ -180,7 +179,7 @@ def _reach(facts: Facts) -> Iterator[Cause]:
     for port in (80, 443):
         target = direct.get(f"{name}:{port}", f"{name}:{port}")
         address, _, number = target.rpartition(":")
-        served = any(s["port"]["number"] == port for s in _servers(facts))
+        served = any(s["port"]["number"] == port for s in facts.servers)
         try:
             socket.getaddrinfo(address.strip("[]"), int(number), proto=socket.IPPROTO_TCP)
         except OSError as error:
@@ -204,11 +203,6 @@ def _reach(facts: Facts) -> Iterator[Cause]:
                 port=port,
                 how="refuses connections: nothing listens behind it" if refused else "does not answer",
             )
-
-
-def _servers(facts: Facts) -> Iterator[Object]:
-    for gateway in facts.objects("Gateway"):
-        yield from gateway["spec"].get("servers") or []
 
 
 def _selector(facts: Facts) -> Iterator[Cause]:
@@ -260,7 +254,7 @@ def _listeners(facts: Facts) -> Iterator[Cause]:
     }
     service = facts.service or {}
     target = {p["port"]: p.get("targetPort", p["port"]) for p in service.get("spec", {}).get("ports") or []}
-    for port in sorted({s["port"]["number"] for s in _servers(facts)} & set(target)):
+    for port in sorted({s["port"]["number"] for s in facts.servers} & set(target)):
         if target[port] not in have:
             yield found(
                 "gateway-no-listener",
@@ -268,76 +262,6 @@ def _listeners(facts: Facts) -> Iterator[Cause]:
                 "see the other findings: selector, target port, TLS settings, rejected configuration",
                 port=port,
             )
-
-
-def _tls(facts: Facts) -> Iterator[Cause]:
-    home = facts.params.istio.namespace
-    for gateway in facts.objects("Gateway"):
-        for server in gateway["spec"].get("servers") or []:
-            tls, port = server.get("tls") or {}, server.get("port") or {}
-            if port.get("protocol") in {"HTTPS", "TLS"} and not tls:
-                yield found(
-                    "gateway-tls-missing",
-                    f"{title_of(gateway)}, port {port.get('number')}",
-                    "set tls.mode and tls.credentialName",
-                )
-            names = tls.get("credentialNames") or (
-                [tls["credentialName"]] if tls.get("credentialName") else []
-            )
-            for name in names:
-                hosts = [h.rpartition("/")[2] for h in server.get("hosts") or []]
-                yield from _secret(facts, gateway, str(name), home, [h for h in hosts if h != "*"])
-
-
-def _secret(facts: Facts, gateway: Object, name: str, home: str, hosts: list[str]) -> Iterator[Cause]:
-    secret = facts.get("Secret", name, home)
-    if secret is None:
-        elsewhere = [s["metadata"]["namespace"] for s in facts.objects("Secret") if name_of(s) == name]
-        if elsewhere:
-            yield found(
-                "tls-secret-namespace",
-                f"{title_of(gateway)}; found in: {', '.join(elsewhere)}",
-                f"kubectl -n {elsewhere[0]} get secret {name} -o yaml | sed 's/namespace: .*/namespace: "
-                f"{home}/' "
-                "| kubectl apply -f - (it is looked up where the gateway's pods are)",
-                name=name,
-                home=home,
-            )
-        else:
-            yield found(
-                "tls-secret-missing",
-                f"{title_of(gateway)} names it; no namespace has it",
-                f"kubectl -n {home} create secret tls {name} --cert=<chain.pem> --key=<key.pem>",
-                name=name,
-            )
-        return
-    wanted = [facts.host] if facts.host and any(host_matches(h, facts.host) for h in hosts) else hosts
-    problems = certificate_problems(secret, [h for h in wanted if not h.startswith("*")], soon_days=0)
-    if problems:
-        yield found(
-            "tls-certificate",
-            "; ".join(problems),
-            f"kubectl -n {home} create secret tls {name} --cert=<chain.pem> --key=<key.pem> "
-            "--dry-run=client -o yaml | kubectl apply -f - (taken up without a restart)",
-            name=f"{home}/{name}",
-        )
-
-
-def _sni(facts: Facts) -> Iterator[Cause]:
-    """A host with rules that no TLS server of the gateways answers for."""
-    servers = [
-        h.rpartition("/")[2]
-        for s in _servers(facts)
-        if (s.get("port") or {}).get("protocol") in {"HTTPS", "TLS"}
-        for h in s.get("hosts") or []
-    ]
-    if servers and facts.host and not any(host_matches(h, facts.host) for h in servers):
-        yield found(
-            "tls-sni",
-            f"TLS servers answer for {', '.join(sorted(set(servers)))}",
-            f"add {facts.host} to the hosts of the Gateway's HTTPS server",
-            host=facts.host,
-        )
 
 
 def _policies(facts: Facts) -> Iterator[Cause]:
@@ -391,8 +315,8 @@ PROBES = (
     Probe(
         "Gateway selector", _TREE | {"404"}, "kubectl get gateways.networking.istio.io -A -o yaml", _selector
     ),
-    Probe("TLS secret", _TREE, "istioctl proxy-config secret <pod>", _tls),
-    Probe("SNI", _TREE, "istioctl proxy-config listeners <pod> -o json", _sni),
+    Probe("TLS secret", _TREE, "istioctl proxy-config secret <pod>", certificates),
+    Probe("SNI", _TREE, "istioctl proxy-config listeners <pod> -o json", server_names),
     Probe("network policies", _TREE, "kubectl -n <ns> get networkpolicies -o yaml", _policies),
     Probe("listeners in Envoy", _TREE, "istioctl proxy-config listeners <pod>", _listeners),
     Probe(

@@ -9,16 +9,14 @@ from typing import Any
 from gateshift.cluster.gateways import pod_ready
 from gateshift.cluster.objects import Object, name_of, title_of
 from gateshift.diagnose.causes import found
-from gateshift.diagnose.destinations import endpoints_of, parse_cluster, service_of
 from gateshift.diagnose.facts import Facts
+from gateshift.diagnose.limit_service import GLOBAL, LOCAL, installed_filters, limit_service
 from gateshift.diagnose.model import Cause, Level, Probe, mappings_in
-from gateshift.diagnose.routes import Rule, filters_of, route_tables
+from gateshift.diagnose.routes import Rule, route_tables
 from gateshift.errors import GateshiftError
 
 __all__ = ["PROBES", "limit_filters"]
 
-_LOCAL = "extensions.filters.http.local_ratelimit"
-_GLOBAL = "extensions.filters.http.ratelimit"
 _MARKS = ("local_ratelimit", "filters.http.ratelimit")
 
 
@@ -162,29 +160,17 @@ def _matches(facts: Facts) -> Iterator[Cause]:
                 )
 
 
-def _installed(facts: Facts) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return (name, configuration) of the rate limit filters in the gateway's listeners."""
-    seen: dict[str, Mapping[str, Any]] = {}
-    for listener in facts.envoy.listeners:
-        for _, manager in filters_of(listener):
-            for one in manager.get("http_filters") or []:
-                config = one.get("typed_config") or {}
-                if any(m in str(config.get("@type")) for m in (_LOCAL, _GLOBAL)):
-                    seen.setdefault(str(one.get("name")), config)
-    return sorted(seen.items())
-
-
 def _per_route(rule: Rule) -> dict[str, Mapping[str, Any]]:
     return {
         name: config
         for name, config in (rule.raw.get("typed_per_filter_config") or {}).items()
-        if any(m in str(config.get("@type")) for m in (_LOCAL, _GLOBAL))
+        if any(m in str(config.get("@type")) for m in (LOCAL, GLOBAL))
     }
 
 
 def _in_envoy(facts: Facts) -> Iterator[Cause]:
     limiting = limit_filters(facts)
-    installed = dict(_installed(facts))
+    installed = dict(installed_filters(facts))
     anywhere = [(rule, c) for _, _, rule in route_tables(facts.envoy) for c in [_per_route(rule)] if c]
     if limiting and not installed:
         yield found(
@@ -212,8 +198,8 @@ def _in_envoy(facts: Facts) -> Iterator[Cause]:
     buckets = [c for n, c in own.items() if n in installed] or [
         c for c in installed.values() if c.get("token_bucket")
     ]
-    local = [c for c in buckets if _LOCAL in str(c.get("@type")) and c.get("token_bucket")]
-    if not local and not any(_GLOBAL in str(c.get("@type")) for c in installed.values()):
+    local = [c for c in buckets if LOCAL in str(c.get("@type")) and c.get("token_bucket")]
+    if not local and not any(GLOBAL in str(c.get("@type")) for c in installed.values()):
         yield found(
             "limit-no-bucket",
             f"it is taken by rule {told.taker}; limited are "
@@ -306,76 +292,6 @@ def _compared(facts: Facts, rule: Rule, bucket: Mapping[str, Any]) -> Iterator[C
         )
 
 
-def _service(facts: Facts) -> Iterator[Cause]:
-    """A global rate limit: its service's cluster, its endpoints, Redis behind it."""
-    for name, config in _installed(facts):
-        if _GLOBAL not in str(config.get("@type")):
-            continue
-        grpc = ((config.get("rate_limit_service") or {}).get("grpc_service") or {}).get("envoy_grpc") or {}
-        cluster = str(grpc.get("cluster_name", ""))
-        open_ = not config.get("failure_mode_deny")
-        passes = "failure_mode_deny is off, so everything passes" if open_ else "requests are refused"
-        have = facts.envoy.clusters.get(cluster)
-        if have is None:
-            yield found(
-                "limit-service-cluster",
-                f"filter {name}; {passes}",
-                "name an existing cluster, for example "
-                f"outbound|8081||ratelimit.{facts.params.istio.namespace}"
-                ".svc.cluster.local (istioctl proxy-config clusters <pod>)",
-                name=cluster or "(none)",
-            )
-            continue
-        endpoints = facts.envoy.endpoints.get(cluster, ())
-        down = [e for e in endpoints if not e.healthy]
-        failed = facts.envoy.total(cluster, "upstream_cx_connect_fail")
-        growing = facts.envoy.now(cluster, "upstream_cx_connect_fail")
-        if not endpoints or len(down) == len(endpoints) or growing:
-            yield found(
-                "limit-service-down",
-                f"{cluster}: {len(endpoints)} endpoints, {len(down)} of them unhealthy, {failed} failed "
-                f"connects; {passes}",
-                "start the rate limit service; set failure_mode_deny: true if a limit must never be skipped",
-            )
-        errors = sum(n for k, n in facts.envoy.grown.items() if k.endswith("ratelimit.error"))
-        if errors and not growing:
-            yield found(
-                "limit-service-errors",
-                f"{errors} errors in {facts.envoy.seconds:.0f} s (ratelimit.error); {passes}",
-                f"kubectl -n {facts.params.istio.namespace} logs of the rate limit service: Redis, its "
-                "configuration",
-            )
-        yield from _redis(facts, cluster)
-
-
-def _redis(facts: Facts, cluster: str) -> Iterator[Cause]:
-    service = service_of(facts, parse_cluster(cluster)[0])
-    if service is None:
-        return
-    space, selector = service["metadata"]["namespace"], service["spec"].get("selector") or {}
-    for deployment in facts.objects("Deployment", space):
-        template = deployment["spec"]["template"]
-        if not selector or not selector.items() <= (template["metadata"].get("labels") or {}).items():
-            continue
-        for container in template["spec"].get("containers") or []:
-            for variable in container.get("env") or []:
-                if variable.get("name") == "REDIS_URL" and variable.get("value"):
-                    yield from _redis_at(facts, str(variable["value"]), space, title_of(deployment))
-
-
-def _redis_at(facts: Facts, url: str, space: str, owner: str) -> Iterator[Cause]:
-    host = url.partition("://")[2] or url
-    host = host.rpartition("@")[2].partition(":")[0]
-    name, _, rest = host.partition(".")
-    target = facts.get("Service", name, rest.split(".")[0] or space)
-    if target is None or not any(endpoints_of(facts, target)):
-        yield found(
-            "limit-redis",
-            f"{owner} uses {host}: " + ("no such Service" if target is None else "no ready endpoint"),
-            f"kubectl -n {rest.split('.')[0] or space} get pods; start Redis",
-        )
-
-
 def _shadow(facts: Facts) -> Iterator[Cause]:
     """Buckets overflow and nothing is refused: enabled, not enforced."""
     stats = facts.envoy.grown
@@ -415,7 +331,10 @@ _LISTENERS = "istioctl proxy-config listeners <pod> -o json | grep -A20 ratelimi
 PROBES = (
     Probe("rate limit objects", _TREE, "kubectl get envoyfilters -A -o yaml", _objects),
     Probe(
-        "rate limit service", _TREE, "istioctl proxy-config clusters <pod> | grep ratelimit", _quiet(_service)
+        "rate limit service",
+        _TREE,
+        "istioctl proxy-config clusters <pod> | grep ratelimit",
+        _quiet(limit_service),
     ),
     Probe("rate limit matches", _TREE, "istioctl proxy-config routes <pod> -o json", _quiet(_matches)),
     Probe("rate limit in Envoy", _TREE, _LISTENERS, _quiet(_in_envoy)),

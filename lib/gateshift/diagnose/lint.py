@@ -1,7 +1,7 @@
 """The lint: every trap of Istio migrations that can be seen in objects alone, in a cluster or in files.
 
 Pure. Each trap has a number in the list of docs/troubleshooting.md and one check, registered by kind in
-:mod:`.lint_routes`, :mod:`.lint_policy` or :mod:`.lint_mesh`.
+:mod:`.lint_gateways`, :mod:`.lint_routes`, :mod:`.lint_policy` or :mod:`.lint_mesh`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gateshift.cluster.objects import Object
-from gateshift.diagnose import lint_mesh, lint_policy, lint_routes
+from gateshift.diagnose import lint_gateways, lint_mesh, lint_policy, lint_routes
 from gateshift.diagnose.facts import Facts
 from gateshift.diagnose.lint_rules import CHECKS, World
 from gateshift.diagnose.model import Cause, Probe
@@ -35,7 +35,12 @@ KINDS = (
 )
 """Kinds that the lint reads from a cluster, besides the mesh configuration."""
 
-_REGISTERED = (lint_mesh, lint_policy, lint_routes)  # imported so that their checks are registered
+_REGISTERED = (
+    lint_gateways,
+    lint_mesh,
+    lint_policy,
+    lint_routes,
+)  # imported so that their checks are registered
 
 
 def lint(

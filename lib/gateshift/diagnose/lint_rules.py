@@ -9,7 +9,7 @@ from typing import Any
 from gateshift.cluster.objects import Object, name_of, title_of
 from gateshift.diagnose.model import Cause, Level
 
-__all__ = ["CHECKS", "World", "check", "covers", "selector_of", "trap"]
+__all__ = ["CHECKS", "World", "check", "gateways_of", "selector_of", "trap"]
 
 Check = Callable[[Object, "World"], Iterator[Cause]]
 
@@ -84,11 +84,13 @@ def trap(  # noqa: PLR0917 - one line a trap reads as a table
     )
 
 
-def covers(pattern: str, host: str) -> bool:
-    """Say whether a host pattern covers *host* (``*`` stands for any beginning)."""
-    return pattern in {"*", host} or (pattern.startswith("*") and host.endswith(pattern[1:]))
-
-
 def selector_of(spec: Mapping[str, Any]) -> dict[str, str]:
     """Return the workload labels that a security policy selects."""
     return dict((spec.get("selector") or {}).get("matchLabels") or {})
+
+
+def gateways_of(obj: Object) -> list[str]:
+    """Return the gateways that a VirtualService is bound to, as ``namespace/name`` or ``mesh``."""
+    space = obj["metadata"].get("namespace", "default")
+    named = (obj.get("spec") or {}).get("gateways") or ["mesh"]
+    return [g if "/" in g or g == "mesh" else f"{space}/{g}" for g in named]

@@ -14,7 +14,7 @@ from typing import Any
 
 from gateshift.diagnose.envoy import Envoy
 
-__all__ = ["Explanation", "Rule", "explain", "filters_of", "route_tables"]
+__all__ = ["Explanation", "Rule", "explain", "filters_of", "host_matches", "route_tables"]
 
 _HCM = "envoy.filters.network.http_connection_manager"
 
@@ -304,3 +304,12 @@ def _full(pattern: str, value: str) -> bool:
         return re.fullmatch(pattern, value) is not None
     except re.error:  # RE2 knows forms that Python does not; such a rule is taken not to match
         return False
+
+
+def host_matches(pattern: str, host: str) -> bool:
+    """Say whether a Gateway or VirtualService host covers *host* (``*`` stands for any prefix)."""
+    if pattern == "*":
+        return True
+    if pattern.startswith("*"):
+        return host.endswith(pattern[1:])
+    return pattern == host
