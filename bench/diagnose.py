@@ -136,7 +136,10 @@ def both(scene: Scene, first: Fault, second: Fault) -> Pair:
             listed = causes
             if fault.symptom == "rate-limit":
                 listed, _ = ask_why(scene, fault, begun)
-            places.append(1 <= place_of(fault, listed) <= 6)
+            place = place_of(fault, listed)
+            places.append(1 <= place <= 6)
+            if not places[-1]:
+                say(f"    {fault.name}: place {place} of {[c.code for c in listed]}")
     return Pair(first.name, second.name, places[0], places[1], seconds)
 
 

@@ -113,6 +113,39 @@ def test_uninstall_takes_ours_and_puts_back_what_was_shared(
     assert uninstall.plan(params, cluster, before=[before]).steps == ()
 
 
+class Killed(BaseException):
+    """Stands for the end of the process: nothing of ours may catch it."""
+
+
+def test_an_uninstall_killed_after_each_step_and_repeated_takes_everything(
+    api: FakeApi, cluster: Cluster, params: Params
+) -> None:
+    api.add("Namespace", ISTIO)
+    for one in WANTED[:3]:
+        installed(api, params, one)
+    for name in ("istiod", "istio-reader"):
+        installed(
+            api,
+            params,
+            {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": ISTIO}},
+        )
+    for space in ("shop", ISTIO):
+        api.add("ConfigMap", "istio-ca-root-cert", space, metadata={"labels": {"istio.io/config": "true"}})
+    api.add("Secret", "istio-ca-secret", ISTIO, type="istio.io/ca-root", data={})
+    api.add("Lease", "istio-leader", ISTIO, spec={})
+
+    def die(_: str) -> None:
+        raise Killed
+
+    kills = 0
+    while (plan := uninstall.plan(params, cluster, created_namespace=True)).steps:
+        with pytest.raises(Killed):
+            uninstall.execute(plan, params, cluster, created_namespace=True, progress=die)
+        kills += 1
+    assert kills == 10
+    assert {key[1:] for key in api.objects} == {("namespaces", "", "kube-system")}
+
+
 def test_a_crd_with_objects_and_a_namespace_with_a_persons_things_stay(
     api: FakeApi, cluster: Cluster, params: Params
 ) -> None:

@@ -74,7 +74,7 @@ def test_kinds_named_in_tables_are_covered() -> None:
     table = set(needed())
     for kind in PRUNED:
         assert {call(v, kind) for v in ("list", "patch", "create", "delete")} <= table, kind
-    for kind in uninstall._KINDS:
+    for kind in (*uninstall._KINDS, uninstall._LAST_KIND):
         assert {call(v, kind) for v in ("list", "delete", "update", "patch")} <= table, kind
     for kind in cleanup._DELETED:
         assert {call(v, kind) for v in ("get", "list", "create", "delete")} <= table, kind

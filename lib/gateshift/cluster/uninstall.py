@@ -20,6 +20,7 @@ from gateshift.plan import Plan, Step, digest_of
 __all__ = ["execute", "plan", "shared_before"]
 
 # Webhooks first, so that nothing fails closed while the rest goes; what serves before what it needs.
+# Accounts go after what istiod made at run time: by them a repeated uninstall knows there is more to take.
 _KINDS = (
     "ValidatingWebhookConfiguration",
     "MutatingWebhookConfiguration",
@@ -33,8 +34,8 @@ _KINDS = (
     "ClusterRole",
     "RoleBinding",
     "Role",
-    "ServiceAccount",
 )
+_LAST_KIND = "ServiceAccount"
 # istiod makes these at run time; they are nobody's once the last istiod is gone.
 _RUNTIME_MAPS = {"istio-ca-root-cert", "istio-ca-crl"}
 _RUNTIME_SECRETS = {"istio-ca-secret", "istio-ca-secret-lock"}
@@ -67,16 +68,24 @@ def plan(
     goes: set[tuple[str, str]] = set()
     old = {title_of(o): o for o in before}
     last = not _other_istiods(params, cluster)
-    for kind in _KINDS:
+
+    def made(kind: str) -> list[Step]:
+        found = []
         for obj in cluster.list(kind, labels=owner_selector(params)):
             if title_of(obj) in old:
-                steps += _put_back(obj, old[title_of(obj)])
+                found += _put_back(obj, old[title_of(obj)])
             elif last or not is_shared(obj):
-                steps.append(_delete(obj, "made by the install"))
+                found.append(_delete(obj, "made by the install"))
                 goes.add((kind, name_of(obj)))
-    runtime = _made_by_istiod(params, cluster) if last and steps else []
+        return found
+
+    for kind in _KINDS:
+        steps += made(kind)
+    accounts = made(_LAST_KIND)
+    runtime = _made_by_istiod(params, cluster) if last and (steps or accounts) else []
     steps += [_delete(o, _BY_ISTIOD) for o in runtime]
     goes |= {(o["kind"], name_of(o)) for o in runtime}
+    steps += accounts
     kept: list[str] = []
     steps += _crds(params, cluster, old, last, kept)
     if created_namespace and (namespace := cluster.get("Namespace", params.istio.namespace)):
@@ -190,12 +199,15 @@ def execute(
     if now.digest != plan_.digest:
         raise Blocked("the cluster changed since this plan was made", hint="read the new plan and approve it")
     old = {title_of(o): o for o in given}
-    waited = False
+    waited = looked = False
     for step in plan_.steps:
         if step.note == _BY_ISTIOD and not waited:
             # An istiod that is still ending would write them again.
             _wait_for_istiod_to_end(params, cluster, say)
             waited = True
+        if step.note != _BY_ISTIOD and waited and not looked:
+            _take_what_came_again(plan_, params, cluster, say)
+            looked = True
         kind, _, where = step.target.partition(" ")
         namespace, _, name = where.rpartition("/")
         full = f"{step.before['apiVersion']}/{kind}"
@@ -204,7 +216,8 @@ def execute(
         else:
             cluster.delete(full, name, namespace or None, uid=step.before["uid"])
         say(f"{step.verb}: {step.target}")
-    _take_what_came_again(plan_, params, cluster, say)
+    if waited and not looked:
+        _take_what_came_again(plan_, params, cluster, say)
 
 
 def _wait_for_istiod_to_end(params: Params, cluster: Cluster, say: Callable[[str], None]) -> None:

@@ -237,6 +237,9 @@ def _shadowed(facts: Facts) -> Iterator[Cause]:
             for later_index in range(index + 1, len(rules)):
                 if _hides(rule, rules[later_index]):
                     later = rules[later_index]
+                    if later.get("route") and _refuses(rule):
+                        yield _refused(service, rule, later)
+                        continue
                     yield found(
                         "rule-hidden",
                         f"{title_of(service)}: the earlier prefix covers the later one",
@@ -244,6 +247,25 @@ def _shadowed(facts: Facts) -> Iterator[Cause]:
                         early=rule.get("name", index),
                         late=later.get("name", later_index),
                     )
+
+
+def _refuses(rule: Mapping[str, Any]) -> bool:
+    return int((rule.get("directResponse") or {}).get("status", 0)) >= 400
+
+
+def _refused(service: Object, early: Mapping[str, Any], late: Mapping[str, Any]) -> Cause:
+    """A rule that answers an error for all that a later one would serve: seen in the object alone."""
+    first, meant = (f"{title_of(service)}/{r.get('name', 'without a name')}" for r in (early, late))
+    uri = (late.get("match") or [{}])[0].get("uri") or {}
+    return found(
+        "rule-order",
+        f"{first} answers {early['directResponse']['status']} for all that {meant} would route",
+        f"move {late.get('name', 'the later rule')} before {early.get('name', 'the earlier one')}",
+        confidence=0.88,
+        taker=first,
+        request=f"{(service['spec'].get('hosts') or ['*'])[0]}{next(iter(uri.values()), '/')}",
+        meant=meant,
+    )
 
 
 def _takes_all(rule: Mapping[str, Any]) -> bool:
