@@ -6,6 +6,7 @@ import copy
 import json
 import re
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -65,6 +66,7 @@ class FakeApi:
         self.refuse: Callable[[str, str, Object], tuple[int, Object] | None] = lambda *_: None
         self.logs: dict[str, str] = {}
         self.version = "v1.34.2"
+        self.ahead = 0.0  # seconds by which the server's clock is ahead
         self._serial = 100
         self.lock = threading.RLock()
 
@@ -111,6 +113,9 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
 
         def log_message(self, *_: object) -> None:
             pass
+
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            return super().date_time_string((timestamp or time.time()) + api.ahead)
 
         def _answer(self, status: int, body: Any) -> None:
             data = body if isinstance(body, bytes) else json.dumps(body).encode()

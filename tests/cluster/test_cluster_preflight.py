@@ -1,27 +1,38 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import json
+import os
+import re
 import stat
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from moto import mock_aws
 
+from gateshift import traffic
 from gateshift.cluster import preflight
 from gateshift.cluster.checks import Check, Item, passed, run_items
 from gateshift.cluster.client import Cluster
 from gateshift.cluster.permissions import cluster_role, covered
 from gateshift.errors import MetricsError
+from gateshift.traffic.protocol import HostWeights
 from tests.cluster.conftest import FakeApi, make_params
 
+ROOMS = Path(preflight.__file__).parent
 READY = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
 
 
@@ -40,9 +51,11 @@ class World:
     api: FakeApi
     folder: Path
     kubeconfig: str
+    patch: pytest.MonkeyPatch
     sections: dict[str, Any] = field(default_factory=dict)
     traffic: Callable[[], Any] = Weights
     metrics: Callable[[], float | None] = lambda: 120.0
+    stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def tool(self, name: str, printed: str) -> str:
         path = self.folder / name
@@ -82,7 +95,12 @@ def node(api: FakeApi, name: str, cpu: str = "32") -> dict[str, Any]:
 
 
 @pytest.fixture
-def world(api: FakeApi, kubeconfig: str, tmp_path: Path) -> World:
+def world(api: FakeApi, kubeconfig: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(key, raising=False)
+    for key in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(key, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     for name in ("shop", "apisix", "istio-system"):
         api.add("Namespace", name, status={"phase": "Active"})
     node(api, "n1")
@@ -101,13 +119,14 @@ def world(api: FakeApi, kubeconfig: str, tmp_path: Path) -> World:
     setting = "apisix:\n  router: {http: radixtree_host_uri}\ndeployment: {role: traditional}\n"
     api.add("ConfigMap", "apisix", "apisix", data={"config.yaml": setting})
     api.add("Secret", "tls", "istio-system", type="kubernetes.io/tls", data=tls_secret())
-    made = World(api, tmp_path, kubeconfig)
+    made = World(api, tmp_path, kubeconfig, monkeypatch)
     made.sections["apisix"] = {"router": "radixtree_host_uri"}
     made.sections["istio"] = {
         "kubectl": made.tool("kubectl", '{"clientVersion": {"gitVersion": "v1.34.1"}}'),
         "istioctl": made.tool("istioctl", '{"clientVersion": {"version": "1.31.0"}}'),
     }
-    return made
+    with made.stack:
+        yield made
 
 
 def run(world: World, cluster: Cluster, *, permissions: bool = False) -> dict[str, Check]:
@@ -132,6 +151,61 @@ def test_healthy_world_passes_and_asks_only_listed_permissions(world: World, clu
     assert {n: c.measured for n, c in checks.items() if c.status != "pass"} == {}
     assert time.monotonic() - begun < 20
     assert not covered(cluster.calls)
+
+
+def _zone(ttl: int, *, prepared: bool) -> Any:
+    """What Route 53's records say, as the shifter reads them."""
+    host = HostWeights("api.shop.com", 0.0, prepared, ttl=ttl)
+    return traffic.Weights(0, {"api.shop.com": host})
+
+
+NLB = "old-1234.elb.eu-central-1.amazonaws.com"
+KIND = "service.beta.kubernetes.io/aws-load-balancer-type"
+
+
+def _aws(w: World, *, balancers: int | None = 0, kind: str = "external") -> None:
+    """An AWS account behind moto with so many network load balancers of 20 allowed; None: no credentials."""
+    live = w.api.find("Service", "apisix-gateway", "apisix")
+    assert live
+    live["status"] = {"loadBalancer": {"ingress": [{"hostname": NLB}]}}
+    _istio(w, gateway_annotations={KIND: kind} if kind else {})
+    if balancers is None:
+        return
+    w.stack.enter_context(mock_aws())
+    client = boto3.client("elbv2", "eu-central-1")
+    subnet = boto3.client("ec2", "eu-central-1").describe_subnets()["Subnets"][0]["SubnetId"]
+    for n in range(balancers):
+        client.create_load_balancer(Name=f"lb{n}", Type="network", Subnets=[subnet])
+
+
+def _admin_api(w: World, *routes: dict[str, Any]) -> None:
+    """APISIX's Admin API with these routes."""
+
+    class Admin(BaseHTTPRequestHandler):
+        server_version, sys_version = "APISIX/3.9.1", ""
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            listed = [{"key": f"/apisix/routes/{r['id']}", "value": r} for r in routes]
+            here = self.path.partition("?")[0].endswith("/routes")
+            data = json.dumps({"total": len(listed), "list": listed} if here else {}).encode()
+            self.send_response(200 if here else 404)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Admin)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    w.stack.callback(server.server_close)
+    w.stack.callback(server.shutdown)
+    _apisix(w, files=[], admin_url=f"http://127.0.0.1:{server.server_port}", admin_key="k3y")
+
+
+def _helm(w: World, version: str) -> None:
+    w.tool("helm", version)
+    w.patch.setenv("PATH", str(w.folder), prepend=os.pathsep)
 
 
 def _pod(w: World, **status: Any) -> None:
@@ -660,6 +734,50 @@ CASES: dict[str, tuple[Callable[[World], Any], str, str, str]] = {
         "warn",
         "already has 25 %",
     ),
+    "ttl in the zone too long, records not yet weighted": (
+        lambda w: setattr(w, "traffic", lambda: _zone(3600, prepared=False)),
+        "DNS TTL",
+        "warn",
+        "in the zone now: api.shop.com 3600 s",
+    ),
+    "ttl in the zone too long, records weighted": (
+        lambda w: setattr(w, "traffic", lambda: _zone(3600, prepared=True)),
+        "DNS TTL",
+        "fail",
+        "lower the TTL of these records to at most 150 s",
+    ),
+    "no room for a load balancer": (
+        lambda w: _aws(w, balancers=20),
+        "load balancer quota",
+        "fail",
+        "20 of 20 network load balancers in eu-central-1",
+    ),
+    "load balancers not to be counted": (
+        lambda w: _aws(w, balancers=None),
+        "load balancer quota",
+        "warn",
+        "allow elasticloadbalancing:DescribeAccountLimits",
+    ),
+    "a classic load balancer": (
+        lambda w: _aws(w, kind=""),
+        "load balancer quota",
+        "warn",
+        "aws-load-balancer-type in istio.gateway_annotations",
+    ),
+    "route that cannot be read": (
+        lambda w: _admin_api(w, {"id": "1", "uri": "/a"}, {"id": "2"}),
+        "APISIX resources",
+        "fail",
+        "add the route's uri",
+    ),
+    "admin api without routes": (_admin_api, "APISIX configuration", "fail", "no routes"),
+    "old helm": (lambda w: _helm(w, "v3.8.1+g0d2e8b5"), "helm", "warn", "install Helm 3.12"),
+    "clock of the server": (
+        lambda w: setattr(w.api, "ahead", 90.0),
+        "clock of the API server",
+        "warn",
+        "check NTP there and here",
+    ),
     "ttl too long": (lambda w: _route53(w, record="cname", ttl="3600s"), "DNS TTL", "fail", "at most 150s"),
     "metrics missing": (lambda w: setattr(w, "metrics", lambda: None), "metrics", "fail", "scrape"),
     "metrics down": (
@@ -676,6 +794,20 @@ CASES: dict[str, tuple[Callable[[World], Any], str, str, str]] = {
         "itself broke",
     ),
 }
+
+
+def test_room_for_a_network_load_balancer_is_counted(world: World, cluster: Cluster) -> None:
+    _aws(world, balancers=2)
+    check = run(world, cluster)["load balancer quota"]
+    assert (check.status, check.measured) == ("pass", "2 of 20 network load balancers in eu-central-1")
+
+
+def test_every_check_has_a_condition_that_makes_it_fail() -> None:
+    assert len(CASES) >= 40
+    source = "".join(p.read_text(encoding="utf-8") for p in ROOMS.glob("preflight_*.py"))
+    named = set(re.findall(r'(?:failed|warned)\(\s*"([^"]+)"', source))
+    assert len(named) > 30  # the search itself finds what there is
+    assert named - {name for _, name, _, _ in CASES.values()} == set()
 
 
 @pytest.mark.parametrize("condition", CASES)

@@ -9,15 +9,17 @@ from typing import Any
 from gateshift.cluster.certificates import certificate_problems, covers, names_in
 from gateshift.cluster.checks import Check, Item, failed, passed, warned
 from gateshift.cluster.client import Cluster
+from gateshift.cluster.gateways import load_balancer_name
 from gateshift.cluster.objects import name_of
 from gateshift.cluster.preflight_cluster import minor
 from gateshift.cluster.tools import find_tool, run_tool
-from gateshift.errors import ClusterError
+from gateshift.errors import ClusterError, TrafficError
 from gateshift.params.model import Params
 
 __all__ = ["items"]
 
 _TOOL_TIMEOUT = 10.0
+_AWS_KIND = "service.beta.kubernetes.io/aws-load-balancer-type"
 
 
 def items(
@@ -33,6 +35,7 @@ def items(
         Item("kubectl", "operators check by hand with it", checks.kubectl),
         Item("istioctl", "it installs Istio and reads the gateways", checks.istioctl),
         Item("helm", "optional", checks.helm),
+        Item("load balancer quota", "the new gateway brings one more", checks.balancers),
         Item("certificates", "the new gateway serves them from its first request on", checks.certificates),
     ]
     if read_traffic is not None:
@@ -116,6 +119,45 @@ class _Checks:
         else:
             yield passed("helm", printed.strip(), why)
 
+    def balancers(self) -> Iterator[Check]:
+        """Room for one more network load balancer, where APISIX's is AWS's and none is made yet."""
+        why = "beyond the account's quota the new Service stays without an address, and nothing says why"
+        from gateshift.traffic.balancers import network_room, region_of  # noqa: PLC0415 - brings boto3
+
+        istio, apisix = self.params.istio, self.params.apisix
+        name = "load balancer quota"
+        try:
+            region = region_of(load_balancer_name(self.cluster, apisix.namespace, apisix.service))
+        except ClusterError:
+            region = ""  # the check of APISIX's address tells it
+        if not region:
+            yield passed(name, "APISIX's load balancer is not AWS's: no quota of an account to ask for", why)
+            return
+        service = self.cluster.get("Service", istio.gateway_service, istio.namespace) or {}
+        if (service.get("status", {}).get("loadBalancer") or {}).get("ingress"):
+            yield passed(name, "the gateway has its load balancer already", why)
+            return
+        kind = istio.gateway_annotations.get(_AWS_KIND, "")
+        if "nlb" not in f"{kind} {istio.load_balancer_class}" and kind != "external":
+            yield warned(
+                name,
+                "a Classic Load Balancer would be made; its quota is not asked",
+                why,
+                f"set {_AWS_KIND} in istio.gateway_annotations, or compare the quota of {region} by hand",
+            )
+            return
+        try:
+            room = network_room(region)
+        except TrafficError as error:
+            yield warned(name, str(error), why, error.hint)
+            return
+        text = f"{room.used} of {room.allowed} network load balancers in {room.region}"
+        if room.used >= room.allowed:
+            remedy = f"remove unused ones, or ask AWS for more (Service Quotas, {room.region})"
+            yield failed(name, text, why, remedy)
+        else:
+            yield passed(name, text, why)
+
     def certificates(self) -> Iterator[Check]:
         why = "an expired or wrong certificate breaks the first client that arrives"
         route53 = self.params.traffic.route53
@@ -182,20 +224,31 @@ def _traffic(params: Params, read: Callable[[], object]) -> Iterator[Check]:
     else:
         state = "weighted" if weights.prepared else "simple records, made weighted before stage 1"
         yield passed("DNS", f"{hosts}: {state}", why)
+    yield from _ttl(params, weights)
+
+
+def _ttl(params: Params, weights: Any) -> Iterator[Check]:
+    """The TTL that will be set, and the one that clients' resolvers hold now."""
     route53 = params.traffic.route53
-    if route53 is not None:
-        bound = params.traffic.rollback_target / 2
-        if route53.record != "alias" and route53.ttl > bound:
-            yield failed(
-                "DNS TTL",
-                f"{route53.ttl:.0f} s",
-                f"a rollback must reach users within {params.traffic.rollback_target:.0f} s",
-                f"set traffic.route53.ttl to at most {bound:.0f}s",
-            )
-        else:
-            yield passed(
-                "DNS TTL", "60 s (alias)" if route53.record == "alias" else f"{route53.ttl:.0f} s", why
-            )
+    if route53 is None:
+        return
+    bound = params.traffic.rollback_target / 2
+    why = f"a rollback must reach users within {params.traffic.rollback_target:.0f} s"
+    live = {h: w.ttl for h, w in weights.hosts.items() if getattr(w, "ttl", None) is not None}
+    long = ", ".join(f"{h} {ttl} s" for h, ttl in sorted(live.items()) if ttl > bound)
+    if route53.record != "alias" and route53.ttl > bound:
+        remedy = f"set traffic.route53.ttl to at most {bound:.0f}s"
+        yield failed("DNS TTL", f"params: {route53.ttl:.0f} s", why, remedy)
+    elif long and weights.prepared:
+        remedy = f"lower the TTL of these records to at most {bound:.0f} s and wait until the old one is over"
+        yield failed("DNS TTL", f"in the zone now: {long}", why, remedy)
+    elif long:
+        remedy = "lower it today: else the first stage waits until caches have let go of the old answers"
+        yield warned("DNS TTL", f"in the zone now: {long}", why, remedy)
+    else:
+        text = "60 s (alias)" if route53.record == "alias" else f"{route53.ttl:.0f} s"
+        now = ", ".join(f"{h} {ttl} s" for h, ttl in sorted(live.items()))
+        yield passed("DNS TTL", f"{text}; in the zone now: {now or 'aliases'}", why)
 
 
 def _metrics(params: Params, measure: Callable[[], float | None]) -> Iterator[Check]:

@@ -22,6 +22,7 @@ class HostWeights:
 
     ``istio_percent`` is None when it cannot be said: other records stand in the way (``problem`` tells
     which), or the record points to neither gateway. ``prepared`` is True when weights can be changed.
+    ``ttl`` is the longest TTL of its records in seconds, None where they have none of their own (an alias).
     """
 
     host: str
@@ -29,6 +30,7 @@ class HostWeights:
     prepared: bool
     weights: Mapping[str, int] = field(default_factory=dict)
     problem: str = ""
+    ttl: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,7 +201,8 @@ def host_weights(host: str, records: Sequence[Record], wanted: Wanted) -> HostWe
         problem = f"{host}: its A and AAAA records disagree about the weights"
     elif not problem and share is None:
         problem = f"{host}: its record points to neither gateway"
-    return HostWeights(host, None if obstacles else share, prepared, weights, problem)
+    ttl = max((int(r["TTL"]) for r in records if "TTL" in r), default=None)
+    return HostWeights(host, None if obstacles else share, prepared, weights, problem, ttl)
 
 
 def _sole_share(record: Record | None, wanted: Wanted) -> float | None:
