@@ -13,7 +13,7 @@ import pytest
 
 from gateshift.errors import TrafficError
 from gateshift.params.model import CloudflareParams
-from gateshift.traffic.cloudflare import CloudflareShifter
+from gateshift.traffic.cloudflare import TOKEN_SCOPES, CloudflareShifter
 from gateshift.traffic.protocol import Shifter
 
 TOKEN = "cf-secret-token"
@@ -27,21 +27,30 @@ class Api:
     fault: Callable[[str, str], int] = lambda *_: 0
     writes: int = 0
     url: str = ""
+    token: dict[str, Any] = field(default_factory=lambda: {"id": "t1", "status": "active"})
+    owner: str = "user"
+    calls: list[str] = field(default_factory=list)
 
     def answer(self, method: str, path: str, body: Any) -> tuple[int, Any]:
+        self.calls.append(f"{method} {path.partition('?')[0]}")
         if status := self.fault(method, path):
             return status, None
         parts = path.partition("?")[0].strip("/").split("/")
-        if parts == ["zones"]:
-            return 200, [{"id": "z1", "name": "voiceassistant.com", "account": {"id": "a1"}}]
-        if parts == ["accounts", "a1", "load_balancers", "pools"]:
-            return 200, self.pools
-        if parts == ["zones", "z1", "load_balancers"]:
-            return 200, list(self.balancers.values())
+        refused: tuple[int, Any] = (401, None)
+        fixed = {
+            "user/tokens/verify": (200, self.token) if self.owner == "user" else refused,
+            "accounts/a1/tokens/verify": (200, self.token) if self.owner == "account" else refused,
+            "zones": (200, [{"id": "z1", "name": "voiceassistant.com", "account": {"id": "a1"}}]),
+            "accounts/a1/load_balancers/pools": (200, self.pools),
+            "zones/z1/load_balancers": (200, list(self.balancers.values())),
+        }
+        if (there := fixed.get("/".join(parts))) is not None:
+            return there
         if method == "PATCH" and parts[:3] == ["zones", "z1", "load_balancers"]:
-            self.writes += 1
-            self.balancers[parts[3]].update(body)
-            return 200, self.balancers[parts[3]]
+            if parts[3] in self.balancers:
+                self.writes += 1
+                self.balancers[parts[3]].update(body)
+                return 200, self.balancers[parts[3]]
         return 404, None
 
 
@@ -178,3 +187,72 @@ def test_missing_pool_and_missing_load_balancer(api: Api) -> None:
         shifter(api, istio_pool="p-old").read()
     with pytest.raises(TrafficError, match="no load balancer x"):
         shifter(api, hosts=["x.voiceassistant.com"]).read()
+
+
+@pytest.mark.parametrize("owner", ["user", "account"])
+def test_access_is_checked_without_changing_anything(api: Api, owner: str) -> None:
+    api.owner = owner
+    before = json.loads(json.dumps(api.balancers))
+    shifter(api).check_access()
+    assert api.balancers == before
+    assert api.writes == 0
+    assert api.calls[-1] == f"PATCH /zones/z1/load_balancers/{'0' * 32}"
+
+
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [
+        ({"id": "t1", "status": "expired"}, "token is expired"),
+        ({"id": "t1", "status": "disabled"}, "token is disabled"),
+        ({"id": "t1", "status": "active", "expires_on": "1970-01-01T05:00:00Z"}, "token ends at 1970-01-01"),
+    ],
+)
+def test_a_token_that_would_not_last_is_refused(api: Api, token: dict[str, Any], message: str) -> None:
+    api.token = token
+    with pytest.raises(TrafficError, match=message):
+        shifter(api).check_access()
+    assert not any(call.startswith("PATCH") for call in api.calls)
+
+
+def test_a_token_that_lasts_is_accepted(api: Api) -> None:
+    api.token = {"id": "t1", "status": "active", "expires_on": "1970-01-03T00:00:00Z"}
+    shifter(api).check_access()
+
+
+# Accepted permissions as Cloudflare's API reference lists them, endpoint by endpoint; verifying needs none.
+NEEDS = {
+    ("GET", "/zones"): "Zone: Zone: Read",
+    ("GET", "/accounts/a1/load_balancers/pools"): "Account: Load Balancing: Monitors And Pools: Read",
+    ("GET", "/zones/z1/load_balancers"): "Zone: Load Balancers: Edit",
+    ("PATCH", "/zones/z1/load_balancers/*"): "Zone: Load Balancers: Edit",
+}
+
+
+def allowing(scopes: set[str]) -> Callable[[str, str], int]:
+    def decide(method: str, path: str) -> int:
+        path = path.partition("?")[0]
+        for (verb, where), scope in NEEDS.items():
+            if verb == method and (where == path or (where.endswith("*") and path.startswith(where[:-1]))):
+                return 0 if scope in scopes else 403
+        return 0 if path == "/user/tokens/verify" else 403
+
+    return decide
+
+
+def test_the_documented_scopes_are_sufficient_and_each_is_needed(api: Api) -> None:
+    api.fault = allowing(set(TOKEN_SCOPES))
+    one = shifter(api)
+    one.check_access()
+    one.set(one.prepare_plan())
+    one.set(one.plan(40))
+    one.set(one.plan(0))
+    for scope in TOKEN_SCOPES:
+        api.fault = allowing(set(TOKEN_SCOPES) - {scope})
+        with pytest.raises(TrafficError, match="refuses the token"):
+            shifter(api).check_access()
+
+
+def test_a_token_that_may_only_read_is_noticed_in_preflight(api: Api) -> None:
+    api.fault = lambda method, _: 403 if method == "PATCH" else 0
+    with pytest.raises(TrafficError, match=r"may be edited.*refuses the token"):
+        shifter(api).check_access()

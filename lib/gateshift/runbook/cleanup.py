@@ -18,6 +18,7 @@ from gateshift.notebook.show import Note
 from gateshift.params import Mode
 from gateshift.plan import Plan
 from gateshift.runbook.base import Runbook, say
+from gateshift.runbook.shifting import settle, split_settling, with_settling
 
 __all__ = ["Cleanup"]
 
@@ -103,12 +104,13 @@ class Cleanup(Runbook):
         if self.task == "strict":
             return cluster_strict.plan(self.params, self.context.cluster)
         try:
-            return cluster_cleanup.plan(self.params, self.context.cluster, resuming=self.resuming)
+            plan = cluster_cleanup.plan(self.params, self.context.cluster, resuming=self.resuming)
         except Blocked as refusal:
             if self.params.mode is Mode.ACT:
                 raise
             # Reading is always possible; the plan says why nothing could be deleted now.
             return Plan(kind="cleanup", title=str(refusal), steps=(), way_back="nothing is changed")
+        return with_settling(self.context, plan)
 
     def perform(self, plan: Plan) -> object:
         """Export, then delete in a safe order; or the other task."""
@@ -123,11 +125,14 @@ class Cleanup(Runbook):
             cluster_strict.execute(self.params, cluster, plan, self.context.source, progress=say)
             self.record("note.strict_mtls", namespace=self.params.cluster.application_namespace)
             return Note("pass", "only mutual TLS is accepted now")
+        plan, last = split_settling(plan)
         objects = [cluster_restore.portable(o) for o in cluster_cleanup.export(self.params, cluster, plan)]
         path = self.context.run_folder / "export.yaml"
         atomic_write(path, yaml.safe_dump_all(objects, sort_keys=False))
         self.record("cleanup.intent", export=f"{self.context.run}/{path.name}", digest=plan.digest)
         cluster_cleanup.execute(self.params, cluster, plan, resuming=self.resuming, progress=say)
+        if last is not None:
+            settle(self.context, last)
         self.record("cleanup.done", deleted=len(plan.steps))
         return Note("pass", f"{len(plan.steps)} objects deleted; export in {path.name}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 from gateshift.notebook.progress import Waiting, sit_out
@@ -23,12 +24,17 @@ __all__ = [
     "last_shift",
     "make_weighted",
     "original_of",
+    "settle",
+    "split_settling",
+    "with_settling",
 ]
 
 ORIGINAL = "note.traffic.original"
 """Record with the snapshot of before gateshift's first change: what an exact restore goes back to."""
 RESTORED = "note.traffic.restored"
+SETTLED = "note.traffic.settled"
 WAITING = "note.traffic.waiting"
+_SETTLE = "settle"
 
 _ALIAS_TTL = 60.0
 _CLOUDFLARE_TTL = 30.0  # of a load balancer that is not proxied (Cloudflare docs: Load balancers, TTL)
@@ -113,3 +119,35 @@ def clients_of(params: Params, stage: int) -> Clients:
         sticky=given.sticky,
         connection_age=given.connection_age,
     )
+
+
+def with_settling(context: Context, plan: Plan) -> Plan:
+    """Return *plan* with what was changed only to move (a lowered TTL) put back at its end, as before."""
+    original = original_of(context)
+    if original is None:
+        return plan
+    last = context.shifter().settle_plan(original)
+    if last.empty:
+        return plan
+    part = {"kind": last.kind, "title": last.title, "steps": len(last.steps), "inputs": dict(last.inputs)}
+    return replace(plan, steps=(*plan.steps, *last.steps), inputs={**plan.inputs, _SETTLE: part})
+
+
+def split_settling(plan: Plan) -> tuple[Plan, Plan | None]:
+    """Return the two plans that :func:`with_settling` joined; None for the second when there was none."""
+    part = plan.inputs.get(_SETTLE)
+    if part is None:
+        return plan, None
+    size = len(plan.steps) - int(part["steps"])
+    inputs = {key: value for key, value in plan.inputs.items() if key != _SETTLE}
+    last = Plan(part["kind"], part["title"], plan.steps[size:], plan.way_back, part["inputs"])
+    return replace(plan, steps=plan.steps[:size], inputs=inputs), last
+
+
+def settle(context: Context, plan: Plan) -> None:
+    """Carry out the second part of :func:`split_settling`, wait until it is everywhere, and record it."""
+    shifter = context.shifter()
+    receipt = shifter.set(plan)
+    shifter.confirm(receipt)
+    context.journal.append(SETTLED, digest=plan.digest, records=len(plan.steps))
+    say(f"{plan.title}: {len(plan.steps)} records")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -28,6 +29,8 @@ TOKEN_SCOPES = (
     "Zone: Load Balancers: Edit",
     "Account: Load Balancing: Monitors And Pools: Read",
 )
+_TOKEN_LIFE = 86400.0
+"""Seconds a token must still be in force when a migration begins."""
 _FIELDS = ("steering_policy", "random_steering", "default_pools")
 _WAY_BACK = "`gateshift rollback` gives the APISIX pool 100 % again"
 _SCOPES_HINT = f"the API token needs: {'; '.join(TOKEN_SCOPES)} (docs/dns.md)"
@@ -84,15 +87,19 @@ class CloudflareShifter:
             self._sleep(pause)
             pause = min(pause * 2, 8.0)
 
+    def _zone(self) -> tuple[str, str]:
+        """Return the ids of the zone, which must be there exactly once, and of its account."""
+        zones = self._call(
+            f"looking for zone {self._params.zone}",
+            lambda: list(self._client.zones.list(name=self._params.zone)),
+        )
+        zone = _only(zones, "zone", self._params.zone)
+        return zone.id, zone.account.id
+
     def _find(self) -> tuple[str, str, str]:
         """Return the ids of the zone and of both pools; each must be there exactly once."""
         if self._ids is None:
-            zones = self._call(
-                f"looking for zone {self._params.zone}",
-                lambda: list(self._client.zones.list(name=self._params.zone)),
-            )
-            zone = _only(zones, "zone", self._params.zone)
-            account = zone.account.id
+            zone, account = self._zone()
             pools = self._call(
                 "listing the pools", lambda: list(self._client.load_balancers.pools.list(account_id=account))
             )
@@ -104,7 +111,7 @@ class CloudflareShifter:
                 raise TrafficError(
                     "APISIX and Istio have the same pool", hint="correct traffic.cloudflare.istio_pool"
                 )
-            self._ids = zone.id, chosen[0].id, chosen[1].id
+            self._ids = zone, chosen[0].id, chosen[1].id
         return self._ids
 
     def _balancers(self) -> dict[str, dict[str, Any]]:
@@ -223,11 +230,22 @@ class CloudflareShifter:
         return self._plan("nothing to settle", [], None)
 
     def check_access(self) -> None:
-        """Raise unless load balancers may be edited: a patch of one that does not exist must be "not found".
+        """Raise unless the token is in force for another day and may edit load balancers; changes nothing.
 
-        The API checks the token's scopes before it looks the load balancer up.
+        Which permission an endpoint takes is in Cloudflare's API reference ("Accepted Permissions": Load
+        Balancers Write for a patch). Whether it is looked at before the load balancer is not written there,
+        so the list, which Read allows, comes first: what remains to be refused is the edit alone.
         """
-        zone, _, _ = self._find()
+        zone, account = self._zone()
+        status, expires = self._token(account)
+        if status != "active":
+            raise TrafficError(f"the Cloudflare API token is {status}", hint=_SCOPES_HINT)
+        if expires is not None and expires.timestamp() < self._clock() + _TOKEN_LIFE:
+            raise TrafficError(
+                f"the Cloudflare API token ends at {expires:%Y-%m-%d %H:%M} UTC: the way back needs it",
+                hint="make a token that outlives the migration",
+            )
+        self._balancers()
         nobody = "0" * 32
 
         def edit() -> object:
@@ -237,6 +255,22 @@ class CloudflareShifter:
                 return None
 
         self._call("checking that load balancers may be edited", edit)
+
+    def _token(self, account: str) -> tuple[str, datetime | None]:
+        """Return status and end of the token: a user's or, where that is refused, an account's."""
+
+        def verify() -> Any:
+            try:
+                return self._client.user.tokens.verify()
+            except (
+                cloudflare.AuthenticationError,
+                cloudflare.PermissionDeniedError,
+                cloudflare.BadRequestError,
+            ):
+                return self._client.accounts.tokens.verify(account_id=account)
+
+        found = self._call("verifying the API token", verify)
+        return ("unknown", None) if found is None else (str(found.status), found.expires_on)
 
     def _refuse(self, host: str, balancer: Mapping[str, Any]) -> None:
         problem = self._obstacle(host, balancer)
