@@ -46,11 +46,14 @@ class Api:
         }
         if (there := fixed.get("/".join(parts))) is not None:
             return there
-        if method == "PATCH" and parts[:3] == ["zones", "z1", "load_balancers"]:
-            if parts[3] in self.balancers:
-                self.writes += 1
-                self.balancers[parts[3]].update(body)
-                return 200, self.balancers[parts[3]]
+        if (
+            method == "PATCH"
+            and parts[:3] == ["zones", "z1", "load_balancers"]
+            and parts[3] in self.balancers
+        ):
+            self.writes += 1
+            self.balancers[parts[3]].update(body)
+            return 200, self.balancers[parts[3]]
         return 404, None
 
 

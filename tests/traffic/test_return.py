@@ -64,7 +64,8 @@ def flow() -> Iterator[tuple[Flow, str]]:
 
 
 @pytest.fixture
-def params(wire: Wire, flow: tuple[Flow, str], tmp_path: Path) -> Params:
+def settings(wire: Wire, flow: tuple[Flow, str], tmp_path: Path) -> dict[str, Any]:
+    """A params file's content; its cluster does not answer."""
     kubeconfig = tmp_path / "kubeconfig"
     config = {
         "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:9"}}],
@@ -73,7 +74,7 @@ def params(wire: Wire, flow: tuple[Flow, str], tmp_path: Path) -> Params:
         "current-context": "x",
     }
     kubeconfig.write_text(json.dumps(config))
-    data = {
+    return {
         "migration": "demo",
         "environment": "lab",
         "mode": "act",
@@ -97,7 +98,11 @@ def params(wire: Wire, flow: tuple[Flow, str], tmp_path: Path) -> Params:
         },
         "stages": [STAGE, {**STAGE, "weight_percent": 100}],
     }
-    return validate(data, source="test")
+
+
+@pytest.fixture
+def params(settings: dict[str, Any]) -> Params:
+    return validate(settings, source="test")
 
 
 @pytest.fixture

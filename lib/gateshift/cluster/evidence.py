@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from gateshift.cluster.client import Cluster
-from gateshift.cluster.gateways import gateway_pods, proxy_status, selector_text
+from gateshift.cluster.gateways import config_dump, gateway_pods, proxy_status, selector_text
 from gateshift.cluster.objects import name_of
 from gateshift.cluster.operator import istiod_name
 from gateshift.errors import ClusterError
 from gateshift.params.model import Params
 
-__all__ = ["sources"]
+__all__ = ["redacted", "sources"]
 
 _TAIL = 500
+_PODS = 3
+"""Gateway pods whose configuration is kept: they have the same one, unless one of them is behind."""
 
 
 def sources(params: Params) -> Mapping[str, Callable[[Cluster], str]]:
@@ -25,7 +29,44 @@ def sources(params: Params) -> Mapping[str, Callable[[Cluster], str]]:
         "events.txt": lambda c: _events(params, c),
         "pods.txt": lambda c: _pods(params, c),
         "proxy-status.json": lambda _: json.dumps(proxy_status(params), indent=1, sort_keys=True),
+        "proxy-config.json": lambda c: _proxy_config(params, c),
     }
+
+
+def _proxy_config(params: Params, cluster: Cluster) -> str:
+    """Return what each gateway pod's Envoy really has (its config dump), without secrets."""
+    pods = [name_of(p) for p in gateway_pods(cluster, params)]
+    if not pods:
+        raise ClusterError("no gateway pods, so no configuration")
+    return json.dumps({pod: redacted(config_dump(params, pod)) for pod in pods[:_PODS]}, indent=1)
+
+
+def redacted(value: Any) -> Any:
+    """Return *value* without what is secret in an Envoy configuration, by the names of its fields.
+
+    Envoy itself leaves out what its API marks as sensitive (private keys, passwords); a header or a query
+    that carries a credential, an inline secret of a filter and a secret's own content are not marked.
+    """
+    if isinstance(value, dict):
+        return {k: _HIDDEN if _secret(k, value) else redacted(v) for k, v in value.items()}
+    return [redacted(v) for v in value] if isinstance(value, list) else value
+
+
+def _secret(key: str, around: Mapping[str, Any]) -> bool:
+    plain = re.sub("[^a-z]", "", key.lower())
+    if plain in {"value", "rawvalue", "defaultvalue"}:
+        return bool(_CREDENTIAL.search(str(around.get("key") or around.get("name") or "")))
+    return plain in _SECRET_FIELDS
+
+
+_HIDDEN = "[redacted]"
+_SECRET_FIELDS = frozenset(
+    {
+        *("privatekey", "privatekeyprovider", "password", "passwordinfo", "genericsecret", "hmacsecret"),
+        *("tokensecret", "clientsecret", "sessionticketkeys", "users", "inlinecredential"),
+    }
+)
+_CREDENTIAL = re.compile("authorization|cookie|api-?key|token|secret|password", re.IGNORECASE)
 
 
 def _logs(cluster: Cluster, namespace: str, pods: list[str]) -> str:

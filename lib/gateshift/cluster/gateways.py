@@ -14,6 +14,7 @@ from gateshift.errors import ClusterError
 from gateshift.params.model import Params
 
 __all__ = [
+    "config_dump",
     "gateway_pods",
     "listener_ports",
     "load_balancer_name",
@@ -141,6 +142,12 @@ def route_names(params: Params, pod: str, *, timeout: float = 15.0) -> dict[str,
                 bare = domain.rpartition(":")[0] if domain.rpartition(":")[2].isdigit() else domain
                 out.setdefault(bare, set()).update(_route_mark(route) for route in host.get("routes") or [])
     return out
+
+
+def config_dump(params: Params, pod: str, *, timeout: float = 30.0) -> Any:
+    """Return the whole configuration of the pod's Envoy, as its admin interface dumps it."""
+    where = f"{pod}.{params.istio.namespace}"
+    return run_json(params, ["proxy-config", "all", where, "-o", "json"], timeout=timeout)
 
 
 def listener_ports(params: Params, pod: str, *, timeout: float = 15.0) -> set[int]:
