@@ -127,7 +127,8 @@ class Context:
     @property
     def sampler(self) -> Sampler:
         """The sampler over both gateways; each side leaves out what it only hands on to the other."""
-        apisix, istio = own_selectors(self.params, self._recorded_target("istio_target"))
+        target, stage = self._recorded_target("istio_target"), self.state.stage_entered
+        apisix, istio = own_selectors(self.params, target, stage=stage)
         if self._sampler is None or self._selectors != (apisix, istio):
             metrics = self.params.metrics
             self._selectors = apisix, istio

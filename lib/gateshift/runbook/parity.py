@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateshift.errors import Blocked
+from gateshift.cluster.checks import Check, Status
+from gateshift.errors import Blocked, GateshiftError
 from gateshift.params.model import Probe
 from gateshift.runbook.base import say
 from gateshift.runbook.context import Context
@@ -13,7 +14,9 @@ from gateshift.runbook.setup import read_configuration
 from gateshift.traffic import probes
 from gateshift.traffic.requests import generated, recorded
 
-__all__ = ["compare", "requests_to_compare", "require_parity"]
+__all__ = ["compare", "parity_checks", "requests_to_compare", "require_parity"]
+
+_SHOWN = 5
 
 
 def requests_to_compare(context: Context) -> tuple[Probe, ...]:
@@ -37,6 +40,28 @@ def compare(context: Context, requests: Sequence[Probe]) -> tuple[probes.Parity,
     return probes.parity(
         requests, at(context.apisix_target), at(context.istio_target), unsafe=verify.unsafe_methods
     )
+
+
+def parity_checks(context: Context) -> tuple[Check, ...]:
+    """Compare both gateways as 50_canary will before the first shift, so that a difference is known early."""
+    name, why = "both gateways answer alike", "users must not notice by which gateway they are served"
+    try:
+        results = compare(context, requests_to_compare(context))
+    except GateshiftError as error:
+        return (Check(name, Status.FAIL, str(error), why, error.hint),)
+    if not results:
+        remedy = "add verify.probes, verify.recorded (a HAR file) or verify.generated (a number)"
+        return (Check(name, Status.WARN, "nothing was compared", why, remedy),)
+    differing = [r for r in results if not r.agrees and not r.skipped]
+    sent = sum(1 for r in results if not r.skipped)
+    skipped = len(results) - sent
+    rest = f"; {skipped} not sent, their methods may change data" if skipped else ""
+    if differing:
+        remedy = "`gateshift diagnose` names the cause; correct the translation, apply and verify again"
+        said = "; ".join(f"{r.name}: {r.why}" for r in differing[:_SHOWN])
+        measured = f"{len(differing)} of {sent} requests differ{rest}: {said}"
+        return (Check(name, Status.FAIL, measured, why, remedy),)
+    return (Check(name, Status.PASS, f"{sent} requests answered alike{rest}", why),)
 
 
 def require_parity(context: Context) -> None:

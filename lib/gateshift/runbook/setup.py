@@ -174,14 +174,18 @@ class Verify(Runbook):
     changes: ClassVar[bool] = False
 
     def read(self) -> object:
-        """Run the guide's checks and the functional probes through the gateway's address."""
-        self.checks = cluster_verify.run(
+        """Run the guide's checks, the functional probes, and the same requests at both gateways."""
+        from gateshift.runbook.parity import parity_checks  # noqa: PLC0415 - parity imports this module
+
+        checks = cluster_verify.run(
             self.params,
             self.context.cluster,
             istio_target=self.context.istio_target,
             apisix_target=self.context.apisix_target,
             progress=say,
         )
+        say("replaying the same requests at both gateways")
+        self.checks = [*checks, *parity_checks(self.context)]
         return checks_table("Verify", self.checks, self.context.run_folder)
 
     def check(self) -> object:

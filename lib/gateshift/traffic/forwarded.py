@@ -28,8 +28,13 @@ def apisix_service(params: Params) -> str:
     return f"{params.apisix.service}.{params.apisix.namespace}.svc.cluster.local"
 
 
-def own_selectors(params: Params, istio_target: str, resolve: Resolve | None = None) -> tuple[str, str]:
+def own_selectors(
+    params: Params, istio_target: str, resolve: Resolve | None = None, *, stage: int | None = None
+) -> tuple[str, str]:
     """Return label matchers (APISIX's, Istio's) that leave out what is only handed on; empty for DNS.
+
+    During a *stage* (from 0) of traffic-split APISIX's own answers (404, 401, a redirect) are left out too:
+    they have no ``node``, no weight moves them, and with them the share could never reach a high target.
 
     APISIX's ``node`` label is the address a request was sent to (apisix/plugins/prometheus/exporter.lua), so
     the Istio gateway's addresses are looked up; one that is missing counts as APISIX's own request, which
@@ -39,7 +44,9 @@ def own_selectors(params: Params, istio_target: str, resolve: Resolve | None = N
     if Mechanism.TRAFFIC_SPLIT in used:
         target = params.traffic.traffic_split.istio_target or istio_target
         addresses = (resolve or _addresses)(target) if target else frozenset()
-        return ",".join(f'node!="{address}"' for address in sorted(addresses)), ""
+        unmoved = stage is not None and params.mechanism_of(stage) is Mechanism.TRAFFIC_SPLIT
+        left_out = [*([""] if unmoved else []), *sorted(addresses)]
+        return ",".join(f'node!="{address}"' for address in left_out), ""
     if Mechanism.ISTIO_FIRST in used:
         return "", f'destination_service!="{apisix_service(params)}"'
     return "", ""
