@@ -7,6 +7,7 @@ import pytest
 from gateshift.judge.model import Missing, MissingKind, Sample, Side
 from gateshift.judge.verdict import judge
 from gateshift.notebook.plots import canary_figure
+from gateshift.notebook.return_plot import return_figure
 from gateshift.params.model import JudgeParams, StageParams
 
 STAGE = StageParams(weight_percent=25, dwell="10s", error_rate_limit_percent=1.0)
@@ -60,3 +61,20 @@ def test_both_clocks_are_shown() -> None:
     figure = canary_figure(history(30), STAGE, zone=timezone(timedelta(hours=2), "CEST"))
     labels = [axes.get_xlabel() for axes in figure.axes]
     assert any("CEST" in label and "UTC" in label for label in labels)
+
+
+def test_what_is_expected_can_be_told_from_the_target() -> None:
+    shares = [(1.79e9 + i, 25.0) for i in range(30)]
+    figure = canary_figure(history(30), STAGE, shares=shares, forecast=shares)
+    share = next(axes for axes in figure.axes if "share" in axes.get_title())
+    lines = {str(line.get_label()): line for line in share.lines}
+    assert lines["expected"].get_linewidth() > 2 * lines["observed"].get_linewidth()
+    assert share.get_ylim()[1] < 50, "a weight of 25 % is not drawn on a scale to 100"
+
+
+def test_the_way_back_without_a_share_says_so() -> None:
+    figure = return_figure([], 0.0, 1.4, 300.0, title="t")
+    assert [text.get_text() for text in figure.axes[0].texts] == ["no share was observed"]
+    seen = return_figure([(5.0, 40.0), (30.0, 0.2)], 0.0, 1.4, 300.0, title="t")
+    labels = {str(line.get_label()) for line in seen.axes[0].lines}
+    assert {"weights accepted, 1.4 s", "99 % reached, 30 s"} <= labels

@@ -137,9 +137,9 @@ def _share(
         axes.plot(
             [_moment(t) for t, _ in forecast],
             [p for _, p in forecast],
-            color="#777777",
-            linestyle=(0, (1, 2)),
-            linewidth=1.5,
+            color="#b5b5ae",  # a broad band under the observed line, seen also where both are the same
+            linewidth=5.5,
+            solid_capstyle="butt",
             label="expected",
         )
     if shares:
@@ -161,9 +161,12 @@ def _share(
         linewidth=1.4,
         label=f"target {stage.weight_percent} %",
     )
-    axes.set_ylim(0, 105)
+    top = max([stage.weight_percent, *(v for line in axes.lines for v in _finite(line.get_ydata()))])
+    # Head room for the legend, and a small weight is not a line at the bottom.
+    axes.set_ylim(0, max(1.45 * top, 10))
+    axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= 100])
     axes.set_title("share of requests on Istio, %")
-    _legend(axes, "lower right" if stage.weight_percent >= 50 else "upper right")
+    _legend(axes, "upper left", columns=3)
 
 
 def _errors(axes: Axes, history: Sequence[Sample], stage: StageParams) -> None:

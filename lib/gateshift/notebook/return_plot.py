@@ -10,6 +10,9 @@ from gateshift.notebook.plots import _APISIX, _GROUND, _INK, _LIMIT, _dress, _le
 
 __all__ = ["return_figure"]
 
+_SHORTEST = 20.0
+"""Seconds that the figure shows at least."""
+
 
 def return_figure(
     shares: Sequence[tuple[float, float]], started: float, accepted: float, limit: float, *, title: str
@@ -37,11 +40,14 @@ def return_figure(
     reached = next((t for t, b in zip(times, back, strict=True) if b >= 99), None)
     if reached is not None:
         axes.axvline(reached, color="#009E73", linewidth=1.3, label=f"99 % reached, {reached:.0f} s")
-    axes.set_ylim(min([0.0, *back]), 103)
-    axes.set_xlim(0, max([*times, accepted - started, 1.0]) * 1.05)
+    if not shares:
+        axes.text(0.5, 0.5, "no share was observed", ha="center", transform=axes.transAxes, color=_INK)
+    axes.set_ylim(0, 134)  # head room for the legend, which then hides no line
+    axes.set_yticks(range(0, 101, 20))
+    axes.set_xlim(0, max([*times, accepted - started, _SHORTEST]) * 1.05)
     axes.set_xlabel(f"seconds since the start (limit {limit:.0f} s)", color=_INK, fontsize=9)
     axes.set_title("share of requests on APISIX, %")
     _dress(axes)
-    _legend(axes, "lower right")
+    _legend(axes, "upper left", columns=4)
     figure.suptitle(title, color=_INK, fontsize=11.5, fontweight="bold")
     return figure
