@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import ClassVar
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, ClassVar
 
 from gateshift import diagnose
 from gateshift.diagnose.model import Cause, Level
@@ -15,7 +13,6 @@ from gateshift.migration.lease import LeaseLock
 from gateshift.migration.lock import LocalLock
 from gateshift.notebook.live import LiveFigure
 from gateshift.notebook.progress import Waiting
-from gateshift.notebook.return_plot import return_figure
 from gateshift.notebook.show import Note, Table
 from gateshift.plan import Plan, Step
 from gateshift.runbook.approvals import JOURNAL
@@ -29,6 +26,9 @@ from gateshift.runbook.retreat import (
     watch_return,
 )
 from gateshift.words import tell
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Rollback"]
 
@@ -161,6 +161,8 @@ class Rollback(Runbook):
         waiting, live = Waiting(tell("wait.return"), say, every=5.0), LiveFigure()
 
         def figure(seen: Return) -> Figure:
+            from gateshift.notebook.return_plot import return_figure  # noqa: PLC0415 - slow: weights first
+
             title = f"{self.params.migration}: rollback, observed share"
             return return_figure(seen.shares, begun, begun + to_dns, limit, title=title)
 
