@@ -15,12 +15,13 @@ import numpy.typing as npt
 
 from gateshift.judge import evidence
 from gateshift.judge.stage_tests import ERROR_SHARE, LIMIT_EVIDENCE, RECENT
+from gateshift.judge.verdict import attempt_share
 from gateshift.params.model import JudgeParams
 from judge_cases import STAGES, Played, Traffic
 
 PARAMS = JudgeParams()
 GRID = evidence.dispersion_grid(PARAMS.dispersion_floor)
-ALPHA = PARAMS.false_rollback_budget / len(STAGES)
+ALPHA = PARAMS.false_rollback_budget / len(STAGES) * attempt_share(0)
 STRENGTH = float(-np.log(ALPHA * ERROR_SHARE))
 GUARANTEE = float(-np.log(PARAMS.wrong_promotion))
 NEVER = 1 << 30

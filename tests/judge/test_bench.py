@@ -8,6 +8,7 @@ import pytest
 
 from gateshift.judge.model import Sample, Side
 from gateshift.judge.stage_tests import ERROR_SHARE, errors_test
+from gateshift.judge.verdict import attempt_share
 from gateshift.params.model import JudgeParams, StageParams
 
 BENCH = Path(__file__).parents[2] / "bench"
@@ -28,7 +29,7 @@ def test_the_first_rollback_is_the_same_scrape(k: float, monkeypatch: pytest.Mon
     twin = judge_ours.rolls_back(played)
     stage = StageParams(weight_percent=10, dwell="30m", error_rate_limit_percent=1.0)
     params = JudgeParams()
-    alpha = params.false_rollback_budget / 5 * ERROR_SHARE
+    alpha = params.false_rollback_budget / 5 * attempt_share(0) * ERROR_SHARE
     checked = 0
     for run in range(runs):
         reference = [

@@ -11,7 +11,7 @@ from gateshift.judge.command import judge_group
 from gateshift.judge.measure import quantile
 from gateshift.judge.model import Decision, Missing, MissingKind, Sample, Side, Verdict
 from gateshift.judge.replay import SampleLog, replay, write_parquet
-from gateshift.judge.verdict import judge
+from gateshift.judge.verdict import attempt_share, judge
 from gateshift.params.model import JudgeParams, StageParams
 
 FIRST = StageParams(weight_percent=10, dwell="12s", error_rate_limit_percent=1.0)
@@ -238,3 +238,53 @@ def test_replay_needs_samples(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no recorded samples"):
         replay(tmp_path)
     assert math.isinf(INF)
+
+
+def test_observations_of_a_stage_share_its_budget_however_often_it_is_resumed() -> None:
+    assert sum(attempt_share(n) for n in range(5000)) <= 1.0
+    assert sum(attempt_share(n) for n in range(5000)) == pytest.approx(1.0, abs=1e-4)
+    history = line((2, side(20), side(180)))
+    asked = []
+    for attempt in (None, 0, 1, 2):
+        found = judge(
+            history, FIRST, PARAMS, stage_index=0, stages=5, started=999.0, now=1001.0, attempt=attempt
+        ).evidence
+        asked.append(math.exp(-found["errors"]["worse_than_baseline_threshold"]))
+        asked[-1] += math.exp(-found["latency"]["worse_than_baseline_threshold"])
+        assert found["inputs"].get("attempt") == attempt
+    share = PARAMS.false_rollback_budget / 5
+    assert asked == pytest.approx([share, 0.9 * share, 0.05 * share, 0.1 / 6 * share])
+
+
+def test_a_resumed_observation_needs_more_evidence_to_roll_back() -> None:
+    def first_rollback(attempt: int) -> int:
+        history = line((60, side(50, 1.5), side(150)))
+        for end in range(1, 61):
+            now = history[end - 1].time
+            found = judge(
+                history[:end],
+                SECOND,
+                PARAMS,
+                stage_index=1,
+                stages=5,
+                started=999.0,
+                now=now,
+                attempt=attempt,
+            )
+            if found.decision is Decision.ROLLBACK:
+                return end
+        raise AssertionError("never rolled back")
+
+    firsts = [first_rollback(attempt) for attempt in (0, 1, 5)]
+    assert firsts == sorted(firsts)
+    assert firsts[0] < firsts[2]
+
+
+def test_replay_knows_which_observation_of_the_stage_it_was(tmp_path: Path) -> None:
+    history = line((9, side(50, 3), side(150)))
+    log = SampleLog(tmp_path / "samples.jsonl", FIRST, PARAMS, 0)
+    for sample in history:
+        log.write(sample)
+    now = history[-1].time
+    log.verdict(judge(history, FIRST, PARAMS, stage_index=0, stages=5, started=999.0, now=now, attempt=3))
+    assert [r.same for r in replay(tmp_path)] == [True]

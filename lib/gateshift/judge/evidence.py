@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import gammaln, logsumexp
 
 __all__ = [
     "Counts",
@@ -35,6 +34,16 @@ __all__ = [
 ]
 
 Array = npt.NDArray[np.float64]
+
+
+def logsumexp(values: Array, axis: int, *, keepdims: bool = False) -> Array:
+    """Return log(sum(exp(values))) along *axis*; a slice of nothing but -inf gives -inf."""
+    top = values.max(axis=axis, keepdims=True)
+    top = np.where(np.isfinite(top), top, 0.0)
+    with np.errstate(divide="ignore"):
+        found: Array = np.log(np.exp(values - top).sum(axis=axis, keepdims=True)) + top
+    return found if keepdims else found.squeeze(axis)
+
 
 _POISSON = 1e12
 """Stands for k = infinity; at this shape the negative binomial is Poisson to double precision."""
@@ -65,11 +74,16 @@ So bursty errors cost ln 7 more, which pays for what the model lacks: levels tha
 
 
 def _weighed(known: Array) -> Array:
-    """Return the log weights of the grid in the alternative, shape (batch, k); they sum to less than 1.
+    """Return the log weights of the grid in the alternative, shape (batch, k).
 
-    Half of what the past says makes the prior, the other half is evidence, on the scale on which
-    :func:`against` deducts it from the null. Were all of it evidence, the share of a flat prior that lies on
-    the true k would be lost; were all of it prior, a past that misleads by luck would pass for certainty.
+    A prior (summing to 1) times the square root of what the past says, relative to the k it likes best: so
+    the weights sum to at most 1, being a sub-probability chosen before the stage. That is all they promise.
+    The null is *not* weighed the same way: :func:`against` lowers it by the past, up to ``STEP_AWAY`` a step,
+    where a strict e-value for every k would leave it whole. By that deduction (and by Laplace's method) the
+    ratio is an e-value only for k near the one the past shows; what it does elsewhere is measured by the
+    bench. Taking only half of the past as prior is a choice by that measurement: the whole as evidence
+    loses the share of a flat prior that lies on the true k, the whole as prior lets a past that misleads by
+    luck pass for certainty.
     """
     half = (known - known.max(axis=1, keepdims=True)) / 2
     bursty = half[:, :-1] - logsumexp(half[:, :-1], axis=1, keepdims=True) + np.log(1 - _INDEPENDENT)
@@ -169,6 +183,8 @@ def shape_terms(events: Array, grid: Array) -> Array:
 
     *events* has any shape; the grid becomes the last axis of the result.
     """
+    from scipy.special import gammaln  # noqa: PLC0415 - takes a second; most notebooks import but never judge
+
     x, k = events[..., None], grid
     # gammaln(x + k) - gammaln(k) - x log k loses all digits at the Poisson end, where it is 0.
     terms: Array = np.where(k >= _POISSON, 0.0, gammaln(x + k) - gammaln(k) - x * np.log(k))
@@ -289,7 +305,7 @@ def worse_than_baseline(canary: Tilted, baseline: Tilted, known: Array) -> Array
     start1 = np.broadcast_to(start1, (batch, grid.size, _RATIOS.size)).copy()
     joint = _marginal([(canary, ratios), (baseline, np.ones((1, 1, 1)))], start1)
     by_k = logsumexp(joint, axis=2) - np.log(_RATIOS.size)
-    mixture: Array = np.asarray(logsumexp(by_k + _weighed(known), axis=1))
+    mixture = logsumexp(by_k + _weighed(known), axis=1)
     # Without a single canary event, or without baseline traffic, there is nothing to compare.
     usable = (x_c > 0) & (n_b > 0)
     return np.where(usable, mixture - null, 0.0)
@@ -312,7 +328,7 @@ def _against_limit(
     rates = np.broadcast_to(limit * ratios[None, None, :], (x.size, grid.size, ratios.size))
     joint = canary.log_likelihood(rates) + np.log(weights)[None, None, :]
     by_k = logsumexp(joint, axis=2)
-    mixture: Array = np.asarray(logsumexp(by_k + _weighed(known), axis=1))
+    mixture = logsumexp(by_k + _weighed(known), axis=1)
     return np.where(n > 0, mixture - null, 0.0)
 
 

@@ -209,6 +209,7 @@ def _one(recordings: Sequence[Recording], verdict: Mapping[str, Any], path: Path
             started=inputs["started"],
             now=inputs["now"],
             reference=recording.reference,
+            attempt=inputs.get("attempt"),
         )
         return Replayed(recording.path, index, verdict, again)
     return Replayed(

@@ -21,7 +21,26 @@ from gateshift.judge.stage_tests import ERROR_SHARE, Finding, LatencyFinding, er
 from gateshift.params.model import JudgeParams, StageParams
 from gateshift.plan import digest_of
 
-__all__ = ["Decision", "Verdict", "evidence_curve", "judge"]
+__all__ = ["Decision", "Verdict", "attempt_share", "evidence_curve", "judge"]
+
+_FIRST_ATTEMPT = 0.9
+"""Share of a stage's budget that its first observation may spend; those that resume it share the rest."""
+
+
+def attempt_share(attempt: int | None) -> float:
+    """Return the part of a stage's false-rollback budget that observation *attempt* (from 0) may spend.
+
+    0.9, 0.05, 0.0167, ...: ``0.1 / (n (n + 1))`` for the n-th that resumes. However often a stage is
+    resumed or entered again the parts sum to at most 1, so the budget of the migration holds. The first
+    pays 0.1 units of evidence for it, the second asks for 2.9 more. None (a verdict recorded before
+    observations were counted): all of it.
+    """
+    if attempt is None:
+        return 1.0
+    if attempt < 0:
+        raise ValueError("observations are counted from 0")
+    return _FIRST_ATTEMPT if attempt == 0 else (1 - _FIRST_ATTEMPT) / (attempt * (attempt + 1))
+
 
 _SILENCE_EXPECTED = 30.0
 """Requests that must have been expected before silence counts as "traffic does not arrive": P = e^-30."""
@@ -48,16 +67,19 @@ def judge(
     started: float,
     now: float,
     reference: Sequence[Side] = (),
+    attempt: int | None = None,
 ) -> Verdict:
     """Judge a stage on *history*, the samples of this stage (all of them: its evidence runs from the first).
 
     *reference* are intervals of the baseline alone, from before the stage: they tell how much its errors
-    burst. *started* is when the dwell began and *now* when the verdict is asked for (unix seconds). Samples
+    burst. *attempt* counts the observations of this stage before this one: evidence starts anew with each,
+    and :func:`attempt_share` divides the stage's budget among them. *started* is when the dwell began and
+    *now* when the verdict is asked for (unix seconds). Samples
     newer than *now* are refused: a verdict may not know the future.
     """
     if any(sample.time > now for sample in history):
         raise ValueError("a sample is newer than the moment of the verdict")
-    alpha = params.false_rollback_budget / stages
+    alpha = params.false_rollback_budget / stages * attempt_share(attempt)
     case = _Case(history, stage, params, now)
     case.evidence["inputs"] = {
         "samples": len(history),
@@ -69,6 +91,8 @@ def judge(
         "started": started,
         "now": now,
     }
+    if attempt is not None:
+        case.evidence["inputs"]["attempt"] = attempt
     errors = errors_test(history, stage, params, alpha * ERROR_SHARE, reference)
     latency = latency_test(history, stage, params, alpha * (1 - ERROR_SHARE), reference)
     case.evidence["errors"] = errors.as_json()
@@ -298,12 +322,13 @@ def evidence_curve(
     stages: int,
     points: int = 60,
     reference: Sequence[Side] = (),
+    attempt: int | None = None,
 ) -> list[tuple[float, float, float]]:
     """Return (time, rollback evidence, promotion evidence) along the history, each over its threshold.
 
     1 is where the decision falls. At most *points* moments are computed: a picture needs no more.
     """
-    alpha = params.false_rollback_budget / stages * ERROR_SHARE
+    alpha = params.false_rollback_budget / stages * attempt_share(attempt) * ERROR_SHARE
     # Powers of two, so that a redraw finds nearly all of its points computed before.
     step = 1 << max(0, math.ceil(math.log2(max(len(history), 1) / points)))
     ends = sorted({*range(step, len(history) + 1, step), len(history)} - {0})

@@ -191,11 +191,17 @@ def _evidence(  # noqa: PLR0917 - private, called once
     params: JudgeParams,
     reference: Sequence[Side],
 ) -> None:
-    stages = 5
-    if verdict is not None:
-        stages = int(verdict.evidence.get("inputs", {}).get("stages", stages))
+    inputs = {} if verdict is None else verdict.evidence.get("inputs", {})
     curve = (
-        evidence_curve(history, stage, params, stages=stages, points=_CURVE_POINTS, reference=reference)
+        evidence_curve(
+            history,
+            stage,
+            params,
+            stages=int(inputs.get("stages", 5)),
+            points=_CURVE_POINTS,
+            reference=reference,
+            attempt=inputs.get("attempt"),
+        )
         if history
         else []
     )

@@ -6,11 +6,13 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
+import yaml
 
 from gateshift.errors import InputError, LabError
-from gateshift.lab.state import LabState, load
+from gateshift.lab.state import LabState, Part, lab_dir, load
 
 __all__ = ["FAULTS", "Fault", "clear", "find"]
 
@@ -53,6 +55,44 @@ def _kill(part: str) -> Inject:
     return inject
 
 
+_SCRAPED = "istio-ingressgateway"
+_DEAD = "127.0.0.1:9"
+"""The discard port, on which nothing listens."""
+
+_KEPT = "before-fault"
+
+
+def _prometheus(lab: LabState) -> tuple[Part, Path]:
+    """Return the lab's Prometheus and its configuration file."""
+    for part in load(lab.name).parts:
+        if part.name == "prometheus":
+            return part, lab_dir(lab.name) / "prometheus.yaml"
+    raise LabError("the lab has no running part prometheus")
+
+
+def _scrape(lab: LabState) -> None:
+    """Let Prometheus scrape the gateway where nothing answers, as after a wrong target or a cut network."""
+    part, path = _prometheus(lab)
+    text = path.read_text(encoding="utf-8")
+    config = yaml.safe_load(text)
+    for job in config["scrape_configs"]:
+        if job["job_name"] == _SCRAPED:
+            job["static_configs"][0]["targets"] = [_DEAD]
+    kept = path.with_suffix(f".{_KEPT}")
+    if not kept.exists():
+        kept.write_text(text, encoding="utf-8")
+    path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    os.kill(part.pid, signal.SIGHUP)
+
+
+def _scrape_again(lab: LabState) -> None:
+    kept = (lab_dir(lab.name) / "prometheus.yaml").with_suffix(f".{_KEPT}")
+    if kept.exists():
+        part, path = _prometheus(lab)
+        kept.replace(path)
+        os.kill(part.pid, signal.SIGHUP)
+
+
 def _quiet(lab: LabState) -> None:
     httpx.put(f"{lab['traffic_url']}/rate", json={"rate": 1 / 60}, timeout=5).raise_for_status()
 
@@ -69,6 +109,7 @@ FAULTS = {
         Fault("refuse", "the new gateway's backends cut connections", _backend(refuse=True), _BAD),
         Fault("envoy", "the new gateway's Envoy is killed", _kill("gateway"), _HELD_OR_BAD, blinds=True),
         Fault("prometheus", "Prometheus is killed", _kill("prometheus"), _HELD_OR_BAD, blinds=True),
+        Fault("scrape", "Prometheus no longer reaches the new gateway", _scrape, _HELD_OR_BAD, blinds=True),
         Fault("kill", "kernel, command line and papermill are killed", lambda lab: None, frozenset({0})),
         Fault("quiet", "traffic falls to one request a minute", _quiet, frozenset({3})),
     )
@@ -83,5 +124,6 @@ def find(name: str) -> Fault:
 
 
 def clear(lab: LabState) -> None:
-    """Remove every backend fault."""
+    """Remove every backend fault and let Prometheus scrape the gateway again."""
+    _scrape_again(lab)
     httpx.delete(f"{lab['faults_url']}/faults", timeout=5).raise_for_status()

@@ -24,7 +24,7 @@ from gateshift.runbook.approvals import JOURNAL
 from gateshift.runbook.base import Runbook, say
 from gateshift.runbook.observe import StageWatch
 from gateshift.runbook.parity import require_parity
-from gateshift.runbook.resume import fresh_verdict, reconcile
+from gateshift.runbook.resume import OBSERVED, fresh_verdict, observations, reconcile
 from gateshift.runbook.retreat import bring_back
 from gateshift.runbook.shifting import clients_of, finish_waiting, keep_original, last_shift, make_weighted
 from gateshift.runbook.standing import decision_words
@@ -139,6 +139,8 @@ class Canary(Runbook):
         self._shift()
         if left is not None:
             return self._promote(left.reasons)
+        attempt = observations(self.context.journal, self.index)
+        self.record(OBSERVED, stage=self.index, attempt=attempt)
         log = SampleLog(
             self.context.run_folder / "samples.jsonl", self.stage, self.params.judge, self.index, past
         )
@@ -161,6 +163,7 @@ class Canary(Runbook):
             accepted=accepted,
             clients=clients_of(self.params, self.index),
             reference=past,
+            attempt=attempt,
         )
         try:
             self.verdict = self.watch.run()

@@ -49,7 +49,8 @@ def _known(side: Side) -> bool:
 class StageWatch:
     """The state of one stage's observation. Times are unix seconds, shares percent on Istio.
 
-    *accepted* is when the weights were accepted: the forecast counts from then (None: from its own begin).
+    *attempt* counts the observations of this stage before this one: they share its budget. *accepted* is when
+    the weights were accepted: the forecast counts from then (None: from its own begin).
     """
 
     context: Context
@@ -62,6 +63,7 @@ class StageWatch:
     accepted: float | None = None
     clients: Clients = field(default_factory=Clients)
     reference: tuple[Side, ...] = ()
+    attempt: int = 0
     history: list[Sample] = field(default_factory=list)
     shares: list[tuple[float, float]] = field(default_factory=list)
     dwelled: float = 0.0
@@ -131,6 +133,7 @@ class StageWatch:
                 started=now - self.dwelled,
                 now=now,
                 reference=self.reference,
+                attempt=self.attempt,
             )
             self.redraw(self, verdict)
             if verdict.decision is Decision.ROLLBACK:

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from gateshift.errors import Blocked
+from gateshift.migration.journal import Journal
 from gateshift.migration.phases import RunMark, VerdictMark
 from gateshift.runbook.context import Context
 from gateshift.traffic.protocol import Weights
 
-__all__ = ["bury_dead_runs", "fresh_verdict", "reconcile"]
+__all__ = ["OBSERVED", "bury_dead_runs", "fresh_verdict", "observations", "reconcile"]
+
+OBSERVED = "note.stage.observed"
+"""Kind of the record that an observation of a stage begins; it comes before the first look at a sample."""
+
+
+def observations(journal: Journal, stage: int) -> int:
+    """Count the observations of *stage* (from 0) on record, of dead runs and of earlier entries as well.
+
+    Each began with evidence of its own and may have rolled back: together they may spend the stage's share
+    of the migration's false-rollback budget once.
+    """
+    return sum(r.kind == OBSERVED and r.data.get("stage") == stage for r in journal.records)
 
 
 def bury_dead_runs(context: Context) -> list[RunMark]:
