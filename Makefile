@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install check test docs browser browser-test rehearse lab-up lab-down torture lock clean
+.PHONY: help install check test docs docs-test browser browser-test rehearse lab-up lab-down torture lock clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,7 +28,7 @@ check: install  ## Lint, types, layers and unit tests (no lab), under two minute
 	@$(BIN)/pytest -q -n 2 --dist loadgroup -m "not lab and not slow"
 
 test: check  ## Everything: check, the lab's tests, nbval of the notebooks, a short rehearsal
-	@$(BIN)/pytest -q -m "(lab or slow) and not browser"
+	@$(BIN)/pytest -q -m "(lab or slow) and not browser and not docs"
 	@$(BIN)/gateshift rehearse --short --keep --lab test
 	@GATESHIFT_LAB=test GATESHIFT_MIGRATION=nbval $(BIN)/pytest -q -x --nbval-lax --nbval-cell-timeout=180 -p no:cacheprovider notebooks; \
 		code=$$?; $(BIN)/gateshift lab down --name test; exit $$code
@@ -46,6 +46,9 @@ browser:  ## Install Chromium for the browser test, where this may be done
 
 browser-test: install browser  ## An operator's way through JupyterLab on the lab, in Chromium (not part of `make test` yet)
 	@$(BIN)/pytest -q -m browser
+
+docs-test: install  ## Type the documentation's commands one after the other, on the lab (not part of `make test`)
+	@$(BIN)/pytest -q -m docs
 
 rehearse: install  ## A whole migration in the lab, then one that is broken on purpose
 	@$(BIN)/gateshift rehearse

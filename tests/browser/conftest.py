@@ -23,7 +23,7 @@ from gateshift.migration.journal import Record, read_records
 
 ROOT = Path(__file__).parents[2]
 PICTURES = os.environ.get("GATESHIFT_SCREENSHOTS")
-"""Folder for the screenshots that docs and README show; without it they stay in the test's folder."""
+"""Folder for the screenshots that docs and README show; without it they stay in the migration's archive."""
 
 
 def chromium() -> str | None:
@@ -87,13 +87,24 @@ class Desk:
 
     @property
     def records(self) -> tuple[Record, ...]:
-        return read_records(self.folder / "outputs" / self.migration / "journal.jsonl")
+        path = self.folder / "outputs" / self.migration / "journal.jsonl"
+        return read_records(path) if path.exists() else ()
+
+    def kinds(self) -> list[str]:
+        return [record.kind for record in self.records]
+
+    def recorded(self, kind: str, seconds: float, times: int = 1) -> None:
+        """Wait until the journal has *kind*, *times* times."""
+        deadline = time.monotonic() + seconds
+        while self.kinds().count(kind) < times:
+            assert time.monotonic() < deadline, f"no {kind} yet: {self.text()[-2000:]}"
+            time.sleep(0.2)
 
     def write_params(self, **changes: str) -> None:
         """Write the lab's params for two short stages; *changes* are of the section metrics."""
         data = yaml.safe_load((ROOT / "params/lab.yaml").read_text(encoding="utf-8"))
         data.update(migration=self.migration, mode="act", outputs=str(self.folder / "outputs"))
-        data["stages"] = [{**data["stages"][1], "dwell": "6s"}, {**data["stages"][-1], "dwell": "6s"}]
+        data["stages"] = [{**data["stages"][1], "dwell": "15s"}, {**data["stages"][-1], "dwell": "10s"}]
         data["metrics"].update(changes)
         self.params.write_text(yaml.safe_dump(data), encoding="utf-8")
 
@@ -131,16 +142,27 @@ class Desk:
         self.run()
 
     def run(self) -> None:
-        """Run all cells of the notebook in front, and see them begin."""
-        for _ in range(3):
+        """Run all cells of the notebook in front, and see the run open in the journal.
+
+        Cells that are waiting say little: a kernel that has just failed refuses what is queued behind the
+        failure, and JupyterLab shows that as waiting, too, for a moment.
+        """
+        before = self.opened
+        for _ in range(4):
             self.command("notebook:run-all-cells")
-            begun = time.monotonic()
-            while time.monotonic() - begun < 4:
-                if self.busy():
+            calm = time.monotonic()
+            while time.monotonic() - calm < 5:
+                if self.opened > before:
                     return
-                time.sleep(0.05)
-            # A kernel that has just failed still refuses what was queued behind the failure.
+                if self.busy():
+                    calm = time.monotonic()
+                time.sleep(0.2)
         raise AssertionError(f"the notebook does not run: {self.text()[-2000:]}")
+
+    @property
+    def opened(self) -> int:
+        """How many runs the journal knows."""
+        return sum(record.kind == "run.started" for record in self.records)
 
     def busy(self) -> bool:
         return self.panel.locator(".jp-InputPrompt", has_text="[*]").count() > 0
@@ -176,7 +198,7 @@ class Desk:
         return found[0]
 
     def picture(self, name: str, part: Any = None) -> None:
-        folder = Path(PICTURES) if PICTURES else self.folder / "pictures"
+        folder = Path(PICTURES) if PICTURES else self.folder / "outputs" / self.migration / "pictures"
         folder.mkdir(parents=True, exist_ok=True)
         target = folder / f"{name}.png"
         (part or self.page).screenshot(path=str(target))

@@ -91,6 +91,14 @@ def test_jupyterlab_is_this_environments_and_opens_the_notebook(tmp_path: Path) 
     assert "--no-browser" in line
 
 
+def test_two_migrations_do_not_share_their_open_tabs(tmp_path: Path) -> None:
+    one, other = (
+        {part for part in command(tmp_path, tmp_path / name / "desk" / "x.ipynb") if "workspaces_dir" in part}
+        for name in ("lab", "production")
+    )
+    assert len(one | other) == 2
+
+
 def test_a_session_by_hand_names_its_own_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATESHIFT_RUN", "of-a-pipeline")
     own = environment("params/x.yaml", lab="practice")

@@ -65,6 +65,21 @@ def test_a_table_fits_its_terminal(width: int, monkeypatch: pytest.MonkeyPatch) 
     assert text.count("word") == 60
 
 
+@pytest.mark.parametrize("width", [80, 200])
+def test_a_wide_table_wraps_every_column_and_cuts_nothing_off(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    columns = ("result", "check", "measured", "why", "remedy")
+    row = ("fail", "quota", "GET http://127.0.0.1:9/" + "x" * 90, "因为" * 40, "gateshift diagnose " * 9)
+    lines = repr(Table("T", columns, (row,))).splitlines()
+    assert max(columns_of(line) for line in lines) <= width
+    squeezed = "".join(lines).replace(" ", "")
+    assert squeezed.count("x") == 90
+    assert squeezed.count("因") == 40
+    assert "".join(lines).count("diagnose") == 9
+
+
 def test_chinese_columns_line_up() -> None:
     text = repr(Table("表", ("项目", "值"), (("权重", "1"), ("a", "2"))))
     starts = [columns_of(line[: re.search(r"[12值]\Z", line).start()]) for line in text.splitlines()[1:]]

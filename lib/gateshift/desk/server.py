@@ -10,6 +10,7 @@ from pathlib import Path
 __all__ = ["command", "environment"]
 
 _SETTINGS = Path(__file__).parent / "settings"
+_LAYOUT = ".layout"
 
 
 def command(
@@ -17,11 +18,13 @@ def command(
 ) -> list[str]:
     """Return the command that starts JupyterLab over *root* and opens *notebook* (a path below it).
 
-    Without *port* JupyterLab takes 8888 or, when that is in use, the next free one.
+    Without *port* JupyterLab takes 8888 or, when that is in use, the next free one. The layout is kept beside
+    the notebooks: one for the whole machine would open another migration's tabs, and start their kernels.
     """
     options = [
         f"--ServerApp.root_dir={root}",
         f"--LabApp.app_settings_dir={_SETTINGS}",
+        f"--LabApp.workspaces_dir={notebook.parent / _LAYOUT}",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         "--FileContentsManager.post_save_hook=gateshift.desk.copies.keep",
         f"--LabApp.default_url=/lab/tree/{notebook.relative_to(root).as_posix()}",

@@ -8,7 +8,6 @@ script: without scripts a table is a table that does not sort.
 from __future__ import annotations
 
 import shutil
-import textwrap
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,7 +60,7 @@ def _padded(text: str, width: int) -> str:
 class Table:
     """Rows with a title; a click on a column's head sorts. pass, warn, fail and info become badges.
 
-    As text it is as wide as the terminal and wraps inside its last column.
+    As text it is no wider than the terminal: cells wrap, and nothing is cut off.
     """
 
     title: str
@@ -85,16 +84,61 @@ class Table:
 
     def __repr__(self) -> str:
         texts = [tuple(str(v) for v in row) for row in (self.columns, *self.rows)]
-        widths = [min(44, max(columns_of(row[i]) for row in texts)) for i in range(len(self.columns))]
-        room = shutil.get_terminal_size((110, 24)).columns - sum(widths[:-1]) - 2 * len(widths)
+        wanted = [max(_widest_line(row[i]) for row in texts) for i in range(len(self.columns))]
+        room = shutil.get_terminal_size((110, 24)).columns - len(_GAP) * (len(wanted) - 1)
+        widths = _shared(wanted, room)
         lines = [self.title]
         for row in texts:
-            *first, last = row
-            start = "  ".join(_padded(v[:44], w) for v, w in zip(first, widths, strict=False))
-            parts = textwrap.wrap(last, max(24, room), break_long_words=False) or [""]
-            lines.append(f"{start}  {parts[0]}".rstrip() if first else parts[0])
-            lines += [" " * (columns_of(start) + 2) + part for part in parts[1:]]
+            cells = [_wrapped(text, width) for text, width in zip(row, widths, strict=True)]
+            for i in range(max(len(cell) for cell in cells)):
+                parts = [cell[i] if i < len(cell) else "" for cell in cells]
+                padded = (_padded(part, width) for part, width in zip(parts, widths, strict=True))
+                lines.append(_GAP.join(padded).rstrip())
         return "\n".join(lines)
+
+
+_GAP = "  "
+_NARROW = 8
+"""Columns of text that a table's column gets at least: one word."""
+
+
+def _widest_line(text: str) -> int:
+    return max((columns_of(line) for line in text.splitlines()), default=0)
+
+
+def _shared(wanted: Sequence[int], room: int) -> list[int]:
+    """Share *room* out: narrow columns get what they want, the others an equal part of the rest."""
+    widths = list(wanted)
+    over = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    left = room
+    for place, i in enumerate(over):
+        widths[i] = min(wanted[i], max(_NARROW, left // (len(over) - place)))
+        left -= widths[i]
+    return widths
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Break *text* into lines of at most *width* terminal columns, between words where it can be."""
+    lines: list[str] = []
+    for paragraph in text.splitlines() or [""]:
+        line = ""
+        for word in paragraph.split(" "):
+            longer = f"{line} {word}" if line else word
+            if columns_of(longer) <= width:
+                line = longer
+                continue
+            if line:
+                lines.append(line)
+            line = word
+            while columns_of(line) > width:
+                cut = len(line)
+                while columns_of(line[:cut]) > width:
+                    cut -= 1
+                cut = max(cut, 1)
+                lines.append(line[:cut])
+                line = line[cut:]
+        lines.append(line)
+    return lines
 
 
 @dataclass(frozen=True, slots=True)

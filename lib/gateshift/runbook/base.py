@@ -41,6 +41,10 @@ def say(text: str) -> None:
     print(f"{datetime.now(UTC):%H:%M:%S}Z {text}", flush=True)
 
 
+_HOLDING: list[Runbook] = []
+"""The run of this process that holds the locks, if any."""
+
+
 class Runbook:
     """One open notebook run. Subclasses say what is read, planned, done and verified."""
 
@@ -188,7 +192,11 @@ class Runbook:
 
     def _hold(self, lock: LocalLock) -> None:
         """Take this machine's lock and the cluster's Lease, or neither; then the journal is ours."""
+        # A notebook that is run again in its kernel is the same person at work: the run before ends here.
+        for before in tuple(_HOLDING):
+            before._let_go()
         lock.acquire()
+        _HOLDING.append(self)
         try:
             self._lease = self._take_lease()
             if self._lease is not None:
@@ -207,6 +215,8 @@ class Runbook:
             say(f"the run {mark.run} died; this run goes on from the journal")
 
     def _let_go(self) -> None:
+        if self in _HOLDING:
+            _HOLDING.remove(self)
         if self._lease:
             self._lease.release()
         if self._lock:
