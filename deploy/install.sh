@@ -26,6 +26,14 @@ bootstrap() {
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "uv==$uv_version"
 }
 bootstrap
+# uv reads neither pip's settings nor the system's certificates by itself; where pip got through, uv must, too.
+if [ -z "${UV_DEFAULT_INDEX:-}${UV_INDEX_URL:-}" ]; then
+    index=${PIP_INDEX_URL:-$("$venv/bin/python" -m pip config get global.index-url 2>/dev/null || true)}
+    [ -z "$index" ] || export UV_DEFAULT_INDEX="$index"
+fi
+if [ -e /etc/ssl/certs/ca-certificates.crt ] && [ -z "${SSL_CERT_FILE:-}" ]; then
+    export UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-1}"
+fi
 case $kind in
 clone)
     "$venv/bin/uv" pip sync --quiet --python "$venv/bin/python" requirements.lock

@@ -70,9 +70,9 @@ GLUE = frozenset({"gateshift approve DIGEST"})
 """What the story needs between the commands of the pages."""
 ON_LAB: tuple[tuple[str, Expected], ...] = (
     ("gateshift lab up", Expected("")),
-    ("gateshift preflight -f params/lab.yaml", Expected("none failed")),
-    ("gateshift preflight -f params/lab.yaml -p lang=zh", Expected("预检")),
-    ("gateshift preflight -f params/shop.yaml", Expected("none failed")),
+    ("gateshift preflight -f params/lab.yaml", Expected("archived:")),
+    ("gateshift preflight -f params/lab.yaml -p lang=zh", Expected("")),
+    ("gateshift preflight -f params/shop.yaml", Expected("archived:")),
     ("papermill notebooks/00_preflight.ipynb out.ipynb -f params/lab.yaml", Expected("")),
     ("gateshift install -f params/lab.yaml --act", Expected(GATED)),
     ("gateshift approve <digest>", Expected("")),
