@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from gateshift.errors import Blocked, GateClosed, ParamsError
 from gateshift.migration.journal import Journal
 from gateshift.notebook.failure import failure_of
 from gateshift.notebook.links import linked, place
-from gateshift.notebook.progress import Waiting, spoken
+from gateshift.notebook.progress import Waiting, narrated, spoken
 from gateshift.notebook.show import Card, PlanView, Table, columns_of
 from gateshift.plan import Plan, Step
 from gateshift.runbook.standing import changes_of
@@ -110,6 +112,28 @@ def test_a_wait_without_an_end_says_how_long_it_has_been() -> None:
     lines: list[str] = []
     Waiting("arrival", lines.append).beat(0, None, "nothing yet")
     assert "so far" in lines[0]
+
+
+def test_work_that_tells_its_steps_beats_in_between_and_says_how_it_ended() -> None:
+    lines: list[str] = []
+    with narrated("Install Istio", lines.append, every=0.05, tick=0.01) as take:
+        take("istiod: 0 of 1 pods ready")
+        deadline = time.monotonic() + 5
+        while len(lines) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert lines[0] == "istiod: 0 of 1 pods ready"
+    assert "Install Istio" in lines[1]
+    assert "so far; istiod: 0 of 1 pods ready" in lines[1]
+    silent = len(lines)
+    time.sleep(0.1)
+    assert len(lines) == silent
+
+
+def test_work_that_fails_ends_its_wait_and_keeps_its_error() -> None:
+    before = threading.active_count()
+    with pytest.raises(Blocked), narrated("Apply", lambda _: None):
+        raise Blocked("x")
+    assert threading.active_count() == before
 
 
 @pytest.mark.parametrize(

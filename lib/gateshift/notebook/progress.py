@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextvars
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from html import escape
@@ -14,7 +17,7 @@ from IPython.display import display
 
 from gateshift.words import tell
 
-__all__ = ["Waiting", "sit_out", "spoken"]
+__all__ = ["Waiting", "narrated", "sit_out", "spoken"]
 
 
 def spoken(seconds: float) -> str:
@@ -70,6 +73,11 @@ class Waiting:
             percent = "–" if part is None else f"{100 * part:.0f}"
             self.say(tell("wait.line", what=self.what, percent=percent, left=time_left, reason=reason))
 
+    def line(self, reason: str) -> str:
+        """Return a heartbeat of a wait whose end is not known."""
+        spent = tell("wait.open", spent=spoken(self.clock() - self._begun))
+        return tell("wait.line", what=self.what, percent="–", left=spent, reason=reason)
+
     def close(self, *, well: bool = True) -> None:
         """End the wait; the bar says how it ended."""
         key = "wait.done" if well else "wait.stopped"
@@ -106,3 +114,39 @@ def sit_out(waiting: Waiting, seconds: float, reason: str) -> None:
         waiting.beat(seconds - left, seconds, reason, left=left)
         time.sleep(min(1.0, left))
     waiting.close()
+
+
+@contextmanager
+def narrated(
+    what: str, say: Callable[[str], None], *, every: float = 10.0, tick: float = 1.0
+) -> Iterator[Callable[[str], None]]:
+    """Show work that tells its steps line by line as one wait; yields the function that takes the lines.
+
+    The newest line stands below the bar as the reason. A thread redraws it each *tick* seconds and prints a
+    heartbeat when no line came for *every* seconds, because the work itself is inside somebody else's call.
+    """
+    waiting, stop = Waiting(what), threading.Event()
+    newest, spoke = [""], [time.monotonic()]
+
+    def take(line: str) -> None:
+        newest[0], spoke[0] = line, time.monotonic()
+        say(line)
+
+    def keep() -> None:
+        while not stop.wait(tick):
+            waiting.beat(0, None, newest[0])
+            if time.monotonic() - spoke[0] >= every:
+                spoke[0] = time.monotonic()
+                say(waiting.line(newest[0]))
+
+    # In the cell's own context, so that the front end shows what the thread draws below that cell.
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(keep,), daemon=True)
+    thread.start()
+    well = False
+    try:
+        yield take
+        well = True
+    finally:
+        stop.set()
+        thread.join()
+        waiting.close(well=well)

@@ -12,7 +12,7 @@ from gateshift.cluster import apply as cluster_apply
 from gateshift.errors import Blocked
 from gateshift.notebook.show import Note
 from gateshift.plan import Plan
-from gateshift.runbook.base import Runbook, say
+from gateshift.runbook.base import Runbook
 from gateshift.runbook.setup import read_configuration, translate_now
 from gateshift.runbook.wayback import write_json
 
@@ -50,14 +50,15 @@ class Apply(Runbook):
         def save(snapshot: Mapping[str, Any]) -> None:
             write_json(before, cluster_apply.archived(snapshot))
 
-        def accept() -> None:
-            applied, cluster = time.time(), self.context.cluster
-            said = acceptance.wait_in_sync(self.params, cluster, self.objects, progress=say, since=applied)
-            say(said)
-
         self.record("apply.intent", snapshot=f"{self.context.run}/{before.name}", digest=plan.digest)
         cluster = self.context.cluster
-        cluster_apply.execute(cluster, self.objects, plan, progress=say, accept=accept, save=save)
+        with self.narrated() as line:
+
+            def accept() -> None:
+                since = time.time()
+                line(acceptance.wait_in_sync(self.params, cluster, self.objects, progress=line, since=since))
+
+            cluster_apply.execute(cluster, self.objects, plan, progress=line, accept=accept, save=save)
         self.record("apply.done", objects=len(self.objects))
         return Note("pass", f"{len(plan.steps)} changes applied and accepted by the gateway")
 
@@ -92,6 +93,6 @@ class Apply(Runbook):
         """Wait until the gateway's Envoy really has the configuration."""
         if self.extra.get("undo"):
             return Note("pass", "the last apply is taken back")
-        return Note(
-            "pass", acceptance.wait_in_sync(self.params, self.context.cluster, self.objects, progress=say)
-        )
+        with self.narrated() as line:
+            said = acceptance.wait_in_sync(self.params, self.context.cluster, self.objects, progress=line)
+        return Note("pass", said)

@@ -10,7 +10,8 @@ import atexit
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -23,6 +24,7 @@ from gateshift.migration.lease import LeaseLock
 from gateshift.migration.lock import LocalLock
 from gateshift.notebook.failure import failure_of
 from gateshift.notebook.links import place
+from gateshift.notebook.progress import narrated
 from gateshift.notebook.show import Card, Note, PlanView
 from gateshift.params import Mode, Params, secrets_of
 from gateshift.plan import Plan
@@ -153,6 +155,10 @@ class Runbook:
         if not self._gate.passed(plan):
             raise GateClosed(f"plan {plan.digest} of {self.name} is not approved")
         return self.perform(plan)
+
+    def narrated(self) -> AbstractContextManager[Callable[[str], None]]:
+        """Show work of the cluster as one wait with a bar and heartbeats; the result takes its lines."""
+        return narrated(self.heading, say)
 
     def nothing_to_do(self, plan: Plan) -> object:
         """Say that reality is already as planned; subclasses may record it."""

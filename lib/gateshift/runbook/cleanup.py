@@ -130,7 +130,8 @@ class Cleanup(Runbook):
         path = self.context.run_folder / "export.yaml"
         atomic_write(path, yaml.safe_dump_all(objects, sort_keys=False))
         self.record("cleanup.intent", export=f"{self.context.run}/{path.name}", digest=plan.digest)
-        cluster_cleanup.execute(self.params, cluster, plan, resuming=self.resuming, progress=say)
+        with self.narrated() as line:
+            cluster_cleanup.execute(self.params, cluster, plan, resuming=self.resuming, progress=line)
         if last is not None:
             settle(self.context, last)
         self.record("cleanup.done", deleted=len(plan.steps))
@@ -139,7 +140,8 @@ class Cleanup(Runbook):
     def nothing_to_do(self, plan: Plan) -> object:
         """End a clean-up that died after its last deletion."""
         if self.task == "delete" and self.resuming and self.params.mode is Mode.ACT:
-            cluster_cleanup.wait_gone(self.params, self.context.cluster, progress=say)
+            with self.narrated() as line:
+                cluster_cleanup.wait_gone(self.params, self.context.cluster, progress=line)
             self.record("cleanup.done", deleted=0)
             return Note("pass", "the clean-up was complete already")
         return super().nothing_to_do(plan)

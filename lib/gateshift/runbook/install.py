@@ -14,7 +14,7 @@ from gateshift.cluster.objects import title_of
 from gateshift.errors import Blocked
 from gateshift.notebook.show import Note
 from gateshift.plan import Plan
-from gateshift.runbook.base import Runbook, say
+from gateshift.runbook.base import Runbook
 from gateshift.runbook.wayback import write_json
 
 __all__ = ["Install"]
@@ -63,7 +63,8 @@ class Install(Runbook):
             write_json(self.context.run_folder / "before.json", before)
         where = f"{self.context.run}/before.json" if before else ""
         self.record("install.intent", digest=plan.digest, created=created, before=where)
-        cluster_install.execute(plan, self.params, self.context.cluster, progress=say)
+        with self.narrated() as line:
+            cluster_install.execute(plan, self.params, self.context.cluster, progress=line)
         self.record("install.done", version=self.params.istio.version)
         return Note("pass", f"Istio {self.params.istio.version} installed")
 
@@ -72,7 +73,8 @@ class Install(Runbook):
         if self.undo:
             return Note("pass", "nothing that this installation made is left")
         self.record("install.intent", digest=plan.digest)
-        cluster_install.wait_ready(self.params, self.context.cluster, progress=say)
+        with self.narrated() as line:
+            cluster_install.wait_ready(self.params, self.context.cluster, progress=line)
         self.record("install.done", version=self.params.istio.version)
         return Note("pass", f"Istio {self.params.istio.version} is already installed as planned")
 
@@ -94,14 +96,15 @@ class Install(Runbook):
 
     def _uninstall(self, plan: Plan) -> object:
         self.record("uninstall.intent", digest=plan.digest)
-        cluster_uninstall.execute(
-            plan,
-            self.params,
-            self.context.cluster,
-            before=self.before,
-            created_namespace=self.created_namespace,
-            progress=say,
-        )
+        with self.narrated() as line:
+            cluster_uninstall.execute(
+                plan,
+                self.params,
+                self.context.cluster,
+                before=self.before,
+                created_namespace=self.created_namespace,
+                progress=line,
+            )
         self.record("uninstall.done", removed=len(plan.steps))
         return Note("pass", f"{len(plan.steps)} objects taken back")
 
