@@ -42,6 +42,8 @@ def test_the_report_of_a_rehearsal_speaks_chinese(tmp_path: Path) -> None:
     heads = re.findall(r"<h2[^>]*>([^<]+)</h2>", page)
     assert heads
     assert all(re.search(r"[\u4e00-\u9fff]", head) for head in heads), heads
-    # Sentences of the timeline, not the names and reasons that a run recorded.
-    assert "traffic arrived" not in page
-    assert "entered, weight" not in page
+    for english in ("traffic arrived", "entered, weight", "ruled out"):
+        assert english not in page, english
+    for sentence in ("All traffic back to APISIX", "of traffic to Istio", "traffic confirmed recovered"):
+        assert sentence not in page, sentence
+    assert "只按上限检验" in page

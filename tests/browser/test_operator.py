@@ -54,6 +54,8 @@ def test_a_failing_check_leads_to_its_troubleshooting_by_one_click(desk: Desk) -
     found = desk.text()
     assert "Ranked causes" in found
     assert "127.0.0.1:9" in found
+    desk.panel.locator("table").last.scroll_into_view_if_needed()
+    desk.picture("troubleshoot")
     desk.write_params()
 
 
@@ -127,7 +129,7 @@ def test_the_plot_moves_and_a_killed_kernel_resumes_the_stage(desk: Desk) -> Non
     bar = desk.panel.locator(".gateshift-wait").last
     assert "left" in bar.inner_text() or "so far" in bar.inner_text()
     plot.scroll_into_view_if_needed()
-    desk.picture("canary")
+    desk.picture("stage")
 
     desk.command("notebook:restart-kernel")
     desk.page.locator(".jp-Dialog button.jp-mod-accept").click()
@@ -180,5 +182,12 @@ def test_what_was_done_by_hand_is_in_the_archive(desk: Desk) -> None:
         assert time.monotonic() < deadline, sorted(p.name for p in runs.iterdir())
         time.sleep(0.5)
     assert list(runs.glob("50_canary-*/50_canary.ipynb"))
-    assert {shot.stem for shot in desk.shots} == {"error", "gate", "canary", "card", "rollback"}
+    assert {shot.stem for shot in desk.shots} == {
+        "error",
+        "troubleshoot",
+        "gate",
+        "stage",
+        "card",
+        "rollback",
+    }
     assert all(10_000 < shot.stat().st_size < 200_000 for shot in desk.shots)

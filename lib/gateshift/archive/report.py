@@ -20,7 +20,7 @@ from gateshift.errors import InputError
 from gateshift.migration.identity import identity
 from gateshift.migration.journal import Journal, Record
 from gateshift.migration.state import State, VerdictMark
-from gateshift.words import language, tell
+from gateshift.words import gloss, language, tell
 
 __all__ = ["write_report"]
 
@@ -122,9 +122,9 @@ def _clock(time: str) -> str:
 def _outcome(state: State, records: Sequence[Record]) -> str:
     word = outcome_of(state)
     if state.rolling_back:
-        kind, what = "bad", tell("report.outcome.unfinished", reason=state.rollback_reason)
+        kind, what = "bad", tell("report.outcome.unfinished", reason=gloss(state.rollback_reason))
     elif state.phase.value == "rolled back":
-        kind, what = "bad", tell("report.outcome.back", reason=state.rollback_reason)
+        kind, what = "bad", tell("report.outcome.back", reason=gloss(state.rollback_reason))
     elif word == "all stages promoted" or state.phase.value in {"soak", "soaked", "cleaned"}:
         kind, what = "good", tell("report.outcome.istio")
     else:
@@ -219,8 +219,13 @@ def _checklist(records: Sequence[Record]) -> str:
     rows = []
     for item in done.data.get("checklist") or ():
         parts = list(item) if isinstance(item, (list, tuple)) else [item]
-        rows.append((*parts, *[""] * (3 - len(parts)))[:3])
+        rows.append(tuple(_in_words(str(part)) for part in [*parts, "", ""][:3]))
     return table(("item", "result", "detail"), rows)
+
+
+def _in_words(text: str) -> str:
+    """Return a cell of the checklist: a standing, or a sentence that is on record."""
+    return tell(f"standing.{text}") if text in {"pass", "warn", "fail", "info"} else gloss(text)
 
 
 def _approvals(records: Sequence[Record]) -> str:
@@ -228,15 +233,22 @@ def _approvals(records: Sequence[Record]) -> str:
     rows = [
         (
             _clock(r.time),
-            plans.get(str(r.data["digest"]), {}).get("title", ""),
+            gloss(str(plans.get(str(r.data["digest"]), {}).get("title", ""))),
             r.data["digest"],
             r.data["who"],
-            r.data["how"],
+            _how(str(r.data["how"])),
         )
         for r in records
         if r.kind == "plan.approved"
     ]
     return table(("time (UTC)", "plan", "digest", "approved by", "how"), rows) if rows else ""
+
+
+def _how(way: str) -> str:
+    key = {"params": "gate.how.params", "prompt": "gate.how.prompt", "approval file": "gate.how.file"}.get(
+        way
+    )
+    return tell(key) if key else way
 
 
 def _plans(records: Sequence[Record]) -> str:
@@ -250,15 +262,17 @@ def _plans(records: Sequence[Record]) -> str:
         if not plan.get("steps"):
             continue
         rows = [
-            (s["verb"], s["target"], _value(s["before"]), _value(s["after"]), s.get("note", ""))
+            (s["verb"], s["target"], _value(s["before"]), _value(s["after"]), gloss(s.get("note", "")))
             for s in plan["steps"]
         ]
-        standing = "approved" if plan["digest"] in approved else "shown only, not approved"
+        title = gloss(str(plan.get("title", plan["kind"])))
+        head = tell("plan.title", title=title, count=len(rows), digest=plan["digest"])
+        standing = tell("report.plan.approved" if plan["digest"] in approved else "report.plan.shown")
+        back = tell("plan.back", how=gloss(str(plan.get("way_back", ""))))
         parts.append(
-            f"<details><summary>{escape(str(plan.get('title', plan['kind'])))} — {len(rows)} steps, digest "
-            f"<code>{escape(plan['digest'])}</code>, {standing}</summary>"
+            f"<details><summary>{escape(head)}, {standing}</summary>"
             + table(("verb", "target", "before", "after", "note"), rows)
-            + f"<p>Way back: {escape(str(plan.get('way_back', '')))}</p></details>"
+            + f"<p>{escape(back)}</p></details>"
         )
     return "".join(parts)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gateshift.migration.journal import Record
-from gateshift.words import known, tell
+from gateshift.words import gloss, known, tell
 
 __all__ = ["column", "listed", "outcome_words", "said"]
 
@@ -31,10 +31,10 @@ def _slug(text: str) -> str:
 
 
 def listed(value: Any) -> str:
-    """Return a list of reasons as one text."""
+    """Return a list of reasons as one text, as far as they are known in the language in use."""
     if isinstance(value, (list, tuple)):
-        return "; ".join(str(v) for v in value)
-    return str(value or "")
+        return gloss("; ".join(str(v) for v in value))
+    return gloss(str(value or ""))
 
 
 def _seconds(value: Any) -> str:
@@ -86,7 +86,9 @@ _SAID: Mapping[str, Callable[[Data], str]] = {
         reasons=lambda d: listed(d.get("reasons")),
     ),
     "stage.promoted": _plain("stage_promoted", stage=_stage),
-    "rollback.started": _plain("rollback_started", before=lambda d: d["from"], reason=lambda d: d["reason"]),
+    "rollback.started": _plain(
+        "rollback_started", before=lambda d: d["from"], reason=lambda d: gloss(d["reason"])
+    ),
     "rollback.shifted": _plain("rollback_shifted"),
     "rollback.done": lambda d: tell(
         "report.said.rollback_done"

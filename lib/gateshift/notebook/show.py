@@ -16,7 +16,7 @@ from typing import Any
 
 from gateshift.notebook.links import linked
 from gateshift.plan import Plan
-from gateshift.words import known, tell
+from gateshift.words import gloss, known, tell
 
 __all__ = ["Card", "Note", "PlanView", "Table", "columns_of"]
 
@@ -200,10 +200,17 @@ class PlanView:
 
     def _table(self) -> Table:
         shown: Sequence[Any] = self.plan.steps[: self.most]
-        rows = [(i + 1, s.verb, s.target, s.note, _change(s.before, s.after)) for i, s in enumerate(shown)]
+        rows = [
+            (i + 1, s.verb, s.target, gloss(s.note), _change(s.before, s.after)) for i, s in enumerate(shown)
+        ]
         columns = tuple(tell(f"plan.column.{name}") for name in ("verb", "target", "note", "change"))
         return Table(
-            tell("plan.title", title=self.plan.title, count=len(self.plan.steps), digest=self.plan.digest),
+            tell(
+                "plan.title",
+                title=gloss(self.plan.title),
+                count=len(self.plan.steps),
+                digest=self.plan.digest,
+            ),
             ("#", *columns),
             tuple(rows),
         )
@@ -212,14 +219,15 @@ class PlanView:
         hidden = len(self.plan.steps) - self.most
         return tell("plan.more", count=hidden) if hidden > 0 else ""
 
+    def _back(self) -> str:
+        return tell("plan.back", how=gloss(self.plan.way_back))
+
     def _repr_html_(self) -> str:
         more = f"<p>{escape(self._more())}</p>" if self._more() else ""
-        return (
-            f"{self._table()._repr_html_()}{more}<p>{linked(tell('plan.back', how=self.plan.way_back))}</p>"
-        )
+        return f"{self._table()._repr_html_()}{more}<p>{linked(self._back())}</p>"
 
     def __repr__(self) -> str:
-        lines = [repr(self._table()), self._more(), tell("plan.back", how=self.plan.way_back)]
+        lines = [repr(self._table()), self._more(), self._back()]
         return "\n".join(line for line in lines if line)
 
 

@@ -343,7 +343,7 @@ class Params(Model):
     gate_wait: Seconds = 0.0
     outputs: str = "outputs"
     confirm_namespace: str = ""
-    lang: str = Field(default="en", pattern=r"^(en|zh)$")
+    lang: str = Field(default="", pattern=r"^(en|zh)?$")
     cluster: ClusterParams = ClusterParams()
     apisix: ApisixParams
     istio: InstallParams

@@ -28,7 +28,7 @@ from gateshift.runbook.resume import OBSERVED, fresh_verdict, observations, reco
 from gateshift.runbook.retreat import bring_back
 from gateshift.runbook.shifting import clients_of, finish_waiting, keep_original, last_shift, make_weighted
 from gateshift.runbook.standing import decision_words
-from gateshift.words import tell
+from gateshift.words import gloss, tell
 
 __all__ = ["Canary"]
 
@@ -178,7 +178,7 @@ class Canary(Runbook):
 
     def _promote(self, reasons: Sequence[str]) -> Note:
         self.record("stage.promoted", stage=self.index)
-        return Note("pass", f"stage {self.index + 1} promoted: {'; '.join(reasons)}")
+        return Note("pass", tell("canary.promoted", stage=self.index + 1, reasons=gloss("; ".join(reasons))))
 
     def _past(self) -> tuple[Side, ...]:
         """Read how the old gateway's errors burst before this stage."""
@@ -255,7 +255,7 @@ class Canary(Runbook):
         rows = (
             ("decision", self.verdict.decision.value),
             *[(name.replace("_", " "), value) for name, value in self._observed().items()],
-            *[("reason", reason) for reason in self.verdict.reasons],
+            *[("reason", gloss(reason)) for reason in self.verdict.reasons],
         )
         return Table(f"Stage {self.index + 1}", ("what", "value"), rows)
 
@@ -298,7 +298,7 @@ class StageWaiting:
             "wait.dwell.reason",
             share=share,
             decision=decision_words(verdict.decision.value) if verdict else "",
-            reason=verdict.reasons[0] if verdict and verdict.reasons else "",
+            reason=gloss(verdict.reasons[0]) if verdict and verdict.reasons else "",
         )
         self._dwell.beat(watch.dwelled, self._stage.dwell, reason, left=left or None)
 

@@ -13,7 +13,7 @@ from gateshift.notebook.progress import Waiting
 from gateshift.plan import Plan
 from gateshift.runbook.approvals import JOURNAL, nameable, read_approval
 from gateshift.runbook.context import Context, identity
-from gateshift.words import tell
+from gateshift.words import gloss, tell
 
 __all__ = ["Gate"]
 
@@ -86,8 +86,8 @@ class Gate:
                 "gate.question",
                 where=where,
                 count=len(plan.steps),
-                title=plan.title,
-                back=plan.way_back.rstrip("."),
+                title=gloss(plan.title),
+                back=gloss(plan.way_back).rstrip("."),
             ),
             flush=True,
         )

@@ -25,7 +25,7 @@ from gateshift.runbook.retreat import (
     still_back,
     watch_return,
 )
-from gateshift.words import tell
+from gateshift.words import gloss, tell
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -153,7 +153,7 @@ class Rollback(Runbook):
                 f"the weights are back on APISIX, but it is not proven that the users are ({seen.why})",
                 hint="look at APISIX's own access log, then run 80_rollback again",
             )
-        return Note("pass", f"users are back {to_users:.0f} s after the start; Istio is kept")
+        return Note("pass", tell("rollback.proven", seconds=f"{to_users:.0f}"))
 
     def _watch(self, begun: float, to_dns: float) -> Return:
         """Watch the users come back; weights that somebody moves in the meantime are set back again."""
@@ -223,7 +223,7 @@ class Rollback(Runbook):
 
     def check(self) -> object:
         """Show the guide's checklist."""
-        rows = tuple((standing, what, how) for what, standing, how in self.checklist)
+        rows = tuple((standing, gloss(what), gloss(how)) for what, standing, how in self.checklist)
         return Table("Rollback checklist", ("result", "item", "detail"), rows)
 
 

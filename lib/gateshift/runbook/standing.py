@@ -12,7 +12,7 @@ from gateshift.errors import InputError
 from gateshift.migration.journal import Record
 from gateshift.migration.state import State
 from gateshift.params import Mode
-from gateshift.words import tell
+from gateshift.words import gloss, tell
 
 if TYPE_CHECKING:
     from gateshift.runbook.context import Context
@@ -122,7 +122,7 @@ def _verdict(state: State) -> str:
     if not state.verdicts:
         return tell("card.verdict.none")
     mark = state.verdicts[-1]
-    reason = mark.reasons[0] if mark.reasons else ""
+    reason = gloss(mark.reasons[0]) if mark.reasons else ""
     return tell(
         "card.verdict.some", decision=decision_words(mark.decision), stage=mark.stage + 1, reason=reason
     )

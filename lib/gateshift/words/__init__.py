@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
@@ -14,7 +15,7 @@ from typing import Final
 
 import yaml
 
-__all__ = ["LANGUAGES", "catalogue", "known", "language", "tell", "use"]
+__all__ = ["LANGUAGES", "catalogue", "gloss", "known", "language", "tell", "use"]
 
 LANGUAGES: Final = ("en", "zh")
 
@@ -50,3 +51,52 @@ def known(key: str) -> bool:
 def tell(key: str, /, *, lang: str | None = None, **values: object) -> str:
     """Return message *key* with *values* filled in; KeyError for a key or a value that is missing."""
     return catalogue()[key][lang or language()].format(**values)
+
+
+_RECORDED = "reason."
+_NAME = re.compile(r"\{(\w+)\}")
+
+
+@cache
+def _patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
+    """Return the sentences that are recorded in English, each with the pattern that finds its values.
+
+    A value has no semicolon: reasons are joined by them. The longest sentences come first, so that a general
+    one does not swallow what a special one says better.
+    """
+    found = [
+        (key, re.compile("".join(_part(piece) for piece in re.split(r"(\{\w+\})", texts["en"]))))
+        for key, texts in catalogue().items()
+        if key.startswith(_RECORDED)
+    ]
+    return tuple(sorted(found, key=lambda one: -len(one[1].pattern)))
+
+
+def _part(piece: str) -> str:
+    name = _NAME.fullmatch(piece)
+    return f"(?P<{name[1]}>[^;]+?)" if name else re.escape(piece)
+
+
+def gloss(text: str) -> str:
+    """Return a recorded English *text*, reasons joined by semicolons, in the language in use.
+
+    What the catalogue does not know stays in English: a reason is never left out.
+    """
+    if language() == "en":
+        return text
+    pieces, said = text.split("; "), []
+    while pieces:
+        for count in range(len(pieces), 0, -1):
+            told = _glossed("; ".join(pieces[:count]))
+            if told is not None or count == 1:
+                said.append(pieces[0] if told is None else told)
+                del pieces[:count]
+                break
+    return "；".join(said)
+
+
+def _glossed(sentence: str) -> str | None:
+    for key, pattern in _patterns():
+        if found := pattern.fullmatch(sentence):
+            return tell(key, **found.groupdict())
+    return None
