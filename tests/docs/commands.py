@@ -136,6 +136,7 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "gateshift rollback -f params/production.yaml --act": _GATE,
     "gateshift rollback --act": _GATE,
     "papermill --engine gateshift": _GATE,
+    "gateshift open -f FILE": ("tests/browser/test_operator.py", "opened in a real browser"),
     "gateshift open canary": ("tests/browser/test_operator.py", "opened in a real browser"),
     "kubectl apply -f deploy/cronjob.yaml": (
         "tests/browser/test_actions.py",
