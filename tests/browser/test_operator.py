@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import Error
 
 from tests.browser.conftest import Desk
 
@@ -20,7 +21,17 @@ pytestmark = [pytest.mark.lab, pytest.mark.browser]
 
 
 def pixels(part: Any) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(part.screenshot())).convert("RGB"), dtype=np.int16)
+    """What the screen shows of *part*. JupyterLab puts a new element in place of a plot that is redrawn."""
+    for _ in range(10):
+        try:
+            shot = part.screenshot(timeout=5_000)
+            break
+        except Error as error:
+            if "attached" not in str(error) and "Timeout" not in str(error):
+                raise
+    else:
+        raise AssertionError("the plot is never still long enough to look at it")
+    return np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"), dtype=np.int16)
 
 
 def moved(before: np.ndarray, now: np.ndarray) -> bool:
@@ -54,7 +65,7 @@ def test_a_failing_check_leads_to_its_troubleshooting_by_one_click(desk: Desk) -
     found = desk.text()
     assert "Ranked causes" in found
     assert "127.0.0.1:9" in found
-    desk.panel.locator("table").last.scroll_into_view_if_needed()
+    desk.panel.locator("b", has_text="Ranked causes").first.scroll_into_view_if_needed()
     desk.picture("troubleshoot")
     desk.write_params()
 
@@ -128,7 +139,6 @@ def test_the_plot_moves_and_a_killed_kernel_resumes_the_stage(desk: Desk) -> Non
         time.sleep(1)
     bar = desk.panel.locator(".gateshift-wait").last
     assert "left" in bar.inner_text() or "so far" in bar.inner_text()
-    plot.scroll_into_view_if_needed()
     desk.picture("stage")
 
     desk.command("notebook:restart-kernel")
