@@ -14,6 +14,7 @@ import click
 
 from gateshift import __version__
 from gateshift.errors import GateshiftError
+from gateshift.loopback import reach_directly
 
 __all__ = ["cli", "main"]
 
@@ -89,6 +90,7 @@ def main() -> None:
 
     With ``--json`` the last line of the standard output is JSON even then.
     """
+    reach_directly()
     try:
         code = cli.main(standalone_mode=False)
     except GateshiftError as error:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateshift.errors import InputError
+from gateshift.loopback import reach_directly
 
 __all__ = ["open_run"]
 
@@ -27,6 +28,7 @@ def open_run(name: str, variables: Mapping[str, Any]) -> Any:
     from gateshift.notebook.failure import failure_of  # noqa: PLC0415 - slow imports
     from gateshift.runbook.inputs import collect  # noqa: PLC0415 - slow imports
 
+    reach_directly()
     display.install(explain=failure_of)
     module, _, kind_name = _RUNBOOKS[name].partition(":")
     kind = getattr(importlib.import_module(f"gateshift.runbook.{module}"), kind_name)
