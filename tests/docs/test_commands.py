@@ -99,6 +99,7 @@ def test_each_target_of_make_exists() -> None:
     assert named_ - targets == set()
 
 
+@pytest.mark.slow
 def test_what_needs_no_lab_runs_as_it_is_shown(tmp_path: Path) -> None:
     clone = tmp_path / "clone"
     workspace(clone)
