@@ -104,7 +104,7 @@ class Desk:
         """Write the lab's params for two short stages; *changes* are of the section metrics."""
         data = yaml.safe_load((ROOT / "params/lab.yaml").read_text(encoding="utf-8"))
         data.update(migration=self.migration, mode="act", outputs=str(self.folder / "outputs"))
-        data["stages"] = [{**data["stages"][1], "dwell": "15s"}, {**data["stages"][-1], "dwell": "10s"}]
+        data["stages"] = [{**data["stages"][1], "dwell": "25s"}, {**data["stages"][-1], "dwell": "10s"}]
         data["metrics"].update(changes)
         self.params.write_text(yaml.safe_dump(data), encoding="utf-8")
 
