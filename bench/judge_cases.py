@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+import judge_kernel as kernel
+
 STEP = 15.0
 HISTORY = 480
 """Scrapes of the old gateway before the migration: two hours."""
@@ -48,7 +50,8 @@ STAGES = (
 class Case:
     """Requests a second over both gateways, error ratios 0-1; ``canary`` is None where it is healthy.
 
-    ``k_canary`` is only set where the assumption that both gateways burst alike is broken on purpose.
+    ``k_canary`` is only set where both gateways burst differently on purpose, ``family``
+    where another mechanism than the model's makes the bursts (see :func:`held_out`).
     """
 
     rate: float
@@ -58,6 +61,7 @@ class Case:
     drift: bool = False
     incident: bool = False
     k_canary: float | None = None
+    family: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,25 @@ def shocks(k: float, scrapes: int, runs: int, rng: np.random.Generator) -> Shock
     return rng.standard_gamma(k, (scrapes, runs), dtype=np.float32) * np.float32(1 / k)
 
 
+def held_out(family: str, scrapes: int, runs: int, rng: np.random.Generator) -> Shocks:
+    """Return factors of mean 1 whose bursts are made otherwise than the judge's model has it.
+
+    *markov* is a gateway that is calm or, one twentieth of the time and for a minute on average, ten times as
+    bad; *lognormal* has heavier tails than a gamma variable of the same variance (e - 1).
+    """
+    if family == "lognormal":
+        return np.exp(rng.standard_normal((scrapes, runs)) - 0.5).astype(np.float32)
+    leave, share, worse = 0.25, 0.05, 10.0
+    enter = leave * share / (1 - share)
+    state = rng.random(runs) < share
+    found = np.empty((scrapes, runs), dtype=np.float32)
+    for t in range(scrapes):
+        found[t] = np.where(state, worse, 1.0) / (1 + share * (worse - 1))
+        chance = rng.random(runs)
+        state = np.where(state, chance >= leave, chance < enter)
+    return found
+
+
 def level(case: Case, stage: Stage) -> npt.NDArray[np.float32]:
     """Return the factor on both rates by scrape. An incident cannot be shared where one gateway is alone."""
     time = np.arange(stage.scrapes) / stage.scrapes
@@ -99,8 +122,8 @@ def draw(requests: int, rates: npt.NDArray[np.float32], shock: Shocks, rng: np.r
     """Draw errors: Poisson around requests x rate x shock, never more than requests."""
     if requests == 0:
         return Traffic(0, np.zeros(shock.shape, dtype=np.int32))
-    mean = np.minimum(rates[:, None] * shock, np.float32(1.0)) * np.float32(requests)
-    return Traffic(requests, np.minimum(rng.poisson(mean), requests).astype(np.int32))
+    kernel.seed(int(rng.integers(1 << 31)))
+    return Traffic(requests, kernel.errors(requests, rates, shock))
 
 
 def requests_of(case: Case, stage: Stage) -> tuple[int, int]:
@@ -124,8 +147,17 @@ class Noise:
         rng: np.random.Generator,
         k_canary: float | None = None,
         history: int = HISTORY,
+        family: str = "",
     ) -> Noise:
         """Draw them for *runs* runs."""
+        if family:
+            return cls(
+                held_out(family, history, runs, rng),
+                tuple(
+                    (held_out(family, s.scrapes, runs, rng), held_out(family, s.scrapes, runs, rng))
+                    for s in STAGES
+                ),
+            )
         return cls(
             shocks(k, history, runs, rng),
             tuple(

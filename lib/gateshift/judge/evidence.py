@@ -153,7 +153,7 @@ class Counts:
     """Requests and events by interval, shape (batch, intervals). Empty intervals may be present.
 
     Intervals with the same number of requests may stand together: ``requests`` is then that of one of them,
-    ``events`` their sum, ``repeats`` how many they are (shape (intervals,), all 1 when left out).
+    ``events`` their sum, ``repeats`` how many they are, shape (1 or batch, intervals).
     """
 
     requests: Array
@@ -170,7 +170,7 @@ class Counts:
     @classmethod
     def each(cls, requests: Array, events: Array) -> Counts:
         """Build a batch in which every interval stands alone."""
-        return cls(requests, events, np.ones(events.shape[1]))
+        return cls(requests, events, np.ones((1, events.shape[1])))
 
     @property
     def totals(self) -> tuple[Array, Array]:
@@ -204,18 +204,17 @@ class Tilted:
         """Prepare the rate-free terms once; every interval must stand alone."""
         return cls(counts, grid, shape_terms(counts.events, grid).sum(axis=1))
 
-    def _axes(self, rate: Array) -> tuple[Array, Array, Array]:
-        """Requests, events and k with room for the axes of *rate*; intervals come last."""
+    def _axes(self, rate: Array) -> tuple[Array, Array, Array, Array]:
+        """Requests, events, repeats and k with room for the axes of *rate*; intervals come last."""
         extra = rate.ndim - 2
         shape = (slice(None), None, *([None] * extra), slice(None))
         k = self.grid.reshape(1, -1, *([1] * (extra + 1)))
-        return self.counts.requests[shape], self.counts.events[shape], k
+        return self.counts.requests[shape], self.counts.events[shape], self.counts.repeats[shape], k
 
     def log_likelihood(self, rate: Array) -> Array:
         """Evaluate at *rate* of shape (batch, k, ...); terms without k or rate are left out on both sides."""
-        n, x, k = self._axes(rate)
+        n, x, repeats, k = self._axes(rate)
         mean = n * rate[..., None]
-        repeats = self.counts.repeats
         with np.errstate(divide="ignore"):
             level = np.where(x > 0, x * np.log(np.where(x > 0, mean, 1.0)), 0.0)
         total: Array = (level - (x + np.where(k >= _POISSON, 0.0, repeats * k)) * np.log1p(mean / k)).sum(-1)
@@ -227,10 +226,9 @@ class Tilted:
 
     def slope(self, rate: Array) -> tuple[Array, Array]:
         """Return first and (negated) second derivative with respect to log rate, shapes as *rate*."""
-        n, x, k = self._axes(rate)
+        n, x, repeats, k = self._axes(rate)
         mean = n * rate[..., None]
         share = k / (mean + k)
-        repeats = self.counts.repeats
         first = ((x - repeats * mean) * share).sum(axis=-1)
         return first, (mean * share * share * (repeats + x / k)).sum(axis=-1)
 

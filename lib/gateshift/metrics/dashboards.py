@@ -110,7 +110,7 @@ def _dashboard(uid: str, title: str, panels: list[dict[str, Any]]) -> dict[str, 
                 _variable("apisix_selector", "APISIX matchers", 'job=~".+"'),
             ]
         },
-        # Any tool may write these: Grafana's annotation API, tagged as here, one for each verdict.
+        # `python -m gateshift.metrics.annotations ARCHIVE URL` writes them, one for each verdict.
         "annotations": {
             "list": [
                 {

@@ -1,0 +1,101 @@
+"""Verdicts reach Grafana's annotation API once each, at the wire."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from gateshift.errors import MetricsError
+from gateshift.metrics.annotations import main
+from gateshift.metrics.dashboards import build
+from gateshift.migration.journal import Journal
+
+
+class Grafana:
+    def __init__(self) -> None:
+        self.kept: list[dict[str, Any]] = []
+        self.tokens: set[str | None] = set()
+        self.status = 200
+        self.url = ""
+
+
+@pytest.fixture
+def grafana() -> Iterator[Grafana]:
+    mine = Grafana()
+
+    class Handler(BaseHTTPRequestHandler):
+        def _answer(self, data: Any) -> None:
+            mine.tokens.add(self.headers["Authorization"])
+            body = json.dumps(data).encode()
+            self.send_response(mine.status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_GET(self) -> None:
+            asked = parse_qs(urlsplit(self.path).query)
+            low, high = int(asked["from"][0]), int(asked["to"][0])
+            wanted = set(asked["tags"])
+            self._answer(
+                [one for one in mine.kept if low <= one["time"] <= high and wanted <= set(one["tags"])]
+            )
+
+        def do_POST(self) -> None:
+            mine.kept.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self._answer({"message": "Annotation added"})
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    mine.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield mine
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    journal = Journal.open(tmp_path / "journal.jsonl", who="operator", run="run")
+    for stage, decision in ((0, "promote"), (1, "rollback")):
+        journal.append(
+            "verdict", stage=stage, observed={}, decision=decision, reasons=["error rate 5 %"], evidence={}
+        )
+    return tmp_path
+
+
+def test_each_verdict_is_posted_once_with_the_tags_the_dashboards_ask_for(
+    grafana: Grafana, archive: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAFANA_TOKEN", "very-secret")
+    for new in (2, 0):
+        assert main([str(archive), grafana.url]) == 0
+        assert f"{new} of 2 verdicts are new" in capsys.readouterr().out
+    assert [one["text"] for one in grafana.kept] == [
+        "stage 1: promote: error rate 5 %",
+        "stage 2: rollback: error rate 5 %",
+    ]
+    assert grafana.tokens == {"Bearer very-secret"}
+    for dashboard in build().values():
+        (shown,) = dashboard["annotations"]["list"]
+        assert all(set(shown["target"]["tags"]) <= set(one["tags"]) for one in grafana.kept)
+
+
+def test_a_refusal_is_named_without_the_token(
+    grafana: Grafana, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAFANA_TOKEN", "very-secret")
+    grafana.status = 403
+    with pytest.raises(MetricsError, match="HTTP 403") as failed:
+        main([str(archive), grafana.url])
+    assert "very-secret" not in f"{failed.value} {failed.value.hint}"
