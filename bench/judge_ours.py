@@ -26,6 +26,9 @@ PARAMS = JudgeParams()
 GRID = evidence.dispersion_grid(PARAMS.dispersion_floor)
 ALPHA = PARAMS.false_rollback_budget / len(STAGES) * attempt_share(0)
 STRENGTH = float(-np.log(ALPHA * ERROR_SHARE))
+SLOW_STRENGTH = float(-np.log(ALPHA * (1 - ERROR_SHARE)))
+"""What the latency test is asked; it is the same test on requests slower than the P95 limit."""
+
 GUARANTEE = float(-np.log(PARAMS.wrong_promotion))
 NEVER = 1 << 30
 _SLACK = 0.1
@@ -99,23 +102,32 @@ def _fewest(n: float, limit: float, threshold: float) -> int:
     return high if high <= n else NEVER
 
 
-def _ends(scrapes: int, n_c: int, limit: float, limit_evidence: float | None) -> tuple[Any, ...]:
+def _ends(
+    scrapes: int, n_c: int, limit: float, strength: float, limit_evidence: float | None
+) -> tuple[Any, ...]:
     """Lay the windows of all ends out: index of each end's first, starts, thresholds, fewest errors."""
     first, starts, needs, fewest = [0, 0], [], [], []
     for end in range(1, scrapes + 1):
         for start, weight in evidence.windows(end):
             starts.append(start)
-            needs.append(STRENGTH - weight)
-            asked = STRENGTH - weight if limit_evidence is None else limit_evidence
+            needs.append(strength - weight)
+            asked = strength - weight if limit_evidence is None else limit_evidence
             fewest.append(_fewest(n_c * (end - start), limit, asked))
         first.append(len(starts))
     return np.array(first), np.array(starts), np.array(needs), np.array(fewest)
 
 
 def rolls_back(
-    played: Played, past: Before | None = None, *, limit_evidence: float = LIMIT_EVIDENCE
+    played: Played,
+    past: Before | None = None,
+    *,
+    limit_evidence: float = LIMIT_EVIDENCE,
+    strength: float = STRENGTH,
 ) -> npt.NDArray[np.int64]:
-    """Return the first scrape at which the judge rolls back for its error rate, by run (or NEVER)."""
+    """Return the first scrape at which the judge rolls back for its error rate, by run (or NEVER).
+
+    With *strength* ``SLOW_STRENGTH`` and slow requests for errors it is the latency test.
+    """
     limit = played.stage.limit
     alone = played.baseline.requests == 0
     scrapes, runs = played.canary.errors.shape
@@ -125,7 +137,7 @@ def rolls_back(
     against = evidence.against(before)
     canary, baseline = Side(played.canary), Side(played.baseline)
     n_c, n_b = played.canary.requests, played.baseline.requests
-    layout = _ends(scrapes, n_c, limit, None if alone else limit_evidence)
+    layout = _ends(scrapes, n_c, limit, strength, None if alone else limit_evidence)
     begin = np.ones(runs, dtype=np.int64)
     for most in _ROUNDS:
         found, begin = kernel.candidates(
