@@ -93,11 +93,12 @@ def held_out(family: str, scrapes: int, runs: int, rng: np.random.Generator) -> 
     """Return factors of mean 1 whose bursts are made otherwise than the judge's model has it.
 
     *markov* is a gateway that is calm or, one twentieth of the time and for a minute on average, ten times as
-    bad; *lognormal* has heavier tails than a gamma variable of the same variance (e - 1).
+    bad; *markov, longer*: one tenth of the time, for three minutes, five times; *lognormal* has heavier tails
+    than a gamma variable of the same variance (e - 1).
     """
     if family == "lognormal":
         return np.exp(rng.standard_normal((scrapes, runs)) - 0.5).astype(np.float32)
-    leave, share, worse = 0.25, 0.05, 10.0
+    leave, share, worse = (0.25, 0.05, 10.0) if family == "markov" else (1 / 12, 0.1, 5.0)
     enter = leave * share / (1 - share)
     state = rng.random(runs) < share
     found = np.empty((scrapes, runs), dtype=np.float32)

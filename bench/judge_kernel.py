@@ -120,6 +120,35 @@ def known(requests: Any, events: Any, repeats: Any, constant: Any, grid: Any) ->
 
 
 @njit(cache=True)
+def persistence(rates: Any, trend: int, longest: int, caution: float) -> Any:
+    """Return tau by run of error ratios (scrapes, runs): :func:`gateshift.judge.persistence.persistence`."""
+    scrapes, runs = rates.shape
+    out = np.ones(runs)
+    if scrapes < 2 * trend:
+        return out
+    apart = np.empty(scrapes)
+    sums = np.zeros(scrapes + 1)
+    for run in range(runs):
+        for t in range(scrapes):
+            sums[t + 1] = sums[t] + rates[t, run]
+        spread = 0.0
+        for t in range(scrapes):
+            first, last = max(t - trend // 2, 0), min(t + trend // 2 + 1, scrapes)
+            apart[t] = rates[t, run] - (sums[last] - sums[first]) / (last - first)
+            spread += apart[t] * apart[t]
+        if spread <= 0.0:
+            continue
+        for lag in range(1, longest + 1):
+            found = 0.0
+            for t in range(lag, scrapes):
+                found += apart[t] * apart[t - lag]
+            if found / spread < 2.0 / math.sqrt(scrapes):
+                break
+            out[run] += caution * 2.0 * found / spread
+    return out
+
+
+@njit(cache=True)
 def _gain(c: float, b: float, t: float, n_c: float, n_b: float, limit: float, k: float) -> float:
     """Log-likelihood of own rates over that of the null at this k; the null's rate is nearly its best."""
     if n_b == 0:
@@ -187,6 +216,8 @@ def candidates(
     starts: Any,
     needs: Any,
     fewest: Any,
+    tau: Any,
+    slack: float,
 ) -> Any:
     """List windows whose evidence may reach their threshold, at most about *most* a run.
 
@@ -217,10 +248,11 @@ def candidates(
                 if c < fewest[w] or c * n_b < b * n_c:
                     continue
                 t = float(end - start)
-                if not _possible(c, b, t, n_c, n_b, limit, needs[w], apart, grid):
+                need = needs[w] * tau[run] - slack
+                if not _possible(c, b, t, n_c, n_b, limit, need, apart, grid):
                     continue
                 if not _bounded(
-                    canary, baseline, run, start, end, c, b, n_c, n_b, limit, needs[w],
+                    canary, baseline, run, start, end, c, b, n_c, n_b, limit, need,
                     likely[run], against[run], grid, table_c, table_b,
                 ):  # fmt: skip
                     continue

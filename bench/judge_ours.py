@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 import judge_kernel as kernel
 from gateshift.judge import evidence
+from gateshift.judge.persistence import CAUTION, LONGEST, TREND
 from gateshift.judge.stage_tests import ERROR_SHARE, LIMIT_EVIDENCE, RECENT
 from gateshift.judge.verdict import attempt_share
 from gateshift.params.model import JudgeParams
@@ -73,6 +74,7 @@ class Before:
 
     def __init__(self) -> None:
         self._blocks = 0
+        self._rates: list[Floats] = []
         self._constant: Floats | float = 0.0
 
     def known(self, before: tuple[Traffic, ...]) -> Floats:
@@ -81,9 +83,11 @@ class Before:
             table = evidence.shape_terms(np.arange(traffic.errors.max(initial=0) + 1.0), GRID)
             self._constant = self._constant + kernel.sums_of(table, traffic.errors)
             self._blocks += 1
+            self._rates.append(traffic.errors / float(traffic.requests))
         events = np.stack([t.errors.sum(axis=0).astype(np.float64) for t in before], axis=1)
         requests = np.array([float(t.requests) for t in before])
         repeats = np.array([float(t.errors.shape[0]) for t in before])
+        self.tau: Floats = kernel.persistence(np.concatenate(self._rates), TREND, LONGEST, CAUTION)
         found: Floats = kernel.known(requests, events, repeats, self._constant, GRID)
         return found
 
@@ -132,7 +136,8 @@ def rolls_back(
     alone = played.baseline.requests == 0
     scrapes, runs = played.canary.errors.shape
     first = np.full(runs, NEVER, dtype=np.int64)
-    before = (past or Before()).known(played.before)
+    past = past or Before()
+    before = past.known(played.before)
     likely = before - before.max(axis=1, keepdims=True)
     against = evidence.against(before)
     canary, baseline = Side(played.canary), Side(played.baseline)
@@ -142,11 +147,11 @@ def rolls_back(
     for most in _ROUNDS:
         found, begin = kernel.candidates(
             canary.errors, baseline.errors, n_c, n_b, limit, likely, against, GRID,
-            canary.table, baseline.table, begin, most, layout[0], layout[1], layout[2] - _SLACK, layout[3],
+            canary.table, baseline.table, begin, most, *layout, past.tau, _SLACK,
         )  # fmt: skip
         for at in range(0, found.shape[0], _CHUNK):
             rows, starts, ends, which = found[at : at + _CHUNK].T
-            needed = layout[2][which]
+            needed = layout[2][which] * past.tau[rows]
             hit = _decides(
                 canary, None if alone else baseline, rows, starts, ends, before, limit, needed, limit_evidence
             )
@@ -188,7 +193,8 @@ def promotes(played: Played, looks: npt.NDArray[np.int64]) -> npt.NDArray[np.int
     runs = played.canary.errors.shape[1]
     worst = min(limit * (1 + PARAMS.margin), 0.99)
     canary, baseline = Side(played.canary), Side(played.baseline)
-    before = Before().known(played.before)
+    past = Before()
+    before = past.known(played.before)
     first = np.full(runs, NEVER, dtype=np.int64)
     n = played.canary.requests
     for end in looks:
@@ -202,6 +208,6 @@ def promotes(played: Played, looks: npt.NDArray[np.int64]) -> npt.NDArray[np.int
         known = before[rows]
         if baseline.requests:
             known = known + evidence.known_dispersion([baseline.window(0, end, rows)], rows.size, GRID)
-        found = evidence.below_limit(canary.window(0, end, rows), known, worst) >= GUARANTEE
+        found = evidence.below_limit(canary.window(0, end, rows), known, worst) / past.tau[rows] >= GUARANTEE
         first[rows[found]] = end
     return first

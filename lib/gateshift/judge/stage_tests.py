@@ -10,6 +10,7 @@ from typing import Any
 from gateshift.judge import evidence
 from gateshift.judge.measure import Quantile, edge_above, edge_below, quantile, slow_counts, sum_buckets
 from gateshift.judge.model import Sample, Side
+from gateshift.judge.persistence import persistence
 from gateshift.params.model import JudgeParams, StageParams
 
 __all__ = [
@@ -71,6 +72,7 @@ class Finding:
     """Evidence (natural logarithms, weights of the windows included) with its thresholds.
 
     ``window`` is the one that speaks loudest for rolling back; the other sums are over the whole history.
+    ``tau`` is what evidence was divided by (:mod:`.persistence`).
     ``late`` is set when the newest intervals alone are above the limit: how many they are, and their rate.
     """
 
@@ -84,6 +86,7 @@ class Finding:
     absolute_threshold: float
     promotion: float
     promotion_threshold: float
+    tau: float = 1.0
     rollback_reason: str = ""
 
     @property
@@ -145,6 +148,8 @@ class Finding:
             "above_limit_threshold": self.absolute_threshold,
             "below_limit_with_margin": self.promotion,
             "below_limit_with_margin_threshold": self.promotion_threshold,
+            # Only where it matters, so that verdicts of before it was known replay to the same bytes.
+            **({"persistence": self.tau} if self.tau > 1.0 else {}),
         }
 
 
@@ -199,10 +204,21 @@ def _test(
     before = evidence.Tilted.of(evidence.Counts.of(reference), grid)
     known = evidence.known_dispersion([before], 1, grid)
     strength = math.log(1 / alpha)
+    tau = persistence(reference)
     relative_threshold = strength if compare else math.inf
     absolute_threshold = LIMIT_EVIDENCE if compare else strength
     looked_at = [
-        _window(canary, baseline, start, weight, limit=limit, known=known, grid=grid, compare=compare)
+        _window(
+            canary,
+            baseline,
+            start,
+            weight,
+            limit=limit,
+            known=known,
+            grid=grid,
+            compare=compare,
+            tau=tau,
+        )
         for start, weight in evidence.windows(len(canary))
     ]
     loudest = max(looked_at, key=lambda window: _ratio(window, relative_threshold, absolute_threshold))
@@ -220,8 +236,11 @@ def _test(
         window=loudest,
         relative_threshold=relative_threshold,
         absolute_threshold=absolute_threshold,
-        promotion=float(evidence.below_limit(new, all_known, min(worst, 0.99))[0]) if whole.requests else 0.0,
+        promotion=float(evidence.below_limit(new, all_known, min(worst, 0.99))[0]) / tau
+        if whole.requests
+        else 0.0,
         promotion_threshold=math.log(1 / params.wrong_promotion),
+        tau=tau,
     )
 
 
@@ -246,6 +265,7 @@ def _window(
     known: evidence.Array,
     grid: evidence.Array,
     compare: bool,
+    tau: float,
 ) -> Window:
     new = evidence.Tilted.of(evidence.Counts.of(canary[start:]), grid)
     old = evidence.Tilted.of(evidence.Counts.of(baseline[start:]), grid)
@@ -256,7 +276,7 @@ def _window(
     worse = above and n_old > 0 and x_new * n_old > x_old * n_new
     relative = absolute = 0.0
     if worse and compare:
-        relative = float(evidence.worse_than_baseline(new, old, known)[0])
+        relative = float(evidence.worse_than_baseline(new, old, known)[0]) / tau
     if above:
         all_known = known + evidence.known_dispersion([old], 1, grid)
         test = evidence.limit_ratio if compare else evidence.above_limit
@@ -269,7 +289,7 @@ def _window(
         x_old,
         relative + weight if worse else 0.0,
         # Beside the comparison the limit is asked at a fixed strength; alone it carries the budget.
-        absolute if compare or not above else absolute + weight,
+        absolute if compare or not above else absolute / tau + weight,
     )
 
 
