@@ -152,12 +152,12 @@ def stress_table(run: Callable[..., Any], runs: int) -> list[str]:
         "### Where the assumption is broken, and bursts the judge was not made for",
         "",
         (
-            f"Whole migrations rolled back though both gateways have the same mean rate, {runs:,} runs a case. "
-            "First rows: the canary bursts as the old gateway never did; then one k between two of the judge's "
-            "grid. *markov*: each gateway is, one twentieth of the time and for a minute on average, ten times "
-            "as bad, so scrapes are not independent (on this one the judge's CAUTION was chosen); *markov, "
-            "longer*: one tenth of the time, for three minutes, five times as bad; *lognormal*: heavier tails "
-            "than gamma. On the last two no figure of the judge was chosen."
+            f"Whole migrations rolled back though both gateways have the same mean rate, {runs:,} runs a "
+            "case. First rows: the canary bursts as the old gateway never did; then one k between two of the "
+            "judge's grid. *markov*: each gateway is, one twentieth of the time and for a minute on average, "
+            "ten times as bad, so scrapes are not independent (on this one the judge's CAUTION was chosen); "
+            "*markov, longer*: one tenth of the time, for three minutes, five times as bad; *lognormal*: "
+            "heavier tails than gamma. On the last two no figure of the judge was chosen."
         ),
         "",
         *table(("bursts", "traffic", "req/s", "base", "ours", "95 % upper", "Flagger 5"), rows),
