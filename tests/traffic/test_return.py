@@ -85,7 +85,7 @@ def settings(wire: Wire, flow: tuple[Flow, str], tmp_path: Path) -> dict[str, An
         "metrics": {"url": flow[1], "step": "200ms", "timeout": "2s"},
         "traffic": {
             "rollback_target": "20s",
-            "arrival_timeout": "3s",
+            "arrival_timeout": "5s",
             "watch_weights": "200ms",
             "clients": {"ttl": "1s", "propagation": "500ms", "tail": 0.0, "sticky": 0.0},
             "route53": {
