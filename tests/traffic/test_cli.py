@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -172,3 +173,15 @@ def test_a_rollback_that_is_not_confirmed_changes_nothing(
     words = ("--act", "--approve", "0" * 16, "-p", "gate_wait=1s")
     assert typed("rollback", "-f", file, *words) == 3
     assert weights(wire) == {("apisix", 50), ("istio", 50)}
+
+
+def test_what_is_slow_to_import_waits_until_the_weights_are_set() -> None:
+    code = (
+        "import sys; import gateshift.cli.traffic; import gateshift.runbook.rollback; "
+        "import gateshift.traffic.route53; print(*sys.modules)"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "gateshift.runbook.rollback" in loaded
+    assert not {"papermill", "nbformat", "matplotlib", "scipy"} & set(loaded)

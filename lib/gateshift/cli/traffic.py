@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateshift.cli.notebooks import run_notebook, tell_pipeline
 from gateshift.cli.shared import OVERRIDES, PARAMS
 from gateshift.errors import InputError
 from gateshift.params import Params, load
@@ -169,6 +168,9 @@ def rollback(  # noqa: PLR0917 - click passes by name
         _weights_first(_load(params_file, values), {**own, "params_file": params_file}, yes, begun, as_json)
         values |= {**own, "asked": begun}
         values.pop("approve", None)
+    # Only now: papermill and its friends take longer to import than the weights to be set.
+    from gateshift.cli.notebooks import run_notebook, tell_pipeline  # noqa: PLC0415 - see above
+
     outcome = run_notebook(
         "rollback", params_file, values, on_output=lambda text: click.echo(text, nl=False, err=as_json)
     )

@@ -12,7 +12,6 @@ from gateshift.errors import ClusterError, ExternalError, MetricsError, TrafficE
 from gateshift.judge.model import Sample
 from gateshift.runbook.base import say
 from gateshift.runbook.context import Context
-from gateshift.runbook.observe import recent_share
 from gateshift.traffic.protocol import Changed, Receipt, Shifter
 
 __all__ = ["NOTHING_OF_THE_CLUSTER", "Return", "bring_back", "collect_evidence", "still_back", "watch_return"]
@@ -107,6 +106,8 @@ def watch_return(context: Context, redraw: Callable[[Return], None]) -> Return:
 
     A rollback never waits on metrics alone longer than ``traffic.rollback_target`` seconds.
     """
+    from gateshift.runbook.observe import recent_share  # noqa: PLC0415 - slow to import; the weights come first
+
     limit = context.params.traffic.rollback_target
     begun = time.monotonic()
     since = time.time()

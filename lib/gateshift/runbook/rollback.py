@@ -6,13 +6,10 @@ import threading
 import time
 from typing import TYPE_CHECKING, ClassVar
 
-from gateshift import diagnose
 from gateshift.diagnose.model import Cause, Level
 from gateshift.errors import ClusterError, GateshiftError, LockHeld, NotEnoughEvidence, TrafficError
 from gateshift.migration.lease import LeaseLock
 from gateshift.migration.lock import LocalLock
-from gateshift.notebook.live import LiveFigure
-from gateshift.notebook.progress import Waiting
 from gateshift.notebook.show import Note, Table
 from gateshift.plan import Plan, Step
 from gateshift.runbook.approvals import JOURNAL
@@ -157,12 +154,15 @@ class Rollback(Runbook):
 
     def _watch(self, begun: float, to_dns: float) -> Return:
         """Watch the users come back; weights that somebody moves in the meantime are set back again."""
+        # Imported late, as everything here that the weights do not need: what draws is slow to load.
+        from gateshift.notebook.live import LiveFigure  # noqa: PLC0415 - see above
+        from gateshift.notebook.progress import Waiting  # noqa: PLC0415 - see above
+        from gateshift.notebook.return_plot import return_figure  # noqa: PLC0415 - see above
+
         limit = self.params.traffic.rollback_target
         waiting, live = Waiting(tell("wait.return"), say, every=5.0), LiveFigure()
 
         def figure(seen: Return) -> Figure:
-            from gateshift.notebook.return_plot import return_figure  # noqa: PLC0415 - slow: weights first
-
             title = f"{self.params.migration}: rollback, observed share"
             return return_figure(seen.shares, begun, begun + to_dns, limit, title=title)
 
@@ -213,6 +213,8 @@ class Rollback(Runbook):
 
     def _causes(self) -> tuple[Cause, ...]:
         """Run the tree that the rollback's reason speaks of; the whole answer goes into the evidence."""
+        from gateshift import diagnose  # noqa: PLC0415 - the weights come first
+
         reason = self.context.state.rollback_reason or str(self.extra.get("reason") or "")
         try:
             causes = diagnose.explain_rollback(reason, self.context, progress=say)
