@@ -33,6 +33,7 @@ class Gateway:
 
     def __init__(self) -> None:
         self.statuses: dict[str, int] = {}
+        self.location = ""
         self.asked: list[str] = []
         gateway = self
 
@@ -45,6 +46,8 @@ class Gateway:
                 self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 self.send_response(gateway.statuses.get(path, 200))
                 self.send_header("Content-Length", "0")
+                if gateway.location:
+                    self.send_header("Location", gateway.location)
                 self.end_headers()
 
             do_POST = do_GET  # noqa: N815 - the base class's name
@@ -151,3 +154,19 @@ def test_nothing_to_compare_and_a_silent_gateway_are_never_a_pass(
     assert check.status is Status.FAIL
     assert "APISIX did not answer" in check.measured
     silent.journal.close()
+
+
+def test_a_relative_redirect_is_the_absolute_one_to_the_same_place(
+    gateways: tuple[Gateway, Gateway], tmp_path: Path
+) -> None:
+    for gateway in gateways:
+        gateway.statuses = {"/users": 302, "/catalog/gateshift-parity": 302}
+    gateways[0].location = "/login"  # as APISIX's redirect plugin writes it
+    gateways[1].location = f"http://{HOST}/login"  # as Envoy does
+    one = context(gateways, tmp_path, generated=10)
+    assert parity_checks(one)[0].status is Status.PASS
+    gateways[1].location = f"https://{HOST}/login"
+    (check,) = parity_checks(one)
+    assert check.status is Status.FAIL
+    assert "APISIX redirects to http://" in check.measured
+    one.journal.close()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from urllib.parse import urljoin
 
 import httpx
 
@@ -216,12 +217,14 @@ def _http(probe: Probe, address: Address, timeout: float) -> Answer:
     except httpx.HTTPError as error:
         return Answer(None, f"cannot reach {name}:{port}: {error}")
     content_type = got.headers.get("content-type", "").partition(";")[0]
+    location = got.headers.get("location", "")
     return Answer(
         got.status_code,
         got.reason_phrase if got.is_error else "",
         content_type,
         got.content,
-        got.headers.get("location", ""),
+        # APISIX writes a relative redirect, Envoy an absolute one: for a client it is the same place.
+        urljoin(f"{scheme}://{probe.host}{probe.path}", location) if location else "",
     )
 
 
