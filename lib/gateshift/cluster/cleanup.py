@@ -16,7 +16,7 @@ from gateshift.errors import Blocked, ClusterError, GateClosed
 from gateshift.params.model import Params
 from gateshift.plan import Plan, Step
 
-__all__ = ["execute", "export", "plan", "refusals", "wait_gone"]
+__all__ = ["execute", "export", "need_typed_name", "plan", "refusals", "wait_gone"]
 
 # The order within the namespace: first what could act (controllers would recreate or delete routes), then
 # what serves, then what is stored. Kinds that are not named are custom resources; see _rank.
@@ -189,6 +189,16 @@ def _place(step: Step) -> tuple[str, str | None, str]:
     return f"{step.before['apiVersion']}/{kind}", namespace or None, name
 
 
+def need_typed_name(params: Params) -> None:
+    """Raise :class:`GateClosed` unless ``confirm_namespace`` repeats the name of APISIX's namespace."""
+    namespace = params.apisix.namespace
+    if params.confirm_namespace != namespace:
+        raise GateClosed(
+            f"clean-up deletes namespace {namespace}: its name was not typed as confirmation",
+            hint=f"run again with -p confirm_namespace={namespace}",
+        )
+
+
 def execute(
     params: Params,
     cluster: Cluster,
@@ -202,12 +212,7 @@ def execute(
     Raises :class:`GateClosed` unless ``confirm_namespace`` repeats the namespace's name.
     """
     say = progress or (lambda _: None)
-    namespace = params.apisix.namespace
-    if params.confirm_namespace != namespace:
-        raise GateClosed(
-            f"clean-up deletes namespace {namespace}: its name was not typed as confirmation",
-            hint=f"run again with -p confirm_namespace={namespace}",
-        )
+    need_typed_name(params)
     if plan(params, cluster, resuming=resuming).digest != plan_.digest:
         raise Blocked("the cluster changed since this plan was made", hint="read the new plan and approve it")
     for step in plan_.steps:

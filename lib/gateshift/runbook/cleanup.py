@@ -125,6 +125,7 @@ class Cleanup(Runbook):
             cluster_strict.execute(self.params, cluster, plan, self.context.source, progress=say)
             self.record("note.strict_mtls", namespace=self.params.cluster.application_namespace)
             return Note("pass", "only mutual TLS is accepted now")
+        cluster_cleanup.need_typed_name(self.params)  # before the journal says that the clean-up has begun
         plan, last = split_settling(plan)
         objects = [cluster_restore.portable(o) for o in cluster_cleanup.export(self.params, cluster, plan)]
         path = self.context.run_folder / "export.yaml"
