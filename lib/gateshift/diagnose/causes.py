@@ -16,8 +16,9 @@ from typing import Any
 
 from gateshift.cluster.objects import Object, name_of
 from gateshift.diagnose.model import Cause, Level
+from gateshift.words import language
 
-__all__ = ["KNOWN", "TREES", "Known", "found", "patch_command"]
+__all__ = ["KNOWN", "TITLES", "TREES", "Known", "found", "patch_command"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,12 @@ def _read() -> Mapping[str, Known]:
     return MappingProxyType(known)
 
 
+def _read_titles(lang: str) -> Mapping[str, str]:
+    text = (resources.files("gateshift.diagnose") / f"causes.{lang}.tsv").read_text(encoding="utf-8")
+    rows = (line.split("\t") for line in text.splitlines() if line and not line.startswith("#"))
+    return MappingProxyType({row[0]: row[1] for row in rows})
+
+
 TREES: Mapping[str, str] = {
     "gateway": "the new gateway cannot be reached",
     "404": "requests get 404, a VirtualService has no effect",
@@ -63,6 +70,9 @@ TREES: Mapping[str, str] = {
 
 KNOWN = _read()
 """Every kind of cause by its code; read-only. Traps found by the lint are ``trap-<number>``."""
+
+TITLES: Mapping[str, Mapping[str, str]] = {"zh": _read_titles("zh")}
+"""Titles in other languages than English, by language and code."""
 
 
 def found(
@@ -84,6 +94,7 @@ def found(
         confidence=known.confidence if confidence is None else confidence,
         reference=f"{known.reference}; docs/troubleshooting.md#{known.tree}".lstrip("; "),
         code=code,
+        shown=TITLES.get(language(), {}).get(code, "").format(**words),
     )
 
 

@@ -86,7 +86,7 @@ def lint_command(
         click.echo(json.dumps([c.as_json() for c in causes], indent=1))
     else:
         for cause in sorted(causes, key=lambda c: list(Level).index(c.level)):
-            click.echo(f"{cause.level}: {cause.title} [{cause.code}]")
+            click.echo(f"{cause.level}: {cause.shown or cause.title} [{cause.code}]")
             click.echo(f"    {cause.evidence}")
             click.echo(f"    remedy: {cause.remedy}")
         click.echo(f"{len(objects)} objects, {sum(c.level == Level.ERROR for c in causes)} errors")

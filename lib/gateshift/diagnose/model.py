@@ -27,7 +27,8 @@ class Cause:
 
     ``code`` names its kind (a key of :data:`gateshift.diagnose.causes.KNOWN`), ``confidence`` is 0-1,
     ``remedy`` a command, a diff or one sentence, ``equivalent`` how to see the evidence by hand,
-    ``reference`` the document that explains it.
+    ``reference`` the document that explains it. ``shown`` is the title in the language in use, empty for
+    English: it is for people only and never archived.
     """
 
     level: Level
@@ -39,10 +40,13 @@ class Cause:
     reference: str = ""
     symptom: str = ""
     code: str = ""
+    shown: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the cause as plain JSON, as the archive keeps it."""
-        return {**asdict(self), "level": str(self.level)}
+        """Return the cause as plain JSON, as the archive keeps it: in English, whatever is shown."""
+        kept = {**asdict(self), "level": str(self.level)}
+        del kept["shown"]
+        return kept
 
 
 @dataclass(frozen=True, slots=True)

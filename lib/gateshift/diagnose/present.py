@@ -21,7 +21,7 @@ def table(causes: Sequence[Cause]) -> Table:
         (
             _STANDING[c.level],
             f"{c.confidence:.0%}",
-            c.title,
+            c.shown or c.title,
             c.evidence,
             c.remedy,
             c.equivalent,
