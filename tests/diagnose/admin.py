@@ -73,6 +73,7 @@ class Admin:
     def __init__(self, config: dict[str, Any] | None = None) -> None:
         self.config: dict[str, Any] | None = config or config_dump({})
         self.clusters: dict[str, Any] = {"cluster_statuses": []}
+        self.certificates: list[dict[str, Any]] = []
         self.stats = [""]
         self.asked: list[str] = []
 
@@ -80,7 +81,11 @@ class Admin:
         self.asked.append(path)
         if path == "/stats":
             return (self.stats.pop(0) if len(self.stats) > 1 else self.stats[0]).encode()
-        known = {"/config_dump": self.config, "/clusters": self.clusters, "/certs": {"certificates": []}}
+        known = {
+            "/config_dump": self.config,
+            "/clusters": self.clusters,
+            "/certs": {"certificates": self.certificates},
+        }
         return json.dumps(known[path]).encode()
 
 

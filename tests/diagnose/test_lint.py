@@ -9,8 +9,10 @@ import yaml
 from click.testing import CliRunner
 
 from gateshift.diagnose.command import lint_command
+from gateshift.diagnose.engine import run
 from gateshift.diagnose.lint import lint
-from tests.diagnose.test_diagnose import GATEWAY, find, healthy, obj
+from gateshift.diagnose.lint_mesh import metrics_selector
+from tests.diagnose.test_diagnose import GATEWAY, Context, find, healthy, obj
 
 SHOP = "cart.shop.svc.cluster.local"
 TO = [{"destination": {"host": SHOP}}]
@@ -299,9 +301,24 @@ def test_every_trap_of_the_document_is_tested() -> None:
     listed = {
         int(n) for line in table.splitlines() if line.startswith("| ") for n in line.split("|")[1].split(",")
     }
-    assert listed - {number for number, *_ in TRAPS.values()} == {
-        57
-    }  # of the params, tested with the metrics
+    assert listed - {number for number, *_ in TRAPS.values()} == {57}  # of the params: tested below
+
+
+@pytest.mark.parametrize(
+    ("selector", "found"),
+    [('{reporter="destination"}', 1), ('reporter = "destination",app="x"', 1), ('reporter="source"', 0)],
+)
+def test_metrics_of_the_receiving_side_are_a_trap(selector: str, found: int) -> None:
+    causes = list(metrics_selector(selector))
+    assert [(c.code, c.level) for c in causes] == [("trap-57", "warning")] * found
+    assert all('reporter="source"' in c.remedy for c in causes)
+
+
+def test_the_params_selector_is_linted_in_a_cluster() -> None:
+    context = Context(healthy())
+    metrics = context.params.metrics.model_copy(update={"istio_selector": 'reporter="destination"'})
+    context.params = context.params.model_copy(update={"metrics": metrics})
+    assert "trap-57" in {c.code for c in run("lint", context)}
 
 
 def test_files_are_judged_without_a_cluster(tmp_path: Path) -> None:

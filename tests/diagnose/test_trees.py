@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +139,33 @@ def test_envoy_that_does_not_answer_is_told_although_its_pod_counts_as_ready(tmp
     crash = next(c for c in causes if c.code == "gateway-crash")
     assert crash.level == "error"
     assert "still counts as ready" in crash.evidence
+
+
+@pytest.mark.parametrize(("ends", "found"), [(-60, 1), (3600, 0)])
+def test_the_gateways_own_certificate(tmp_path: Path, ends: int, found: int) -> None:
+    """As Envoy's /certs tells it; the lab's istiod issues for 24 hours and cannot be made to expire one."""
+    end = (datetime.now(UTC) + timedelta(seconds=ends)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    gateway = "spiffe://cluster.local/ns/istio-system/sa/istio-ingressgateway-service-account"
+    one = admin()
+    chain = {"subject_alt_names": [{"uri": gateway}], "expiration_time": end, "days_until_expiration": "0"}
+    one.certificates = [{"ca_cert": [], "cert_chain": [chain]}]
+    causes = [c for c in ask("503", tmp_path, one, "") if c.code == "sidecar-certificate"]
+    assert len(causes) == found
+    assert all(c.level == "error" and gateway in c.evidence for c in causes)
+
+
+@pytest.mark.parametrize(("active", "found"), [((30, 2, 2), 1), ((12, 11, 11), 0), ((9, 1, 1), 0)])
+def test_an_endpoint_that_takes_most_of_the_load(tmp_path: Path, active: tuple[int, ...], found: int) -> None:
+    hosts = [
+        {
+            "address": {"socket_address": {"address": f"10.0.0.{n}", "port_value": 80}},
+            "health_status": {"eds_health_status": "HEALTHY"},
+            "stats": [{"name": "rq_active", "value": str(value)}],
+        }
+        for n, value in enumerate(active, 1)
+    ]
+    one = admin()
+    one.clusters = {"cluster_statuses": [{"name": CLUSTER, "host_statuses": hosts}]}
+    causes = [c for c in ask("latency", tmp_path, one, "") if c.code == "hot-endpoint"]
+    assert len(causes) == found
+    assert all("10.0.0.1:80 has 30 of 34 requests in flight" in c.evidence for c in causes)
