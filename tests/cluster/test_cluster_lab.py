@@ -14,12 +14,14 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from gateshift import lab
-from gateshift.cluster import acceptance, apply, cleanup, install, permissions, restore, uninstall
+from gateshift.cluster import acceptance, apply, cleanup, install, operator, permissions, restore, uninstall
 from gateshift.cluster.client import Cluster
 from gateshift.cluster.objects import clean, title_of
 from gateshift.cluster.ownership import owner_selector
+from gateshift.cluster.tools import run_tool
 from gateshift.errors import Blocked, ClusterError
 from gateshift.lab.state import LabState
 from gateshift.params import Params
@@ -32,6 +34,7 @@ pytestmark = pytest.mark.lab
 PARAMS = Path(__file__).parents[2] / "params" / "lab.yaml"
 SHOP = "voiceassistant-prod"
 NAME = "operate"
+GATEWAY = "istio-ingressgateway"
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +104,35 @@ def test_the_account_may_do_what_a_migration_needs_and_no_more(params: Params, c
         permissions.Call("impersonate", "", "users"),
     ):
         assert not cluster.may(call), call
+
+
+def test_the_istiod_chart_renders_the_same_from_the_helm_values(params: Params, tmp_path: Path) -> None:
+    """The charts base and istiod are those in istioctl; values alone, without a component's settings."""
+    istio = params.istio.model_copy(update={"revision": "next", "gateway_service": "edge"})
+    wanted = params.model_copy(update={"istio": istio})
+    values = operator.helm_values(wanted)["istiod"]
+    document = operator.operator(wanted)
+    chart = {k: v for k, v in values.items() if k not in {"global", "meshConfig", "revision"}}
+    gateways = [{"name": istio.gateway_service, "enabled": False}, {"name": GATEWAY, "enabled": False}]
+    document["spec"] = {
+        "profile": istio.profile,
+        "revision": values["revision"],
+        "meshConfig": values["meshConfig"],
+        "values": {"global": values["global"], "pilot": chart},
+        "components": {"ingressGateways": gateways},
+    }
+    file = tmp_path / "values-only.yaml"
+    file.write_text(yaml.safe_dump(document))
+    # --force: the operator's schema does not know every value of the chart.
+    printed = run_tool([istio.istioctl, "manifest", "generate", "--force", "-f", str(file)], timeout=60)
+    by_values = {title_of(o): o for o in yaml.safe_load_all(printed) if o}
+    by_operator = {
+        title_of(o): o for o in install.manifests(wanted) if istio.gateway_service not in title_of(o)
+    }
+    assert len(by_operator) > 25
+    assert set(by_values) == set(by_operator)
+    differ = {t for t in by_values if by_values[t] != by_operator[t]}
+    assert differ == {"ConfigMap istio-system/values-next"}  # the record of the values themselves
 
 
 def test_an_interrupted_install_ends_in_the_same_state(params: Params, cluster: Cluster) -> None:

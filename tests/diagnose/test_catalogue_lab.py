@@ -19,7 +19,7 @@ pytestmark = pytest.mark.lab
 
 SHORT = (
     "Gateway selector does not match the pods",
-    "TLS Secret in the application's namespace",
+    "certificate expired",
     "an earlier rule takes the request (order)",
     "exportTo keeps it in its namespace",
     "gateway rejects its routes (EnvoyFilter), new rules have no effect",
