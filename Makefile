@@ -67,7 +67,7 @@ clean:  ## Remove the virtual environment and caches of this clone
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis lib/*.egg-info
 
 torture: install  ## Kill a migration at 10,000 random points; each must resume
-	@GATESHIFT_CRASH_POINTS=10000 $(BIN)/pytest -q tests/crash
+	@GATESHIFT_CRASH_POINTS=10000 $(BIN)/pytest -q -n auto --durations=5 tests/crash tests/archive/test_audit.py
 
 bench-diagnose: install  ## Inject some 90 faults into a lab; measure how well diagnose names their cause
 	@$(BIN)/python -m bench.diagnose --write

@@ -15,6 +15,7 @@
     ├── RolledBack                       exit 4   traffic was brought back; the migration is not done
     ├── Interrupted                      exit 5   stopped from outside; resume is possible
     ├── JournalError                     exit 1   the journal is damaged or an illegal transition was asked
+    │   └── Unwritable                   exit 1   the disk does not take what must be on record
     └── ExternalError                    exit 1   a system we depend on failed
         ├── ClusterError                 exit 1   Kubernetes API or istioctl
         ├── ApisixError                  exit 1   APISIX Admin API
@@ -48,6 +49,7 @@ __all__ = [
     "ParamsError",
     "RolledBack",
     "TrafficError",
+    "Unwritable",
 ]
 
 
@@ -134,6 +136,12 @@ class JournalError(GateshiftError):
     """The journal is damaged, or a transition was asked that the state machine forbids."""
 
     default_hint = "`gateshift audit verify` names the damaged record; never edit a journal by hand"
+
+
+class Unwritable(JournalError):  # noqa: N818 - the word for it
+    """The disk is full, read-only or broken, so what must be on record first was not done."""
+
+    default_hint = "free disk space or correct the permissions; nothing was done that is not in the journal"
 
 
 class ExternalError(GateshiftError):

@@ -25,6 +25,8 @@ pytestmark = pytest.mark.slow
 
 POINTS = int(os.environ.get("GATESHIFT_CRASH_POINTS", "60"))
 """Random points beside the systematic ones; ``make torture`` sets 10000."""
+PARTS = 10 if POINTS >= 10_000 else 1
+"""Parts of them, for processes side by side."""
 
 
 class Dns:
@@ -187,10 +189,11 @@ def test_death_at_every_boundary(tmp_path: Path, bad_stage: int | None, how: str
     assert at > 80, "the shim saw too little"
 
 
-def test_death_again_and_again_at_random_points(tmp_path: Path) -> None:
-    chance = random.Random(11)  # noqa: S311 - a seed, not a secret
+@pytest.mark.parametrize("part", range(PARTS))
+def test_death_again_and_again_at_random_points(tmp_path: Path, part: int) -> None:
+    chance = random.Random(11 + part)  # noqa: S311 - a seed, not a secret
     points, migration = 0, 0
-    while points < POINTS:
+    while points < POINTS // PARTS:
         migration += 1
         folder = tmp_path / str(migration) / "m"
         folder.mkdir(parents=True)

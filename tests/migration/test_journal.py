@@ -10,8 +10,9 @@ import pytest
 
 from gateshift.archive.audit import verify
 from gateshift.errors import JournalError, LockHeld
-from gateshift.migration.journal import Journal, head_path, read_records
+from gateshift.migration.journal import Journal
 from gateshift.migration.lock import LocalLock
+from gateshift.migration.records import head_path, read_records
 from gateshift.migration.state import Phase, fold
 from tests.archive import story
 

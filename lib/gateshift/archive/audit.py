@@ -21,7 +21,7 @@ from gateshift.archive.manifest import MANIFEST, files_of, read_manifest, shared
 from gateshift.archive.signing import FOLDER, check
 from gateshift.errors import InputError, JournalError
 from gateshift.migration.guard import Anchor
-from gateshift.migration.journal import Head, Record, head_path, parse_line, read_head, read_records, split
+from gateshift.migration.records import Head, Record, head_path, parse_line, read_head, read_records, split
 from gateshift.migration.state import State, step
 
 __all__ = ["Problem", "export", "head_of", "migrations_in", "unsealed", "verify"]

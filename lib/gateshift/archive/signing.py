@@ -22,7 +22,8 @@ from typing import Any
 from gateshift.archive.files import atomic_write, file_digest
 from gateshift.errors import ExternalError, InputError
 from gateshift.migration.identity import identity
-from gateshift.migration.journal import Head, Journal, Record
+from gateshift.migration.journal import Journal
+from gateshift.migration.records import Head, Record
 from gateshift.plan import canonical_json
 
 __all__ = ["FOLDER", "check", "sign"]

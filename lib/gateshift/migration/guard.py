@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from gateshift.errors import LockHeld
-from gateshift.migration.journal import Journal, Lock, Record
+from gateshift.migration.journal import Journal, Lock
+from gateshift.migration.records import Record
 from gateshift.migration.state import State
 
 __all__ = ["ANCHOR", "LEASE", "Anchor", "Guard", "anchor_of", "anchors", "annotations_of", "refusal"]

@@ -1,38 +1,54 @@
 """The append-only journal of one migration: one JSON line a record, each with the hash of the one before.
 
-Every line is canonical JSON, so a line has exactly one spelling and any changed byte shows. Beside the
-journal stands ``journal.head`` with the number and hash of the newest record: cutting off the end shows too.
 Writers of several processes take turns by a file lock and read what others wrote before they chain on.
+
+A disk that does not take a record stops what leads forward, before it is done. The way back goes on: blocks
+are set aside for its records (:mod:`gateshift.migration.reserve`), and where even these fail the records stay
+in memory, are said aloud, and are written as soon as the disk takes them.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
-import hashlib
 import json
 import os
+import sys
 import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 from gateshift.archive.redact import Redactor
-from gateshift.errors import JournalError, LockHeld, LockInDoubt
-from gateshift.migration.state import State, step
+from gateshift.errors import JournalError, LockHeld, LockInDoubt, Unwritable
+from gateshift.migration.records import (
+    Head,
+    Record,
+    hash_of,
+    head_path,
+    parse_lines,
+    read_head,
+    read_records,
+    split,
+)
+from gateshift.migration.reserve import Reserve
+from gateshift.migration.state import State, fold, step
 from gateshift.plan import canonical_json
 
-__all__ = ["GENESIS", "Head", "Journal", "Lock", "Record", "parse_line", "read_head", "read_records", "split"]
-
-GENESIS = "0" * 64
-"""What stands for the hash before the first record."""
+__all__ = ["Journal", "Lock", "Record", "read_records"]
 
 _RETREAT = ("rollback.", "run.ended", "note.")
 """Kinds that are written though the lock is in doubt: the way back never waits for the cluster."""
+
+_URGENT = ("rollback.", "run.ended", "verdict", "stage.arrived", "journal.repaired")
+"""Kinds that use the space set aside: what a stage needs to be judged, and all of the way back."""
+
+_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 class Lock(Protocol):
@@ -46,132 +62,6 @@ class Lock(Protocol):
         """Raise :class:`~gateshift.errors.LockHeld` when it is not ours any more, ``LockInDoubt`` when
         that cannot be known.
         """
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One record. ``time`` is UTC; ``mono`` are seconds of the machine's monotonic clock since its boot.
-
-    ``inputs`` is the digest of what the run works from: its params, then its plan once one is made.
-    """
-
-    seq: int
-    time: str
-    mono: float
-    run: str
-    who: str
-    kind: str
-    data: Mapping[str, Any]
-    token: int
-    prev: str
-    hash: str = field(default="")
-    inputs: str = ""
-
-    @property
-    def unix(self) -> float:
-        """``time`` in unix seconds."""
-        return datetime.fromisoformat(self.time).timestamp()
-
-    def body(self) -> dict[str, Any]:
-        """Return everything the hash covers."""
-        # Archives from before this field have records without it; they verify as they were written.
-        inputs = {"inputs": self.inputs} if self.inputs else {}
-        return {
-            "seq": self.seq,
-            "time": self.time,
-            "mono": self.mono,
-            "run": self.run,
-            "who": self.who,
-            "kind": self.kind,
-            "data": dict(self.data),
-            "token": self.token,
-            "prev": self.prev,
-            **inputs,
-        }
-
-    def line(self) -> bytes:
-        """Return the record as it stands in the file, newline included."""
-        return canonical_json({**self.body(), "hash": self.hash}).encode() + b"\n"
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """Number and hash of the newest record."""
-
-    seq: int = 0
-    hash: str = GENESIS
-
-    def text(self) -> bytes:
-        """Return the only spelling of this head."""
-        return canonical_json({"seq": self.seq, "hash": self.hash}).encode() + b"\n"
-
-
-def hash_of(body: Mapping[str, Any]) -> str:
-    """Return the SHA-256 over the canonical JSON of a record's *body*."""
-    return hashlib.sha256(canonical_json(body).encode()).hexdigest()
-
-
-def parse_line(line: bytes, previous: Head) -> Record:
-    """Read one complete line that follows *previous*; raises ValueError saying what is wrong with it."""
-    if not line.endswith(b"\n"):
-        raise ValueError("the line is not complete")
-    try:
-        data = json.loads(line)
-        given = data.pop("hash")
-        record = Record(**data, hash=given)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"not a record: {error}") from None
-    if record.line() != line:
-        raise ValueError("its bytes are not the ones that were written")
-    if hash_of(data) != given:
-        raise ValueError("its hash does not match its content")
-    if record.prev != previous.hash:
-        raise ValueError("the record before it is not the one it was chained to")
-    if record.seq != previous.seq + 1:
-        raise ValueError(f"it has number {record.seq} where {previous.seq + 1} is due")
-    return record
-
-
-def split(raw: bytes) -> tuple[list[bytes], bytes]:
-    """Split a journal's bytes into complete lines and a torn rest."""
-    *lines, rest = raw.split(b"\n")
-    return [line + b"\n" for line in lines], rest
-
-
-def read_head(path: Path) -> Head | None:
-    """Read the head beside the journal *path*; None when it is missing, empty or not one."""
-    try:
-        raw = head_path(path).read_bytes()
-        head = Head(**json.loads(raw))
-    except (OSError, ValueError, TypeError):
-        return None
-    return head if head.text() == raw else None
-
-
-def head_path(path: Path) -> Path:
-    """Return the path of the head file of the journal *path*."""
-    return path.with_suffix(".head")
-
-
-def read_records(path: str | Path) -> tuple[Record, ...]:
-    """Read a journal without changing it; a torn last line is left out. Raises :class:`JournalError`."""
-    path = Path(path)
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise JournalError(f"{path}: cannot be read: {error.strerror}") from None
-    return tuple(_parse_all(path, split(raw)[0], Head(), 0))
-
-
-def _parse_all(path: Path, lines: list[bytes], head: Head, number: int) -> Iterator[Record]:
-    for line in lines:
-        number += 1
-        try:
-            record = parse_line(line, head)
-        except ValueError as error:
-            raise JournalError(f"{path}: record {number} is damaged: {error}") from None
-        head = Head(record.seq, record.hash)
-        yield record
 
 
 class Journal:
@@ -189,20 +79,27 @@ class Journal:
         """Digest that goes into each record: see :class:`Record`."""
         self.repaired = ""
         """What was repaired when this journal was opened, in words; empty when nothing was."""
+        self.way_back = False
+        """True for a run whose every record belongs to the way back: a full disk does not stop it."""
+        self.unwritable = ""
+        """Why the file can only be read, in words; empty when it can be written."""
         self._clock = clock
         self._lock: Lock | None = None
         self._threads = threading.RLock()
         self._records: list[Record] = []
         self._state = State()
         self._known: tuple[Record | None, State] = (None, self._state)
+        self._adrift: list[Record] = []  # the newest of _records, which the disk has not taken yet
         self._size = 0
+        self._reserve = Reserve()
         self._descriptor = -1
 
     @classmethod
     def open(cls, path: str | Path, *, who: str, run: str, clock: Callable[[], float] = time.time) -> Journal:
         """Open or begin the journal at *path*; a torn last line is repaired and the repair recorded.
 
-        Raises :class:`~gateshift.errors.JournalError` when a record is damaged or the end is missing.
+        One that may only be read is opened, too: a rollback must start from it. Raises
+        :class:`~gateshift.errors.JournalError` when a record is damaged or the end is missing.
         """
         journal = cls(Path(path), who=who, run=run, clock=clock)
         try:
@@ -210,9 +107,7 @@ class Journal:
             if not journal.path.exists() and not head_path(journal.path).exists():
                 # The head stands before the first record does: a journal without one was tampered with.
                 journal._write_head(Head())
-            journal._descriptor = os.open(
-                journal.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640
-            )
+            journal._open()
         except OSError as error:
             raise _unwritable(journal.path, error) from None
         try:
@@ -241,7 +136,7 @@ class Journal:
 
     @property
     def known(self) -> tuple[Record | None, State]:
-        """Newest record and state as far as read or written; waits for nothing, so any thread may ask."""
+        """Newest record and state as far as on the disk; waits for nothing, so any thread may ask."""
         return self._known
 
     def hold(self, lock: Lock) -> None:
@@ -260,8 +155,9 @@ class Journal:
     def append(self, kind: str, **data: Any) -> Record:
         """Write one record and return it once it is on the disk.
 
-        Raises :class:`~gateshift.errors.JournalError` when the transition is not legal or the disk does not
-        take it (the journal is then as it was), :class:`~gateshift.errors.LockHeld` when the lock was lost.
+        A record of the way back is returned in any case. Raises :class:`~gateshift.errors.JournalError` when
+        the transition is not legal, :class:`~gateshift.errors.Unwritable` when the disk does not take it (the
+        journal is then as it was), :class:`~gateshift.errors.LockHeld` when the lock was lost.
         """
         with self._threads:
             self._check_lock(kind, data)
@@ -281,6 +177,10 @@ class Journal:
         """Close the file; records stay readable."""
         with self._threads:
             if self._descriptor >= 0:
+                if self._adrift:
+                    with suppress(JournalError, OSError), self._exclusive():
+                        self._catch_up()
+                        self._land()
                 os.close(self._descriptor)
                 self._descriptor = -1
 
@@ -290,7 +190,21 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def adrift(self) -> int:
+        """How many of :attr:`records` are not on the disk."""
+        return len(self._adrift)
+
     # -- inside ------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        try:
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        except OSError as error:
+            if error.errno not in _READ_ONLY or not self.path.exists():
+                raise
+            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            self.unwritable = error.strerror or str(error)
 
     def _check_lock(self, kind: str, data: Mapping[str, Any]) -> None:
         if self._lock is None:
@@ -331,12 +245,48 @@ class Journal:
         )
         record = Record(**bare.body(), hash=hash_of(bare.body()))
         state = step(self._state, record)
-        self._write(record.line())
+        urgent = self.way_back or self._state.rolling_back or kind.startswith(_URGENT)
+        try:
+            self._land()
+            try:
+                self._reserve.keep(self._descriptor, self._size, len(record.line()))
+            except OSError as error:
+                if not urgent:  # what is left is for the way back
+                    raise _unwritable(self.path, error) from None
+            self._write(record.line())
+        except Unwritable as error:
+            if not urgent:
+                raise
+            self._adrift.append(record)
+            _cry(record, error)
         self._records.append(record)
         self._state = state
-        self._known = (record, state)
-        self._write_head(self._head())
+        if not self._adrift:
+            self._known = (record, state)
+            self._write_head(self._head())
         return record
+
+    def _land(self) -> None:
+        """Write what the disk did not take earlier; raises :class:`Unwritable` when it still does not."""
+        if self.unwritable:
+            raise _unwritable(self.path, OSError(errno.EROFS, self.unwritable))
+        while self._adrift:
+            self._write(self._adrift[0].line())
+            self._adrift.pop(0)
+
+    def _chain_anew(self, adrift: list[Record]) -> None:
+        """Put records that are still in memory behind what other processes wrote meanwhile."""
+        for old in adrift:
+            head = self._head()
+            bare = replace(old, seq=head.seq + 1, prev=head.hash, hash="")
+            record = replace(bare, hash=hash_of(bare.body()))
+            try:
+                self._state = step(self._state, record)
+            except JournalError as error:
+                print(f"journal: {old.kind} is not kept: {error}", file=sys.stderr, flush=True)
+                continue
+            self._records.append(record)
+            self._adrift.append(record)
 
     def _write(self, line: bytes) -> None:
         try:
@@ -345,8 +295,10 @@ class Journal:
                 written += os.write(self._descriptor, line[written:])
             os.fdatasync(self._descriptor)
         except OSError as error:
-            # A record that is not surely on the disk does not exist.
-            os.ftruncate(self._descriptor, self._size)
+            # A record that is not surely on the disk does not exist. Cutting it off frees what is set aside.
+            self._reserve.forget()
+            with suppress(OSError):  # else the torn rest is repaired when the journal is opened
+                os.ftruncate(self._descriptor, self._size)
             raise _unwritable(self.path, error) from None
         self._size += len(line)
 
@@ -360,7 +312,7 @@ class Journal:
                 os.fdatasync(file.fileno())
             partial.replace(target)
         except OSError as error:
-            if head.seq == 0:
+            if head.seq == 0 and not self.path.exists():
                 raise
             # The record is on the disk; a head that is behind is caught up by the next write.
             self.repaired = f"journal.head could not be written: {error.strerror}"
@@ -377,15 +329,20 @@ class Journal:
             return
         if size < self._size:
             raise JournalError(f"{self.path}: the journal became shorter while it was open")
+        adrift, self._adrift = self._adrift, []
+        if adrift:
+            del self._records[-len(adrift) :]
+            self._state = fold(self._records)
         raw = os.pread(self._descriptor, size - self._size, self._size)
         lines, rest = split(raw)
-        for record in _parse_all(self.path, lines, self._head(), len(self._records)):
+        for record in parse_lines(self.path, lines, self._head(), len(self._records)):
             self._state = step(self._state, record)
             self._records.append(record)
             self._known = (record, self._state)
         self._size += len(raw) - len(rest)
-        if rest:
+        if rest and not self.unwritable:
             self._repair(rest)
+        self._chain_anew(adrift)
 
     def _repair(self, rest: bytes) -> None:
         head = read_head(self.path)
@@ -393,8 +350,12 @@ class Journal:
             raise JournalError(
                 f"{self.path}: record {self._head().seq + 1} was cut after it had been written completely"
             )
-        os.ftruncate(self._descriptor, self._size)
-        os.fdatasync(self._descriptor)
+        try:
+            os.ftruncate(self._descriptor, self._size)
+            os.fdatasync(self._descriptor)
+        except OSError as error:
+            raise _unwritable(self.path, error) from None
+        self._reserve.forget()
         self.repaired = (
             f"the last line was torn ({len(rest)} bytes of record {self._head().seq + 1}) and was removed; "
             "the step it would have recorded counts as not recorded"
@@ -424,8 +385,12 @@ class Journal:
             self._write_head(mine)
 
 
-def _unwritable(path: Path, error: OSError) -> JournalError:
-    return JournalError(
-        f"{path}: cannot be written: {error.strerror or error}",
-        hint="free disk space or correct the permissions; nothing was done that is not in the journal",
-    )
+def _unwritable(path: Path, error: OSError) -> Unwritable:
+    return Unwritable(f"{path}: cannot be written: {error.strerror or error}")
+
+
+def _cry(record: Record, why: Unwritable) -> None:
+    """Say what the journal lacks where a person or a job's log sees it."""
+    said = canonical_json(dict(record.data))
+    text = said if len(said) <= 400 else f"{said[:400]}..."
+    print(f"NOT IN THE JOURNAL ({why}): {record.time} {record.kind} {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,161 @@
+"""One record of a journal, and how it stands in the file: its only spelling, its hash, the head beside it.
+
+Every line is canonical JSON, so a line has exactly one spelling and any changed byte shows. Beside the
+journal stands ``journal.head`` with the number and hash of the newest record: cutting off the end shows too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from gateshift.errors import JournalError
+from gateshift.plan import canonical_json
+
+__all__ = [
+    "GENESIS",
+    "Head",
+    "Record",
+    "hash_of",
+    "head_path",
+    "parse_line",
+    "parse_lines",
+    "read_head",
+    "read_records",
+    "split",
+]
+
+GENESIS = "0" * 64
+"""What stands for the hash before the first record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record. ``time`` is UTC; ``mono`` are seconds of the machine's monotonic clock since its boot.
+
+    ``inputs`` is the digest of what the run works from: its params, then its plan once one is made.
+    """
+
+    seq: int
+    time: str
+    mono: float
+    run: str
+    who: str
+    kind: str
+    data: Mapping[str, Any]
+    token: int
+    prev: str
+    hash: str = field(default="")
+    inputs: str = ""
+
+    @property
+    def unix(self) -> float:
+        """``time`` in unix seconds."""
+        return datetime.fromisoformat(self.time).timestamp()
+
+    def body(self) -> dict[str, Any]:
+        """Return everything the hash covers."""
+        # Archives from before this field have records without it; they verify as they were written.
+        inputs = {"inputs": self.inputs} if self.inputs else {}
+        return {
+            "seq": self.seq,
+            "time": self.time,
+            "mono": self.mono,
+            "run": self.run,
+            "who": self.who,
+            "kind": self.kind,
+            "data": dict(self.data),
+            "token": self.token,
+            "prev": self.prev,
+            **inputs,
+        }
+
+    def line(self) -> bytes:
+        """Return the record as it stands in the file, newline included."""
+        return canonical_json({**self.body(), "hash": self.hash}).encode() + b"\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Number and hash of the newest record."""
+
+    seq: int = 0
+    hash: str = GENESIS
+
+    def text(self) -> bytes:
+        """Return the only spelling of this head."""
+        return canonical_json({"seq": self.seq, "hash": self.hash}).encode() + b"\n"
+
+
+def hash_of(body: Mapping[str, Any]) -> str:
+    """Return the SHA-256 over the canonical JSON of a record's *body*."""
+    return hashlib.sha256(canonical_json(body).encode()).hexdigest()
+
+
+def parse_line(line: bytes, previous: Head) -> Record:
+    """Read one complete line that follows *previous*; raises ValueError saying what is wrong with it."""
+    if not line.endswith(b"\n"):
+        raise ValueError("the line is not complete")
+    try:
+        data = json.loads(line)
+        given = data.pop("hash")
+        record = Record(**data, hash=given)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"not a record: {error}") from None
+    if record.line() != line:
+        raise ValueError("its bytes are not the ones that were written")
+    if hash_of(data) != given:
+        raise ValueError("its hash does not match its content")
+    if record.prev != previous.hash:
+        raise ValueError("the record before it is not the one it was chained to")
+    if record.seq != previous.seq + 1:
+        raise ValueError(f"it has number {record.seq} where {previous.seq + 1} is due")
+    return record
+
+
+def split(raw: bytes) -> tuple[list[bytes], bytes]:
+    """Split a journal's bytes into complete lines and a torn rest."""
+    *lines, rest = raw.split(b"\n")
+    return [line + b"\n" for line in lines], rest
+
+
+def read_head(path: Path) -> Head | None:
+    """Read the head beside the journal *path*; None when it is missing, empty or not one."""
+    try:
+        raw = head_path(path).read_bytes()
+        head = Head(**json.loads(raw))
+    except (OSError, ValueError, TypeError):
+        return None
+    return head if head.text() == raw else None
+
+
+def head_path(path: Path) -> Path:
+    """Return the path of the head file of the journal *path*."""
+    return path.with_suffix(".head")
+
+
+def read_records(path: str | Path) -> tuple[Record, ...]:
+    """Read a journal without changing it; a torn last line is left out. Raises :class:`JournalError`."""
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise JournalError(f"{path}: cannot be read: {error.strerror}") from None
+    return tuple(parse_lines(path, split(raw)[0], Head(), 0))
+
+
+def parse_lines(path: Path, lines: list[bytes], head: Head, number: int) -> Iterator[Record]:
+    """Read complete *lines* that follow record *number*; raises :class:`JournalError` at the first bad."""
+    for line in lines:
+        number += 1
+        try:
+            record = parse_line(line, head)
+        except ValueError as error:
+            raise JournalError(f"{path}: record {number} is damaged: {error}") from None
+        head = Head(record.seq, record.hash)
+        yield record
