@@ -25,7 +25,16 @@ from papermill.exceptions import PapermillException
 
 from gateshift import errors
 
-__all__ = ["OUTCOMES", "CellStatus", "Ending", "NotebookStopped", "Outcome", "exit_code_of", "outcome_word"]
+__all__ = [
+    "OUTCOMES",
+    "CellStatus",
+    "Ending",
+    "NotSaved",
+    "NotebookStopped",
+    "Outcome",
+    "exit_code_of",
+    "outcome_word",
+]
 
 OUTCOMES: Mapping[int, str] = {
     0: "done",
@@ -96,6 +105,10 @@ class NotebookStopped(ClickException, PapermillException):  # type: ignore[misc]
         super().__init__(f"{ending.error}\n  next: {ending.hint}" if ending.hint else ending.error)
         self.ending = ending
         self.exit_code = ending.exit_code  # type: ignore[misc]  # click declares it for the class
+
+
+class NotSaved(OSError):  # noqa: N818 - an outcome, not a failure of the notebook
+    """A notebook ran to its end, and the disk did not take its executed copy."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,14 @@ import papermill
 from gateshift.archive.client import CellEvent
 from gateshift.archive.files import atomic_write, file_digest
 from gateshift.archive.manifest import read_manifest, seal
-from gateshift.archive.outcome import CellStatus, NotebookStopped, Outcome, outcome_word
+from gateshift.archive.outcome import CellStatus, NotebookStopped, NotSaved, Outcome, outcome_word
 from gateshift.errors import GateshiftError, InputError
 from gateshift.migration.identity import Process, identity
 from gateshift.migration.journal import Journal, read_records
 
 __all__ = ["Outcome", "execute", "settle"]
+
+_FREE = "free disk space or correct the permissions, then run the same notebook again"
 
 # The notebooks take every key of the params file by injection; papermill logs each that the parameters
 # cell does not name, which would bury the run's own lines.
@@ -51,13 +53,13 @@ def execute(
     notebook, target = Path(notebook), _free(Path(output))
     if not notebook.is_file():
         raise InputError(f"{notebook}: no such notebook")
-    target.parent.mkdir(parents=True, exist_ok=True)
     folder = target.parent
     book = Path(journal) if journal else folder.parent / "journal.jsonl"
-    settle(folder.parent)
     known = tuple(secrets)
     begun = time.monotonic()
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        settle(folder.parent)
         done = papermill.execute_notebook(
             str(notebook.absolute()),
             str(target.absolute()),
@@ -84,8 +86,13 @@ def execute(
             ending.ename,
             signal=ending.signal,
         )
-    except (OSError, ValueError, KeyError) as error:
-        # An unwritable archive, a file that is no notebook, a kernel that does not exist.
+    except NotSaved as error:
+        outcome = Outcome(1, target, str(error), _FREE, ename=type(error).__name__)
+    except OSError as error:
+        why = f"{notebook.name} could not be run: {error}"
+        outcome = Outcome(1, target, why, _FREE, ename=type(error).__name__)
+    except (ValueError, KeyError) as error:
+        # A file that is no notebook, a kernel that does not exist.
         outcome = Outcome(1, target, f"{notebook.name} could not be run: {error}", ename=type(error).__name__)
     warnings = _conclude(book, folder, notebook.stem, outcome)
     return Outcome(

@@ -15,7 +15,7 @@ from papermill.iorw import papermill_io
 
 from gateshift.archive.files import atomic_write
 from gateshift.archive.io import SCHEME
-from gateshift.archive.outcome import CellStatus, Ending, outcome_word
+from gateshift.archive.outcome import CellStatus, Ending, NotSaved, outcome_word
 from gateshift.archive.redact import Redactor
 from gateshift.migration.identity import Process
 
@@ -142,7 +142,7 @@ class Manager(NotebookExecutionManager):  # type: ignore[misc]  # papermill is u
         self._finished.clear()
         self._store(nbformat.writes(self.nb))
         if self.save_error and not ending.exit_code:
-            raise OSError(self.save_error)
+            raise NotSaved(f"the notebook ran to its end, but {self.save_error}")
 
     def save(self, **_: Any) -> None:
         """Save now, secrets taken out. A disk that does not take it is said once and does not stop a run."""

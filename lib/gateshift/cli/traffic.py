@@ -180,8 +180,6 @@ def rollback(  # noqa: PLR0917 - click passes by name
 
 def _weights_first(params: Params, extra: dict[str, Any], yes: bool, begun: float, quiet: bool) -> None:
     """Show the plan, take the one confirmation, and set the weights; the notebook finishes the rest."""
-    from gateshift.runbook.approvals import write_approval  # noqa: PLC0415 - keeps --help quick
-    from gateshift.runbook.context import identity  # noqa: PLC0415 - keeps --help quick
     from gateshift.runbook.rollback import Rollback  # noqa: PLC0415 - keeps --help quick
 
     run = Rollback(params, {**extra, "asked": begun})
@@ -190,7 +188,7 @@ def _weights_first(params: Params, extra: dict[str, Any], yes: bool, begun: floa
         shown = run.plan()
         click.echo(repr(shown), err=quiet)
         if yes and not params.approve:
-            write_approval(run.context.folder, shown.plan.digest, identity())
+            run.confirm()
         run.gate()
         seconds = run.shift_back()
         click.echo(f"weights back on APISIX {seconds:.1f} s after the command; now the proof", err=quiet)

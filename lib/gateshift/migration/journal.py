@@ -35,6 +35,7 @@ from gateshift.migration.records import (
     read_head,
     read_records,
     split,
+    write_head,
 )
 from gateshift.migration.reserve import Reserve
 from gateshift.migration.state import State, fold, step
@@ -303,14 +304,8 @@ class Journal:
         self._size += len(line)
 
     def _write_head(self, head: Head) -> None:
-        target = head_path(self.path)
-        partial = target.with_suffix(".head.part")
         try:
-            with partial.open("wb") as file:
-                file.write(head.text())
-                file.flush()
-                os.fdatasync(file.fileno())
-            partial.replace(target)
+            write_head(self.path, head)
         except OSError as error:
             if head.seq == 0 and not self.path.exists():
                 raise

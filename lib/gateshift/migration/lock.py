@@ -14,10 +14,11 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from gateshift.errors import ExternalError, LockHeld, LockInDoubt
+from gateshift.errors import ExternalError, LockHeld, LockInDoubt, Unwritable
 from gateshift.migration.identity import Process
 
 __all__ = ["TTL", "LocalLock", "Renewing", "ticks"]
@@ -118,6 +119,9 @@ class Renewing:
                 continue  # tried again until the time is over; check() tells the writer then
 
 
+_LENGTH = 600
+"""Bytes of a lock file without its line end."""
+
 _HELD: dict[str, LocalLock] = {}
 """Locks of this process by path: a cell that is run again takes its lock over from itself."""
 
@@ -141,8 +145,11 @@ class LocalLock(Renewing):
         if before is not None and before is not self and before.process.pid == os.getpid():
             before.release()
             before._lose("this process opened the migration again; the newer run has the lock")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        except OSError as error:
+            raise Unwritable(f"{self.path}: cannot be written: {error.strerror or error}") from None
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -152,7 +159,10 @@ class LocalLock(Renewing):
             if found and self._may_live(found):
                 raise LockHeld(self._describe(found))
             self._descriptor = descriptor
-            self._write()
+            try:
+                self._write()
+            except OSError as error:
+                raise Unwritable(f"{self.path}: cannot be written: {error.strerror or error}") from None
         except BaseException:
             self._descriptor = -1
             os.close(descriptor)
@@ -167,7 +177,9 @@ class LocalLock(Renewing):
         self._end()
         descriptor, self._descriptor = self._descriptor, -1
         if _content(descriptor).get("nonce") == self._nonce:
-            os.ftruncate(descriptor, 0)
+            with suppress(OSError):
+                # Written over, not cut: on a full disk the next holder could not write it again.
+                os.pwrite(descriptor, b"{}".ljust(_LENGTH) + b"\n", 0)
         os.close(descriptor)
         if _HELD.get(str(self.path.absolute())) is self:
             del _HELD[str(self.path.absolute())]
@@ -203,7 +215,7 @@ class LocalLock(Renewing):
             }
         ).encode()
         # Padded to a fixed size and written at once, so that a reader never sees a half.
-        os.pwrite(self._descriptor, text.ljust(600) + b"\n", 0)
+        os.pwrite(self._descriptor, text.ljust(_LENGTH) + b"\n", 0)
         os.fdatasync(self._descriptor)
         self._renewed = ticks()
 

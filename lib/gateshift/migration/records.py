@@ -6,8 +6,10 @@ journal stands ``journal.head`` with the number and hash of the newest record: c
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -28,6 +30,7 @@ __all__ = [
     "read_head",
     "read_records",
     "split",
+    "write_head",
 ]
 
 GENESIS = "0" * 64
@@ -132,6 +135,26 @@ def read_head(path: Path) -> Head | None:
     except (OSError, ValueError, TypeError):
         return None
     return head if head.text() == raw else None
+
+
+def write_head(path: Path, head: Head) -> None:
+    """Write the head beside the journal *path*, whole or not at all; raises OSError when that fails."""
+    target = head_path(path)
+    partial = target.with_suffix(".head.part")
+    try:
+        with partial.open("wb") as file:
+            file.write(head.text())
+            file.flush()
+            os.fdatasync(file.fileno())
+        partial.replace(target)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        # A full disk has no room for a second file. A head fits into one block and only grows, and a process
+        # that is killed leaves a write of one block done or not done.
+        with target.open("r+b", buffering=0) as file:
+            file.write(head.text())
+            os.fdatasync(file.fileno())
 
 
 def head_path(path: Path) -> Path:

@@ -12,6 +12,7 @@ from gateshift.cluster import apply as cluster_apply
 from gateshift.errors import Blocked
 from gateshift.notebook.show import Note
 from gateshift.plan import Plan
+from gateshift.runbook.applied import keep_after
 from gateshift.runbook.base import Runbook
 from gateshift.runbook.setup import read_configuration, translate_now
 from gateshift.runbook.wayback import write_json
@@ -59,14 +60,14 @@ class Apply(Runbook):
                 line(acceptance.wait_in_sync(self.params, cluster, self.objects, progress=line, since=since))
 
             cluster_apply.execute(cluster, self.objects, plan, progress=line, accept=accept, save=save)
-        self.record("apply.done", objects=len(self.objects))
+        self.record("apply.done", objects=len(self.objects), after=keep_after(self.context, self.objects))
         return Note("pass", f"{len(plan.steps)} changes applied and accepted by the gateway")
 
     def nothing_to_do(self, plan: Plan) -> object:
         """The cluster already has these objects."""
         if not self.extra.get("undo"):
             self.record("apply.intent", snapshot="", digest=plan.digest)
-            self.record("apply.done", objects=len(self.objects))
+            self.record("apply.done", objects=len(self.objects), after=keep_after(self.context, self.objects))
         return super().nothing_to_do(plan)
 
     def _last_snapshot(self) -> dict[str, Any]:
@@ -86,7 +87,8 @@ class Apply(Runbook):
         left = cluster_apply.undo(self.context.cluster, self.snapshot)
         if left:
             raise Blocked(f"not everything was taken back: {'; '.join(left)}")
-        self.record("apply.undone", objects=len(plan.steps))
+        changed = [_named(entry) for entry in self.snapshot["objects"]]
+        self.record("apply.undone", objects=len(plan.steps), after=keep_after(self.context, changed))
         return Note("pass", f"{len(plan.steps)} objects are as before the apply")
 
     def check(self) -> object:
@@ -96,3 +98,8 @@ class Apply(Runbook):
         with self.narrated() as line:
             said = acceptance.wait_in_sync(self.params, self.context.cluster, self.objects, progress=line)
         return Note("pass", said)
+
+
+def _named(entry: Mapping[str, Any]) -> dict[str, Any]:
+    metadata = {"name": entry["name"], "namespace": entry["namespace"]}
+    return {"apiVersion": entry["apiVersion"], "kind": entry["kind"], "metadata": metadata}

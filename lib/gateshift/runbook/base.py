@@ -10,15 +10,15 @@ import atexit
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from gateshift import notify
 from gateshift.archive import display
 from gateshift.archive.files import atomic_write
-from gateshift.errors import GateClosed, GateshiftError, InputError, LockHeld, RolledBack
+from gateshift.errors import GateClosed, GateshiftError, InputError, LockHeld, RolledBack, Unwritable
 from gateshift.migration.guard import LEASE, Guard, anchors, annotations_of, refusal
 from gateshift.migration.lease import LeaseLock
 from gateshift.migration.lock import LocalLock
@@ -54,6 +54,8 @@ class Runbook:
     title: ClassVar[str]
     own: ClassVar[frozenset[str]] = frozenset()
     changes: ClassVar[bool] = True
+    way_back: ClassVar[bool] = False
+    """True for a notebook that a full or read-only disk must not stop."""
 
     def __init__(self, params: Params, extra: Mapping[str, Any]) -> None:
         self.params = params
@@ -61,7 +63,9 @@ class Runbook:
         use(params.lang)
         run = os.environ.get("GATESHIFT_RUN") or f"{self.name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
         self.context = Context(params, run=run, params_file=str(self.extra.get("params_file") or ""))
-        self.context.run_folder.mkdir(parents=True, exist_ok=True)
+        self.context.journal.way_back = self.way_back
+        with self._disk():
+            self.context.run_folder.mkdir(parents=True, exist_ok=True)
         headless = "GATESHIFT_RUN" in os.environ
         place(project_root() / "notebooks", self.context.run_folder if headless else None)
         display.install(secrets_of(params), explain=self._explain)
@@ -125,7 +129,8 @@ class Runbook:
         self.plan_ = self.make_plan()
         redact = self.context.journal.redactor.value
         shown = json.dumps(redact(json.loads(json.dumps(self.plan_.as_json(), default=str))), indent=2)
-        atomic_write(self.context.run_folder / "plan.json", shown + "\n")
+        with self._disk():
+            atomic_write(self.context.run_folder / "plan.json", shown + "\n")
         self.context.journal.inputs = self.plan_.digest
         self.record("plan.shown", plan=self.plan_.as_json())
         return PlanView(self.plan_)
@@ -264,6 +269,17 @@ class Runbook:
         return self.changes and self.params.mode is Mode.ACT
 
     # -- helpers -----------------------------------------------------------------------------
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        """Write files of the archive: what the disk does not take stops a run, but never the way back."""
+        try:
+            yield
+        except OSError as error:
+            why = f"{error.filename or self.context.run_folder}: cannot be written: {error.strerror or error}"
+            if not self.way_back:
+                raise Unwritable(why) from None
+            say(f"{why}; the rollback goes on without it")
 
     def record(self, kind: str, **data: Any) -> None:
         """Append one record to the journal."""

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from gateshift.errors import Blocked, RolledBack
 from gateshift.judge.measure import totals
 from gateshift.judge.model import Sample, Side
-from gateshift.judge.replay import SampleLog
 from gateshift.judge.verdict import Decision, Verdict, p_quantiles
 from gateshift.migration.state import Phase
 from gateshift.notebook.live import LiveFigure
@@ -20,12 +19,14 @@ from gateshift.notebook.progress import Waiting
 from gateshift.notebook.show import Note, Table
 from gateshift.params import Mode, Params, StageParams
 from gateshift.plan import Plan, Step
+from gateshift.runbook.applied import require_applied
 from gateshift.runbook.approvals import JOURNAL
 from gateshift.runbook.base import Runbook, say
 from gateshift.runbook.observe import StageWatch
 from gateshift.runbook.parity import require_parity
 from gateshift.runbook.resume import OBSERVED, fresh_verdict, observations, reconcile
 from gateshift.runbook.retreat import bring_back
+from gateshift.runbook.samples import KeptSamples
 from gateshift.runbook.shifting import clients_of, finish_waiting, keep_original, last_shift, make_weighted
 from gateshift.runbook.standing import decision_words
 from gateshift.words import gloss, tell
@@ -67,6 +68,8 @@ class Canary(Runbook):
             found = reconcile(self.context, weights)
             if found is not None:
                 say(f"a shift died half-way; the provider has {found} % on Istio")
+            if self.context.state.stage_verdict is None or self.context.state.stage_entered is None:
+                require_applied(self.context)
         stage = self.stage
         rows = (
             (
@@ -141,7 +144,7 @@ class Canary(Runbook):
             return self._promote(left.reasons)
         attempt = observations(self.context.journal, self.index)
         self.record(OBSERVED, stage=self.index, attempt=attempt)
-        log = SampleLog(
+        log = KeptSamples(
             self.context.run_folder / "samples.jsonl", self.stage, self.params.judge, self.index, past
         )
         live = LiveFigure()
@@ -171,6 +174,8 @@ class Canary(Runbook):
             live.finish()
             waiting.close(well=self.verdict is not None)
         log.verdict(self.verdict)
+        if self.verdict.decision is not Decision.ROLLBACK:
+            log.require_whole()
         self.record("verdict", stage=self.index, observed=self._observed(), **self.verdict.as_json())
         if self.verdict.decision is Decision.ROLLBACK:
             self._retreat(self.verdict.reasons)

@@ -6,8 +6,17 @@ import threading
 import time
 from typing import TYPE_CHECKING, ClassVar
 
+from gateshift.archive.files import atomic_write
 from gateshift.diagnose.model import Cause, Level
-from gateshift.errors import ClusterError, GateshiftError, LockHeld, NotEnoughEvidence, TrafficError
+from gateshift.errors import (
+    ClusterError,
+    GateshiftError,
+    LockHeld,
+    NotEnoughEvidence,
+    TrafficError,
+    Unwritable,
+)
+from gateshift.migration.identity import identity
 from gateshift.migration.lease import LeaseLock
 from gateshift.migration.lock import LocalLock
 from gateshift.notebook.show import Note, Table
@@ -53,10 +62,14 @@ class Rollback(Runbook):
     name: ClassVar[str] = "80_rollback"
     title: ClassVar[str] = "Roll back"
     own: ClassVar[frozenset[str]] = frozenset({"reason", "asked"})
+    way_back: ClassVar[bool] = True
 
     def _hold(self, lock: LocalLock) -> None:
         try:
             super()._hold(lock)
+        except Unwritable as full:
+            self._lock = self._lease = None
+            say(f"{full}; the rollback goes on without this machine's lock")
         except LockHeld as held:
             self._lock = self._lease = None
             say(f"{held}; the rollback does not wait for it: that run ends at its next look into the journal")
@@ -122,6 +135,10 @@ class Rollback(Runbook):
             self.record("plan.approved", digest=plan.digest, who=JOURNAL, how="rollback already started")
             return Note("pass", "the rollback has started and will be finished")
         return super().gate()
+
+    def confirm(self) -> None:
+        """Record the one confirmation of a person who gave it with the command."""
+        self.record("plan.approved", digest=self._planned().digest, who=identity(), how="--yes")
 
     def shift_back(self) -> float:
         """Put the weights back; return the seconds from the command (or the gate) to the acceptance."""
@@ -208,8 +225,9 @@ class Rollback(Runbook):
 
     def _write(self, name: str, text: str) -> None:
         folder = self.context.run_folder / "evidence"
-        folder.mkdir(exist_ok=True)
-        (folder / name).write_text(self.context.journal.redactor.text(text))
+        with self._disk():
+            folder.mkdir(exist_ok=True)
+            atomic_write(folder / name, self.context.journal.redactor.text(text))
 
     def _causes(self) -> tuple[Cause, ...]:
         """Run the tree that the rollback's reason speaks of; the whole answer goes into the evidence."""
