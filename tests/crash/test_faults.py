@@ -143,7 +143,7 @@ def test_disk_full_leaves_the_journal_as_it_was(
         with monkeypatch.context() as patch:
             patch.setattr(os, call, full)
             with pytest.raises(JournalError, match="No space left on device") as refused:
-                journal.append("verdict", stage=0, decision="promote", reasons=["r"])
+                journal.append("note.forward", text="r")
         assert "free disk space" in refused.value.hint
         assert stage_in_force.read_bytes() == before
         journal.append("note.again")

@@ -18,6 +18,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 from gateshift.archive.display import MIME
 from gateshift.archive.outcome import CellStatus, Ending, exit_code_of
+from gateshift.archive.relay import Relay
 from gateshift.archive.saving import Manager
 
 __all__ = ["CellEvent", "Runner", "Settings"]
@@ -109,6 +110,7 @@ class Runner:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._signal = ""
+        self.relays: list[Relay] = []
 
     def run(self) -> Ending:
         """Run all cells; the kernel is gone when this returns."""
@@ -143,6 +145,8 @@ class Runner:
         finally:
             await self._end_kernel()
             self.client.sockets.cleanup()
+            for relay in self.relays:
+                relay.end()
             for number in watched:
                 loop.remove_signal_handler(number)
         # Also of a signal that came when all was done: whoever runs several notebooks must hear of it.
@@ -162,8 +166,12 @@ class Runner:
             options["cwd"] = settings.cwd
         if settings.env is not None:
             options["env"] = dict(settings.env)
+        relays = self.relays = [Relay(self.manager.redactor, number) for number in (1, 2)]
+        options["stdout"], options["stderr"] = (relay.writer for relay in relays)
         try:
             await client.async_start_new_kernel(**options)
+            for relay in relays:
+                relay.started()
             await client.async_start_new_kernel_client()
         except (RuntimeError, OSError) as error:
             return Ending(1, f"the kernel did not start: {error}", "run `make install` and try again")

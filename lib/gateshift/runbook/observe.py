@@ -212,7 +212,8 @@ class StageWatch:
         try:
             sample = self.context.sampler.sample(since, now)
         except MetricsError as error:
-            sample = Sample.unknown(now, str(error))
+            # Cleaned before it is judged: what is recorded is what was judged.
+            sample = Sample.unknown(now, self.context.journal.redactor.text(str(error)))
         self.history.append(sample)
         self.on_sample(sample)
         return sample
