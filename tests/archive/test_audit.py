@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import tarfile
@@ -53,20 +54,41 @@ def test_untouched_archive_passes(archive: Path) -> None:
     assert audit.verify(archive.parent) == []
 
 
+EDITS = int(os.environ.get("GATESHIFT_CRASH_POINTS", "120"))
+"""Random one-byte edits of an archive; ``make torture`` makes 10,000."""
+
+
 def test_any_byte_of_any_file_is_found_and_its_file_named(archive: Path) -> None:
     chance = random.Random(3)  # noqa: S311 - a seed, not a secret
     files = [p for p in archive.rglob("*") if p.is_file()]
     assert {"report.html", "manifest.json", "journal.head", "samples.jsonl"} <= {p.name for p in files}
-    for path in files:
+    for edit in range(EDITS):
+        path = files[edit % len(files)]
         raw = path.read_bytes()
-        for _ in range(12):
-            place = chance.randrange(len(raw))
-            changed = bytearray(raw)
-            changed[place] ^= 1 << chance.randrange(8)
-            path.write_bytes(bytes(changed))
-            problems = audit.verify(archive)
-            assert any(p.path == path for p in problems), f"{path.name} byte {place}: {problems}"
+        place = chance.randrange(len(raw))
+        changed = bytearray(raw)
+        changed[place] = (changed[place] + chance.randrange(1, 256)) % 256
+        path.write_bytes(bytes(changed))
+        problems = audit.verify(archive)
+        assert any(p.path == path for p in problems), f"{path.name} byte {place}: {problems}"
         path.write_bytes(raw)
+    assert audit.verify(archive) == []
+
+
+def test_records_that_change_places_are_found(archive: Path) -> None:
+    path = archive / "journal.jsonl"
+    raw = path.read_bytes()
+    lines = raw.splitlines(keepends=True)
+    for first in range(len(lines) - 1):
+        moved = [*lines]
+        moved[first], moved[first + 1] = moved[first + 1], moved[first]
+        path.write_bytes(b"".join(moved))
+        assert any(p.path == path and f"record {first + 1}" in p.what for p in audit.verify(archive)), first
+        path.write_bytes(b"".join(lines[:first] + lines[first + 1 :]))
+        assert any(p.path == path for p in audit.verify(archive)), f"record {first + 1} is gone"
+        path.write_bytes(b"".join(lines[: first + 1]))
+        assert any(p.path == path and "missing at its end" in p.what for p in audit.verify(archive)), first
+    path.write_bytes(raw)
     assert audit.verify(archive) == []
 
 

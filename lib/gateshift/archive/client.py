@@ -142,6 +142,8 @@ class Runner:
             ending = await self._start()
             if ending is None:
                 ending = await self._cells()
+                # Whatever the end: a notebook that failed shows its widgets as they stood.
+                self.client.set_widgets_metadata()
         finally:
             await self._end_kernel()
             self.client.sockets.cleanup()
@@ -309,7 +311,6 @@ class Runner:
         message = await client.async_wait_for_reply(client.kc.kernel_info())
         if message and "language_info" in message["content"]:
             self.manager.nb.metadata["language_info"] = message["content"]["language_info"]
-        client.set_widgets_metadata()
 
     def _tell(self, event: CellEvent) -> None:
         if self.settings.on_cell is not None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from gateshift.archive.changes import changes, compared
 from gateshift.archive.files import atomic_write, file_digest
 from gateshift.archive.history import outcome_of
 from gateshift.archive.manifest import read_manifest
@@ -61,7 +62,7 @@ def write_report(migration_dir: str | Path) -> Path:
     with Journal.open(book, who=identity(), run="report") as journal:
         notebooks = read_notebooks(folder)
         pages = write_pages(folder, notebooks)
-        text = Redactor().text(_page(folder.name, journal.state, journal.records, notebooks))
+        text = Redactor().text(_page(folder, journal.state, journal.records, notebooks))
         target = folder / "report.html"
         atomic_write(target, text)
         files = {str(p.relative_to(folder)): file_digest(p) for p in [*pages, target]}
@@ -72,16 +73,18 @@ def write_report(migration_dir: str | Path) -> Path:
 # -- the page --------------------------------------------------------------------------------------
 
 
-def _page(name: str, state: State, records: Sequence[Record], notebooks: Sequence[Notebook]) -> str:
+def _page(folder: Path, state: State, records: Sequence[Record], notebooks: Sequence[Notebook]) -> str:
+    name = folder.name
     sections = [
         ("timeline", timeline_svg(records) + _events(records)),
         ("stages", _stages(records, state)),
         ("plots", _plots(notebooks)),
         ("rollback", _checklist(records)),
         ("approvals", _approvals(records)),
-        ("changes", _plans(records)),
+        ("changes", _diffs(folder, records) + _plans(records)),
         ("ledger", _ledger(notebooks)),
         ("attempts", _attempts(records)),
+        ("compared", _compared(records)),
         ("runs", _runs(state, notebooks)),
         ("trust", _trust(records, notebooks)),
     ]
@@ -190,11 +193,6 @@ def _stages(records: Sequence[Record], state: State) -> str:
     return table(columns, rows, numeric=(0, 1, 2, 6)) if rows else ""
 
 
-def _evidence(evidence: Mapping[str, Any]) -> str:
-    plain = {k: v for k, v in evidence.items() if not isinstance(v, (dict, list))}
-    return "; ".join(f"{k} {_figure(v)}" for k, v in plain.items())
-
-
 def _figure(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
@@ -249,6 +247,20 @@ def _how(way: str) -> str:
         way
     )
     return tell(key) if key else way
+
+
+def _diffs(folder: Path, records: Sequence[Record]) -> str:
+    parts = [
+        f"<details><summary>{escape(_clock(time))} — {escape(what)} — {escape(run)}</summary>"
+        f"<pre>{escape(diff)}</pre></details>"
+        for time, run, what, diff in changes(folder, records)
+    ]
+    return f"<p>{escape(tell('report.diffs', count=len(parts)))}</p>{''.join(parts)}" if parts else ""
+
+
+def _compared(records: Sequence[Record]) -> str:
+    rows = compared(records)
+    return table(("what", "run before", "newest run"), [(column(r[0]), *r[1:]) for r in rows]) if rows else ""
 
 
 def _plans(records: Sequence[Record]) -> str:

@@ -1,0 +1,87 @@
+"""Plain papermill: our engine, our IO scheme, and the same archive as by our own command."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateshift.archive.audit import verify
+from gateshift.archive.run import execute, settle
+from gateshift.migration.journal import Journal, read_records
+from tests.archive.books import read, statuses, write_notebook
+
+pytestmark = pytest.mark.slow
+
+SECRET = "canary-of-plain-papermill"
+RUN = (
+    "import os\nfrom pathlib import Path\nfrom gateshift.migration.journal import Journal\n"
+    "run = Path(folder)\n"
+    "journal = Journal.open(run.parent / 'journal.jsonl', who='ann', run=run.name)\n"
+    "journal.append('run.started', notebook='in')\n"
+    "(run / 'plan.json').write_text('{}')\nprint(admin_key)"
+)
+END = "journal.append('run.ended', notebook='in', outcome='done')\njournal.close()"
+
+
+def papermill(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", *arguments]
+    env = {k: v for k, v in os.environ.items() if not k.startswith("GATESHIFT_")}
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, env=env, check=False)
+
+
+@pytest.mark.parametrize("engine", ["gateshift", None])
+def test_scheme_writes_whole_files_without_secrets(tmp_path: Path, engine: str | None) -> None:
+    book = write_notebook(tmp_path / "in.ipynb", "print('was', len(token))", parameters="token = ''")
+    target = tmp_path / "m" / "run" / "in.ipynb"
+    chosen = ("--engine", engine) if engine else ()
+    done = papermill(*chosen, "-p", "token", SECRET, str(book), f"gateshift://{target}")
+    assert done.returncode == 0, done.stderr
+    assert statuses(target) == ["completed"]
+    assert SECRET not in target.read_text()
+    assert f"was {len(SECRET)}" in target.read_text()
+    assert [p.name for p in target.parent.iterdir()] == ["in.ipynb"], "nothing half-written is left"
+    again = papermill("--prepare-only", f"gateshift://{target}", f"gateshift://{tmp_path}/second.ipynb")
+    assert again.returncode == 0, again.stderr
+    assert read(tmp_path / "second.ipynb").cells
+
+
+def _shape(value: Any) -> Any:
+    """Return what must be equal between two archives: names and structure, without times, hashes, ids."""
+    if isinstance(value, dict):
+        free = {"sealed", "sha256", "bytes", "hash", "run", "versions", "changed"}
+        return {k: "*" if k in free else _shape(v) for k, v in value.items()}
+    return [_shape(v) for v in value] if isinstance(value, list) else value
+
+
+def test_plain_papermill_leaves_the_same_archive(tmp_path: Path) -> None:
+    book = write_notebook(tmp_path / "in.ipynb", RUN, END, parameters="folder = ''\nadmin_key = ''")
+    shapes, copies = [], []
+    for way in ("ours", "plain"):
+        migration = tmp_path / way / "m"
+        run = migration / "in-r1"
+        run.mkdir(parents=True)
+        with Journal.open(migration / "journal.jsonl", who="ann", run="open") as journal:
+            journal.append("migration.opened", params_digest="x")
+        given = {"folder": str(run), "admin_key": SECRET}
+        if way == "ours":
+            assert execute(book, run / "in.ipynb", given, secrets=[SECRET]).exit_code == 0
+        else:
+            pairs = [word for key, value in given.items() for word in ("-p", key, value)]
+            done = papermill("--engine", "gateshift", *pairs, str(book), str(run / "in.ipynb"))
+            assert done.returncode == 0, done.stderr
+            settle(migration)  # what the next run does first: it seals what ended without our command
+        assert verify(migration) == []
+        manifest = json.loads((run / "manifest.json").read_text())
+        kinds = [r.kind for r in read_records(migration / "journal.jsonl")]
+        files = sorted(str(p.relative_to(migration)) for p in migration.rglob("*") if p.is_file())
+        shapes.append((files, kinds, _shape(manifest), statuses(run / "in.ipynb")))
+        copies.append([(c.cell_type, c.source.replace(str(run), "*")) for c in read(run / "in.ipynb").cells])
+        assert not any(SECRET in p.read_text() for p in migration.rglob("*") if p.is_file())
+    assert shapes[0] == shapes[1]
+    assert copies[0] == copies[1]
