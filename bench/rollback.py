@@ -5,7 +5,8 @@ before the change is accepted, while it spreads, or while it dwells. The canary 
 and holds the lock; some rollbacks are killed with -9 themselves and started again. Then the command that an
 operator types is timed from the start of its process: until the weights are accepted, and until the observed
 share of APISIX is at least 99 % (both gateways' counters, sampling error included). Where the rollback was
-killed, the acceptance counts from the command that got it, the users' return from the first command.
+killed, the acceptance counts from the command that got it (and is not timed when that one died before it was on
+record), the users' return from the first command.
 
     python -m bench.rollback --lab bench [--rounds 20] [--ttl 2] [--seed 1] [--minutes 9] [--write]
 
@@ -148,7 +149,8 @@ def read_rounds(kept: Path) -> list[dict[str, Any]]:
 
 def good(done: dict[str, Any], ttl: float) -> bool:
     """Tell whether a rollback succeeded in time."""
-    return bool(done["back"] and done["accepted_s"] <= ACCEPTED and done["users_s"] <= min(ttl + 60.0, 300.0))
+    early = done["accepted_s"] is None or done["accepted_s"] <= ACCEPTED
+    return bool(done["back"] and early and done["users_s"] <= min(ttl + 60.0, 300.0))
 
 
 def table(ttl: float, rounds: list[dict[str, Any]]) -> str:
@@ -175,6 +177,8 @@ def table(ttl: float, rounds: list[dict[str, Any]]) -> str:
         if values:
             ninth = values[math.ceil(0.9 * len(values)) - 1]
             cells = (values[0], statistics.median(values), ninth, values[-1], limit)
+            if len(values) < len(rounds):
+                text += f" ({len(values)} timed)"
             lines.append(f"| {text} | " + " | ".join(f"{c:.1f}" for c in cells) + " |")
     return "\n".join(lines)
 
@@ -249,7 +253,8 @@ def times(records: tuple[Record, ...], began: list[float]) -> dict[str, Any]:
     users = done.data["seconds_to_users"] if done else None
     first = next((r for r in records if r.kind == "rollback.shifted"), None)
     accepted = None
-    if first is not None:
+    # A command that found the weights back already (the one before was killed after it set them) has no time.
+    if first is not None and first.data["seconds_to_dns"] > 0:
         at = first.unix - insync(first)
         accepted = round(at - max((b for b in began if b <= at), default=began[0]), 2)
     return {
