@@ -204,3 +204,10 @@ def test_rolling_back_what_was_never_prepared_is_nothing_to_do(wire: Wire) -> No
 
 def test_zone_name_and_hosts_are_those_of_the_lab() -> None:
     assert all(h.endswith(ZONE) for h in HOSTS)
+
+
+def test_the_ttl_that_the_zone_has_is_read(wire: Wire) -> None:
+    name = {"Type": "CNAME", "TTL": 3600, "ResourceRecords": [{"Value": APISIX_LB}]}
+    wire.put({"Name": HOSTS[0], **name}, *[alias(host) for host in HOSTS[1:]])
+    hosts = wire.shifter(record="cname", ttl="30s").read().hosts
+    assert [hosts[h].ttl for h in HOSTS] == [3600, None, None]
