@@ -23,7 +23,7 @@ BUILT = {
     "hint.": set(errors.__all__),
     "notify.": {"held", "failed"},
     "report.section.": {
-        *("timeline", "stages", "plots", "rollback", "approvals", "changes"),
+        *("timeline", "stages", "plots", "rollback", "approvals", "changes", "compared"),
         *("ledger", "attempts", "runs", "trust"),
     },
     "where.": {"production", "lab", "production.note", "lab.note"},

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gateshift.archive.spoken import listed
 from gateshift.migration.records import Record
 
 __all__ = ["Change", "changes", "compared"]
@@ -146,7 +147,7 @@ def _facts(records: Sequence[Record], run: str) -> dict[str, str]:
             facts["weight"] = f"{record.data['weight']} %"
         elif record.kind == "verdict":
             facts["verdict"] = str(record.data["decision"]).lower()
-            facts["reasons"] = "; ".join(str(reason) for reason in record.data.get("reasons") or ())
+            facts["reasons"] = listed(record.data.get("reasons"))
             seen = record.data.get("observed") or {}
             facts |= {name: f"{seen[name]:.4g}" for name in _COMPARED if seen.get(name) is not None}
         elif record.kind in {"preflight.done", "verify.done"}:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from gateshift.migration.journal import Record
-from gateshift.words import tell
+from gateshift.words import gloss, tell
 
 __all__ = ["timeline_svg"]
 
@@ -41,14 +41,18 @@ def timeline_svg(records: Sequence[Record]) -> str:
             weight_now = int(record.data["to"])
         elif record.kind == "verdict":
             shape, colour = _MARKS.get(str(record.data["decision"]).lower(), ("●", "#666"))
-            word = f"stage {int(record.data['stage']) + 1}: {record.data['decision']}"
+            word = tell(
+                "timeline.verdict",
+                stage=int(record.data["stage"]) + 1,
+                decision=tell(f"decision.{str(record.data['decision']).lower()}"),
+            )
             parts.append(_mark(x(record.unix), y(weight_now), shape, colour, word))
         elif record.kind == "rollback.started":
-            place = x(record.unix)
+            place, why = x(record.unix), gloss(str(record.data["reason"]))
             parts.append(
                 f'<line x1="{place:.1f}" x2="{place:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}" '
-                f'stroke="#b3261e" stroke-dasharray="4 3"><title>rollback: '
-                f"{escape(str(record.data['reason']))}</title></line>"
+                f'stroke="#b3261e" stroke-dasharray="4 3"><title>'
+                f"{escape(tell('decision.rollback'))}: {escape(why)}</title></line>"
             )
         elif record.kind == "rollback.shifted":
             weight_now = 0
