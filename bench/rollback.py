@@ -5,8 +5,8 @@ before the change is accepted, while it spreads, or while it dwells. The canary 
 and holds the lock; some rollbacks are killed with -9 themselves and started again. Then the command that an
 operator types is timed from the start of its process: until the weights are accepted, and until the observed
 share of APISIX is at least 99 % (both gateways' counters, sampling error included). Where the rollback was
-killed, the acceptance counts from the command that got it (and is not timed when that one died before it was on
-record), the users' return from the first command.
+killed, the acceptance counts from the command that got it (and is not timed when that one died before it was
+on record), the users' return from the first command.
 
     python -m bench.rollback --lab bench [--rounds 20] [--ttl 2] [--seed 1] [--minutes 9] [--write]
 
@@ -177,9 +177,8 @@ def table(ttl: float, rounds: list[dict[str, Any]]) -> str:
         if values:
             ninth = values[math.ceil(0.9 * len(values)) - 1]
             cells = (values[0], statistics.median(values), ninth, values[-1], limit)
-            if len(values) < len(rounds):
-                text += f" ({len(values)} timed)"
-            lines.append(f"| {text} | " + " | ".join(f"{c:.1f}" for c in cells) + " |")
+            timed = "" if len(values) == len(rounds) else f" ({len(values)} timed)"
+            lines.append(f"| {text}{timed} | " + " | ".join(f"{c:.1f}" for c in cells) + " |")
     return "\n".join(lines)
 
 
