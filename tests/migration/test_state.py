@@ -207,3 +207,19 @@ def test_whatever_is_asked_the_state_stays_sound(asked: list[tuple[str, dict[str
 def test_the_docs_draw_the_machine_as_it_is() -> None:
     docs = Path(__file__).parent.parent.parent / "docs" / "archive.md"
     assert diagram() in docs.read_text(encoding="utf-8"), "put diagram() into docs/archive.md again"
+
+
+def test_the_second_of_two_mechanisms_is_prepared_when_its_stage_comes() -> None:
+    begun = [*story.setup(), *story.stage(0), ("stage.entered", {"stage": 1, "weight": 25})]
+    alone = {"mechanism": "route53", "hosts": {}}
+    refuse(begun, "prepare.intent", "traffic is on Istio already", snapshot=alone)
+    first = {"mechanism": "traffic-split+route53", "inner": {"splits": {}}, "dns": {"hosts": {"a": []}}}
+    early = [
+        *story.setup(),
+        ("stage.entered", {"stage": 0, "weight": 10}),
+        ("prepare.intent", {"snapshot": first}),
+    ]
+    assert after(early).original == first
+    later = {**first, "dns": {"hosts": {}}}
+    state = after([*begun, ("prepare.intent", {"snapshot": later}), ("prepare.done", {})])
+    assert (state.weight_percent, state.original) == (10, {"records": []}), "as it was before the first shift"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -122,8 +122,15 @@ def stage_entered(state: State, entry: Entry) -> State:
 
 
 def prepare_intent(state: State, entry: Entry) -> State:
-    """The records become weighted, everybody staying on APISIX; what they were is what is restored."""
-    need(state.weight_percent == 0 and state.shifting_to is None, "traffic is on Istio already")
+    """The records become weighted, nobody is moved; what they were before the first time is what is restored.
+
+    With one mechanism that is before its first shift. Of two, the second is prepared when its first stage
+    comes, and what the first one has moved stays where it is.
+    """
+    snapshot = entry.data["snapshot"]
+    mechanism = str(snapshot.get("mechanism", "")) if isinstance(snapshot, Mapping) else ""
+    ready = state.weight_percent == 0 or "+" in mechanism
+    need(ready and state.shifting_to is None, "traffic is on Istio already")
     return replace(state, original=state.original if state.original is not None else entry.data["snapshot"])
 
 
