@@ -271,16 +271,13 @@ class Evaluator:
                     self._servers.append(_Server(name, server["port"]["number"], hosts))
             elif one["kind"] == "VirtualService":
                 services.append(one)
+        read: dict[int, tuple[_Match, ...]] = {}  # rules that many hosts share are read once
         for service in services:
-            rules = [
-                _Rule(
-                    service["metadata"]["name"],
-                    raw.get("name", ""),
-                    tuple(_Match.read(m) for m in raw.get("match", ())),
-                    raw,
-                )
-                for raw in service["spec"].get("http", ())
-            ]
+            rules = []
+            for raw in service["spec"].get("http", ()):
+                if id(raw) not in read:
+                    read[id(raw)] = tuple(_Match.read(m) for m in raw.get("match", ()))
+                rules.append(_Rule(service["metadata"]["name"], raw.get("name", ""), read[id(raw)], raw))
             names = [host.lower() for host in service["spec"]["hosts"]]
             for server in self._servers:
                 if server.gateway in service["spec"]["gateways"]:

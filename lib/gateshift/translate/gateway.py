@@ -207,7 +207,7 @@ def security(job: Job, lists: Mapping[str, HostList]) -> list[dict[str, Any]]:
         )
     # On a TCP port a rule about hosts or paths would hold for every connection.
     others = {"notPorts": [str(one) for one in job.tcp_ports]} if job.tcp_ports else {}
-    rules_of: dict[str, list[dict[str, Any]]] = {}
+    rules_of: dict[str, dict[str, dict[str, Any]]] = {}
     policies: dict[str, Policy] = {}
     sources: dict[str, set[str]] = {}
     for host, pairs in sorted(lists.items()):
@@ -220,9 +220,7 @@ def security(job: Job, lists: Mapping[str, HostList]) -> list[dict[str, Any]]:
                 rule["to"] = [{"operation": {**_hosts_of(host, lists), **operation, **others}}]
                 if policy.when:
                     rule["when"] = [dict(one) for one in policy.when]
-                known = rules_of.setdefault(policy.key, [])
-                if rule not in known:
-                    known.append(rule)
+                rules_of.setdefault(policy.key, {}).setdefault(json.dumps(rule), rule)
             carriers = {d.resource for d, _ in pairs if any(p.key == policy.key for p in d.policies)}
             sources.setdefault(policy.key, set()).update(carriers)
     names: dict[str, int] = {}
@@ -233,7 +231,7 @@ def security(job: Job, lists: Mapping[str, HostList]) -> list[dict[str, Any]]:
         action: dict[str, Any] = {"action": "DENY"}
         if policies[key].provider:
             action = {"action": "CUSTOM", "provider": {"name": policies[key].provider}}
-        spec = target | action | {"rules": rules_of[key]}
+        spec = target | action | {"rules": list(rules_of[key].values())}
         found.append(
             build(
                 job.version, "AuthorizationPolicy", f"gateshift-{name}{suffix}", namespace, spec, sources[key]

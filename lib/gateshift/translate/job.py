@@ -137,7 +137,7 @@ class _Pending:
     remedy: str
     origin: str
     difference: bool
-    routes: list[str] = field(default_factory=list)
+    routes: dict[str, None] = field(default_factory=dict)
 
 
 class Job:
@@ -157,7 +157,7 @@ class Job:
         self.version = version
         self.router = router
         self.ledger = Ledger(configuration)
-        self.warnings: list[str] = []
+        self.warnings: dict[str, None] = {}
         self.filters: dict[str, HttpFilter] = {}
         self.extra: dict[str, list[dict[str, Any]]] = {}
         self.tcp_ports: list[int] = []
@@ -172,8 +172,7 @@ class Job:
 
     def warn(self, text: str) -> None:
         """Note something that an operator should read once."""
-        if text not in self.warnings:
-            self.warnings.append(text)
+        self.warnings[text] = None
 
     def mark(
         self, resource: Resource, path: Path, fidelity: Fidelity, target: str = "", note: str = ""
@@ -227,8 +226,7 @@ class Job:
         )
         if reason not in pending.reasons:
             pending.reasons.append(reason)
-        if route not in pending.routes:
-            pending.routes.append(route)
+        pending.routes[route] = None
         return not self.signature(resource, plugin, route, difference=difference)
 
     def held(self, owner: Resource, plugin: str, route: str) -> bool:

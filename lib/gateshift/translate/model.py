@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -36,7 +36,10 @@ class Fidelity(StrEnum):
     @property
     def rank(self) -> int:
         """Zero is best; a leaf that is used twice takes the worse."""
-        return list(Fidelity).index(self)
+        return _RANKS[self]
+
+
+_RANKS = {one: position for position, one in enumerate(Fidelity)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,16 +138,39 @@ def _text(dumper: _Dumper, value: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
-def dump_yaml(documents: tuple[Mapping[str, Any], ...]) -> str:
-    """Return *documents* as YAML: same input, same bytes, no aliases."""
-    return yaml.dump_all(
-        [dict(one) for one in documents],
-        Dumper=_Dumper,
-        sort_keys=False,
-        allow_unicode=True,
-        width=110,
-        explicit_start=True,
-    )
+_WIDTH = 110
+_INDENT = "  "
+
+
+def _yaml(value: Any, width: int) -> str:
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width)
+
+
+def dump_yaml(documents: Sequence[Mapping[str, Any]]) -> str:
+    """Return *documents* as YAML: same input, same bytes, no aliases.
+
+    One rule stands in the VirtualService of every host that it is copied into: it is written out once, and
+    its text is copied.
+    """
+    known: dict[int, str] = {}
+    return "".join(f"---\n{_document(one, known)}" for one in documents)
+
+
+def _document(document: Mapping[str, Any], known: dict[int, str]) -> str:
+    spec = document.get("spec")
+    rules = spec.get("http") if document.get("kind") == "VirtualService" and isinstance(spec, Mapping) else ()
+    if not rules or list(document)[-1] != "spec" or list(spec or ())[-1] != "http":
+        return _yaml(dict(document), _WIDTH)
+    head = {**document, "spec": {key: value for key, value in (spec or {}).items() if key != "http"}}
+    parts = [_yaml(head, _WIDTH), f"{_INDENT}http:\n"]
+    for rule in rules:
+        text = known.get(id(rule))
+        if text is None:
+            lines = _yaml([rule], _WIDTH - len(_INDENT)).splitlines(keepends=True)
+            # An empty line inside a folded text stays empty.
+            text = known[id(rule)] = "".join(line if line == "\n" else _INDENT + line for line in lines)
+        parts.append(text)
+    return "".join(parts)
 
 
 @dataclass(frozen=True, slots=True)

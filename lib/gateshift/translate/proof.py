@@ -131,11 +131,11 @@ def _around(uri: str) -> Iterator[str]:
 def _requests(hints: _Hints, count: int, seed: int) -> Iterator[Request]:
     """Yield every path on every host while that fits into half of *count*, then random combinations."""
     chance = random.Random(seed)  # noqa: S311 - a test generator, repeatable by its seed
+    grid = len(hints.paths) * len(hints.hosts)
     made = 0
-    grid = [(host, path) for path in hints.paths for host in hints.hosts]
-    chance.shuffle(grid)
-    for host, path in grid[: count // 2]:
+    for place in chance.sample(range(grid), min(grid, count // 2)):
         made += 1
+        host, path = hints.hosts[place % len(hints.hosts)], hints.paths[place // len(hints.hosts)]
         yield Request(method="GET", host=host, path=path)
     while made < count:
         made += 1

@@ -63,6 +63,14 @@ def html(translation: Translation) -> str:
     )
 
 
+def _ledger(translation: Translation) -> str:
+    """Return the ledger as JSON, an entry a line: a change of one leaf is a change of one line."""
+    head = translation.as_json()
+    entries = ",\n".join("  " + json.dumps(one, ensure_ascii=False) for one in head.pop("entries"))
+    text = json.dumps(head, indent=1, ensure_ascii=False).removesuffix("\n}")
+    return f'{text},\n "entries": [\n{entries}\n ]\n}}\n'
+
+
 def write_translation(translation: Translation, directory: str | Path) -> tuple[Path, ...]:
     """Write the six files, ``ledger.json`` and ``ledger.html``; returns their paths."""
     folder = Path(directory)
@@ -74,7 +82,7 @@ def write_translation(translation: Translation, directory: str | Path) -> tuple[
         else "# The APISIX configuration needs nothing of this kind.\n"
         for name in FILES
     }
-    texts["ledger.json"] = json.dumps(translation.as_json(), indent=1, ensure_ascii=False) + "\n"
+    texts["ledger.json"] = _ledger(translation)
     texts["ledger.html"] = html(translation)
     for name, text in texts.items():
         path = folder / name

@@ -32,16 +32,9 @@ class Unscopable(Exception):  # noqa: N818 - a verdict about one draft, caught b
 @dataclass(slots=True)
 class _Node:
     pattern: Pattern | None
+    parent: _Node | None = None
     children: list[_Node] = field(default_factory=list)
     methods: frozenset[str] = frozenset()
-
-
-def _within(inner: Pattern, outer: Pattern | None) -> bool:
-    if outer is None:
-        return True
-    if outer.kind == "exact":
-        return inner.kind == "exact" and inner.text == outer.text
-    return inner.text.startswith(outer.text)
 
 
 def _methods_of(draft: Draft) -> frozenset[str] | None:
@@ -59,16 +52,21 @@ def _methods_of(draft: Draft) -> frozenset[str] | None:
 
 def _tree(patterns: Sequence[Pattern]) -> _Node:
     root = _Node(None)
+    prefixes: dict[str, _Node] = {}
     distinct = {(one.kind, one.text): one for one in patterns if one.kind != "regex"}
     for pattern in sorted(distinct.values(), key=lambda p: (len(p.text), p.kind == "exact", p.text)):
-        node = root
-        while True:
-            inner = next((one for one in node.children if _within(pattern, one.pattern)), None)
-            if inner is None:
-                break
-            node = inner
-        node.children.append(_Node(pattern))
+        node = _above(pattern, prefixes) or root
+        node.children.append(_Node(pattern, node))
+        if pattern.kind == "prefix":
+            prefixes[pattern.text] = node.children[-1]
     return root
+
+
+def _above(pattern: Pattern, prefixes: Mapping[str, _Node]) -> _Node | None:
+    """Return the longest prefix already known that covers *pattern*."""
+    text = pattern.text
+    covering = (prefixes[text[:size]] for size in range(len(text), -1, -1) if text[:size] in prefixes)
+    return next(covering, None)
 
 
 def _text(pattern: Pattern) -> str:
@@ -86,23 +84,34 @@ class _Host:
             if pattern.kind == "regex" and self.carries(draft):
                 raise Unscopable([draft], f"its path {pattern.source} is a pattern that policies do not know")
         self.carriers = carriers
+        self._methods = {id(draft): _methods_of(draft) for draft, _ in ordered}
+        self._regexes = [place for place, (_, pattern) in enumerate(ordered) if pattern.kind == "regex"]
+        self._places: dict[tuple[str, str], list[int]] = {}
+        for place, (_, pattern) in enumerate(ordered):
+            self._places.setdefault((pattern.kind, pattern.text), []).append(place)
 
     def carries(self, draft: Draft) -> bool:
         return any(one.key == self.key for one in draft.policies)
 
-    def region(self, node: _Node, method: str) -> bool:
-        """Tell whether the winner in the node's own region carries the policy."""
+    def asked(self, node: _Node) -> list[int]:
+        """Return the places of the rules that may win somewhere in the node's own region, in their order."""
+        places: list[int] = []
+        above: _Node | None = node
+        while above is not None and above.pattern is not None:
+            places += self._places[above.pattern.kind, above.pattern.text]
+            above = above.parent
+        if node.pattern is not None:
+            # A regular expression may win anywhere below its literal; it carries nothing (see above).
+            places += [p for p in self._regexes if _overlaps(self.ordered[p][1], node.pattern)]
+        return sorted(places)
+
+    def region(self, asked: Sequence[int], method: str) -> bool:
+        """Tell whether the winner in a node's own region carries the policy."""
         open_above: bool | None = None
-        for draft, pattern in self.ordered:
-            methods = _methods_of(draft)
-            if pattern.kind == "regex":
-                # A regular expression may win anywhere below its literal; it carries nothing (see above).
-                if node.pattern is None or not _overlaps(pattern, node.pattern):
-                    continue
-                certain = False
-            elif node.pattern is None or not _within(node.pattern, pattern):
-                continue
-            elif methods is None:
+        for place in asked:
+            draft, pattern = self.ordered[place]
+            methods = self._methods[id(draft)]
+            if pattern.kind == "regex" or methods is None:
                 certain = False
             elif _OTHER in methods or method in methods:
                 certain = True
@@ -140,7 +149,8 @@ def operations(
 
     def classify(node: _Node) -> None:
         if node.pattern is not None:
-            protected = {m for m in host.universe if host.region(node, m)}
+            asked = host.asked(node)
+            protected = {m for m in host.universe if host.region(asked, m)}
             node.methods = frozenset(protected - set(exempt))
         for child in node.children:
             classify(child)

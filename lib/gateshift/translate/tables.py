@@ -7,7 +7,7 @@ APISIX would still ask, in APISIX's order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from gateshift.apisix.model import Router
 from gateshift.translate.job import Draft
@@ -71,27 +71,35 @@ def host_lists(drafts: Sequence[Draft], router: Router, names: Sequence[str] = (
         if any(_cover(one, name) for one in hosts if one.startswith("*")):
             hosts.setdefault(name)
     wildcards = sorted((h for h in hosts if h.startswith("*")), key=lambda h: (-len(h), h))
-    if router is Router.HOST_URI:
-        return {host: _until_catch_all(_by_bucket(drafts, host, wildcards)) for host in hosts}
-    found = {}
-    for host in hosts:
-        accepting = [d for d in drafts if _accepts(d, host)]
-        found[host] = _until_catch_all(_ordered(accepting))
+    buckets = _buckets(drafts)
+    joined = _in_buckets if router is Router.HOST_URI else _as_filters
+    return {
+        host: _until_catch_all(
+            joined(buckets, [host, *(one for one in wildcards if _cover(one, host)), _HOSTLESS])
+        )
+        for host in hosts
+    }
+
+
+_HOSTLESS = ""
+_Ranked = list[tuple[int, tuple[Draft, Pattern]]]
+
+
+def _buckets(drafts: Sequence[Draft]) -> Mapping[str, _Ranked]:
+    """Return the rules of each host as the routes name it, each with its place in APISIX's order of all."""
+    found: dict[str, _Ranked] = {}
+    for place, pair in enumerate(_ordered(drafts)):
+        for host in dict.fromkeys(pair[0].effective.hosts) or (_HOSTLESS,):
+            found.setdefault(host, []).append((place, pair))
     return found
 
 
-def _by_bucket(drafts: Sequence[Draft], host: str, wildcards: Sequence[str]) -> list[tuple[Draft, Pattern]]:
-    pairs: list[tuple[Draft, Pattern]] = []
-    buckets = [host, *(one for one in wildcards if _cover(one, host))]
-    for bucket in buckets:
-        if bucket == ANY_HOST and host != ANY_HOST and ANY_HOST not in wildcards:
-            continue
-        pairs += _ordered([d for d in drafts if bucket in d.effective.hosts])
-    return pairs + _ordered([d for d in drafts if not d.effective.hosts])
+def _in_buckets(buckets: Mapping[str, _Ranked], asked: Sequence[str]) -> list[tuple[Draft, Pattern]]:
+    """Join buckets one after the other, as radixtree_host_uri asks them."""
+    return [pair for name in asked for _, pair in buckets.get(name, ())]
 
 
-def _accepts(draft: Draft, host: str) -> bool:
-    """Tell whether a route is asked for *host* where hosts are only a filter (radixtree_uri)."""
-    if not draft.effective.hosts:
-        return True
-    return any(one == host or (one.startswith("*") and _cover(one, host)) for one in draft.effective.hosts)
+def _as_filters(buckets: Mapping[str, _Ranked], asked: Sequence[str]) -> list[tuple[Draft, Pattern]]:
+    """Join buckets in the order of all rules: for radixtree_uri a host is only one more condition."""
+    places = {place: pair for name in asked for place, pair in buckets.get(name, ())}
+    return [places[place] for place in sorted(places)]
