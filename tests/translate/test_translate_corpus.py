@@ -35,6 +35,23 @@ def test_translates_or_names_a_blocker(path: Path, version: str) -> None:
     assert not proof.disagreements, str(proof.disagreements[0])
 
 
+@pytest.mark.parametrize("path", FILES_IN, ids=lambda one: one.name)
+def test_the_command_gives_output_or_a_named_blocker(path: Path, tmp_path: Path) -> None:
+    arguments = ["--in", str(path), "--out", str(tmp_path), "--requests", "100", "--json"]
+    result = CliRunner().invoke(translate_command, arguments)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code in (0, 3), result.output
+    summary = json.loads(result.stdout)
+    assert not summary["proof"]["disagreements"]
+    blockers = summary["blockers"]
+    assert (result.exit_code == 3) == bool(blockers)
+    assert blockers or summary["objects"], "neither output nor a named blocker"
+    assert all(one["resource"] and one["plugin"] and one["reason"] and one["remedy"] for one in blockers)
+    ledger = json.loads((tmp_path / "ledger.json").read_text())
+    assert len(ledger["entries"]) == sum(1 for one in read_files([path]) for _ in leaves(one.spec))
+    assert sorted(one.name for one in tmp_path.iterdir()) == sorted([*FILES, "ledger.json", "ledger.html"])
+
+
 def test_the_command_writes_everything_and_tells_by_its_exit_code(tmp_path: Path) -> None:
     source = tmp_path / "apisix.yaml"
     source.write_text(

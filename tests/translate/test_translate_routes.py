@@ -315,3 +315,32 @@ def test_paths_that_are_read_as_regular_expressions(router: Router) -> None:
         router=router,
     )
     assert translation.refused <= {"never"}
+
+
+def test_a_signature_covers_the_reasons_that_were_read_and_no_other() -> None:
+    config = configuration(routes=[route("r", "/a", plugins={"hmac-auth": {}})])
+    (blocker,) = run(config, accept=()).blockers
+    signature = {"resource": "routes/r", "plugin": "hmac-auth", "who": "Ada", "why": "moved into the backend"}
+    signed = run(config, accept=({**signature, "covers": blocker.fingerprints},))
+    assert not signed.blockers
+    assert signed.accepted[0].fingerprints == blocker.fingerprints
+    changed = run(config, accept=({**signature, "covers": ["0" * 12]},))
+    assert changed.blockers[0].reason == blocker.reason
+    assert any(blocker.fingerprints[0] in one for one in changed.warnings)
+
+
+def test_a_guarded_route_says_what_happens_to_its_path() -> None:
+    plain = run(configuration(routes=[route("r", "/a/*")]))
+    assert [e.status for e in plain.ledger if e.path == "uri"] == ["exact"]
+    guarded = run(
+        configuration(routes=[route("r", "/a/*", plugins={"ip-restriction": {"whitelist": ["10.0.0.0/8"]}})])
+    )
+    (entry,) = [e for e in guarded.ledger if e.path == "uri"]
+    assert entry.status == "approximate"
+    assert "%2F" in entry.note
+
+
+def test_no_route_at_all_is_a_blocker_and_not_an_empty_success() -> None:
+    upstream = {"id": "u", "type": "roundrobin", "nodes": {"a:80": 1}}
+    (blocker,) = run(configuration(upstreams=[upstream])).blockers
+    assert (blocker.resource, blocker.plugin) == ("configuration", "input")

@@ -82,6 +82,8 @@ class Finding:
     origin: Origin
     message: str
     remedy: str = ""
+    unread: str = ""
+    """What the configuration lost by it (``GRPCRoute/shop``): a person has to decide about that."""
 
 
 @dataclass(frozen=True, slots=True)

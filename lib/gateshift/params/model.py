@@ -164,11 +164,14 @@ class Accept(Model):
     """A person's signature under a blocker: which resource and plugin, who, and why.
 
     ``*`` as resource signs the differences of a plugin that is converted, but not exactly, everywhere; the
-    loss of a plugin is signed for each resource by its name.
+    loss of a plugin is signed for each resource by its name. *covers* holds the fingerprints of the
+    reasons that were signed, as a blocker shows them: another reason is then not covered. Without it the
+    signature covers whatever reasons there will be.
     """
 
     resource: str
     plugin: str
+    covers: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
     who: str = Field(min_length=2)
     why: str = Field(min_length=10)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from gateshift.apisix.model import Router
+from gateshift.apisix.admin import AdminClient
+from gateshift.apisix.model import Configuration, Router
 from gateshift.apisix.readers import read_files
 from gateshift.errors import InputError
 from gateshift.params.load import load
@@ -21,6 +23,26 @@ from gateshift.translate.report import write_translation
 __all__ = ["translate_command"]
 
 _ROUTERS = [str(one) for one in Router]
+
+
+def _read(sources: Sequence[str], admin_key: str | None) -> Configuration:
+    addresses = [one for one in sources if one.startswith(("http://", "https://"))]
+    if not addresses:
+        for one in sources:
+            if not Path(one).exists():
+                raise InputError(f"{one} does not exist", hint="name an APISIX configuration file after --in")
+        return read_files(sources)
+    if len(sources) > 1:
+        raise InputError(
+            "an Admin API is the whole configuration: it cannot be joined with files", hint="name one source"
+        )
+    if not admin_key:
+        raise InputError(
+            "reading an Admin API needs its key",
+            hint="set APISIX_ADMIN_KEY; a key of the role viewer is enough",
+        )
+    with AdminClient(addresses[0], admin_key) as client:
+        return client.read()
 
 
 def _summary(translation: Translation, proof: Proof, folder: Path) -> dict[str, object]:
@@ -47,7 +69,7 @@ def _show(translation: Translation, proof: Proof, folder: Path) -> None:
     for difference in proof.disagreements:
         click.echo(f"disagreement: {difference}")
     for blocker in translation.blockers:
-        click.echo(f"blocker: {blocker}")
+        click.echo(f"blocker: {blocker}; a signature covers: {', '.join(blocker.fingerprints)}")
 
 
 @click.command("translate")
@@ -56,8 +78,10 @@ def _show(translation: Translation, proof: Proof, folder: Path) -> None:
     "sources",
     multiple=True,
     required=True,
-    type=click.Path(path_type=Path),
-    help="An APISIX configuration; repeat it for several files.",
+    help="An APISIX configuration, or the address of an Admin API (http://host:9180); may repeat for files.",
+)
+@click.option(
+    "--admin-key", envvar="APISIX_ADMIN_KEY", help="Key of the Admin API; better in the environment."
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the result.")
 @click.option("--istio-version", default="1.31", show_default=True, help="1.20 to 1.31.")
@@ -69,7 +93,8 @@ def _show(translation: Translation, proof: Proof, folder: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
 def translate_command(
     *,
-    sources: tuple[Path, ...],
+    sources: tuple[str, ...],
+    admin_key: str | None,
     out: Path,
     istio_version: str,
     router: str | None,
@@ -84,11 +109,8 @@ def translate_command(
     Exit code 0: everything is accounted for and nothing blocks. 3: a blocker or a disagreement waits for a
     person. 2: the input cannot be read.
     """
-    for one in sources:
-        if not one.exists():
-            raise InputError(f"{one} does not exist", hint="name an APISIX configuration file after --in")
     params = load(params_file).translate if params_file else TranslateParams()
-    configuration = read_files(sources)
+    configuration = _read(sources, admin_key)
     target = Target(
         version=istio_version,
         namespace=namespace,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from gateshift.apisix.model import Configuration, Severity
+from gateshift.apisix.model import Configuration, Kind, Severity
 from gateshift.apisix.routing import default_router
 from gateshift.istio.versions import parse_version
 from gateshift.params.model import TranslateParams
@@ -62,6 +62,7 @@ def translate(configuration: Configuration, params: TranslateParams, target: Tar
         unique = {str(one): one for one in extra}
         files[name] = (*files[name], *unique.values())
     account_leftovers(job, drafts, streams)
+    _account_input(job)
     for finding in configuration.findings:
         if finding.severity is not Severity.INFO:
             job.warn(f"{finding.origin}: {finding.message}")
@@ -76,6 +77,17 @@ def translate(configuration: Configuration, params: TranslateParams, target: Tar
         refused=frozenset(draft.id for draft in drafts if draft.blocked),
         router=str(router),
     )
+
+
+def _account_input(job: Job) -> None:
+    """Block on what APISIX acts on and no reader could take, and on an input that serves nothing at all."""
+    for finding in job.configuration.findings:
+        if finding.unread:
+            job.lost(finding.unread, finding.message, finding.remedy, str(finding.origin))
+    if not job.configuration.of(Kind.ROUTE) and not job.configuration.of(Kind.STREAM_ROUTE):
+        origin = next((str(one.origin) for one in job.configuration), "")
+        remedy = "name the files that hold the routes as well, or sign that nothing is to be served"
+        job.lost("configuration", "there is no route: nothing would be served", remedy, origin)
 
 
 def _used(drafts: Sequence[Draft]) -> Iterator[Backend]:

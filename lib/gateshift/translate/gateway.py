@@ -354,6 +354,11 @@ def _slashes(job: Job, live: Sequence[Draft]) -> list[dict[str, Any]]:
         "workloadSelector": {"labels": dict(job.target.gateway_selector)},
         "configPatches": [{"applyTo": "NETWORK_FILTER", "match": match, "patch": patch}],
     }
+    note = "a path with // or %2F reaches the backend as it is compared (/ once), APISIX forwards it as sent"
+    for draft in guarded:
+        job.mark(
+            draft.route, ("uris" if "uris" in draft.route.spec else "uri",), Fidelity.APPROXIMATE, "", note
+        )
     namespace = job.target.gateway_namespace
     sources = {d.resource for d in guarded}
     return [build(job.version, "EnvoyFilter", "gateshift-paths", namespace, spec, sources)]

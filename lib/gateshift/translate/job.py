@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,11 +134,17 @@ class Draft:
 class _Pending:
     """Why routes are held back; *difference* when they are translated, only not exactly."""
 
-    reasons: list[str]
     remedy: str
     origin: str
     difference: bool
-    routes: dict[str, None] = field(default_factory=dict)
+    reasons: dict[str, None] = field(default_factory=dict)
+    routes: dict[str, set[str]] = field(default_factory=dict)
+    """The reasons that hold each route back."""
+
+
+def fingerprint(reason: str) -> str:
+    """Return what a signature names a reason by: it changes with every word of it."""
+    return hashlib.sha256(reason.encode()).hexdigest()[:12]
 
 
 class Job:
@@ -192,17 +199,25 @@ class Job:
         """Remember which resources an object comes from."""
         self.sources.setdefault(key, set()).update(resources)
 
-    def signature(self, resource: str, plugin: str, route: str, *, difference: bool = False) -> str:
+    def signature(
+        self, resource: str, plugin: str, route: str, reasons: Iterable[str], *, difference: bool = False
+    ) -> str:
         """Return who accepted the loss of *plugin* on *resource* or *route*, and why; empty when nobody.
 
         ``*`` as resource signs one plugin's *difference* everywhere; the loss of a plugin is signed for
-        each resource by its name.
+        each resource by its name. A signature that says which reasons it covers is void for others.
         """
+        prints = {fingerprint(one) for one in reasons}
         for one in self.params.accept:
-            if one.plugin == plugin and (
-                one.resource in (resource, route) or (difference and one.resource == "*")
-            ):
+            named = one.resource in (resource, route) or (difference and one.resource == "*")
+            if one.plugin != plugin or not named:
+                continue
+            if not one.covers or prints <= set(one.covers):
                 return f"{one.who}: {one.why}"
+            self.warn(
+                f"the signature of {one.who} under {plugin} of {one.resource} does not cover "
+                f"{resource}: its reasons are now {', '.join(sorted(prints))}"
+            )
         return ""
 
     def block(
@@ -222,12 +237,17 @@ class Job:
         """
         resource = f"{owner.kind}/{owner.id}"
         pending = self._pending.setdefault(
-            (resource, plugin, difference), _Pending([], remedy, str(owner.origin), difference)
+            (resource, plugin, difference), _Pending(remedy, str(owner.origin), difference)
         )
-        if reason not in pending.reasons:
-            pending.reasons.append(reason)
-        pending.routes[route] = None
-        return not self.signature(resource, plugin, route, difference=difference)
+        pending.reasons[reason] = None
+        held = pending.routes.setdefault(route, set())
+        held.add(reason)
+        return not self.signature(resource, plugin, route, held, difference=difference)
+
+    def lost(self, what: str, reason: str, remedy: str, origin: str) -> None:
+        """Block because *what* (``GRPCRoute/shop``) never became part of the configuration."""
+        pending = self._pending.setdefault((what, "input", False), _Pending(remedy, origin, False))
+        pending.reasons[reason] = None
 
     def held(self, owner: Resource, plugin: str, route: str) -> bool:
         """Tell whether *route* already waits for (or has) a signature because *plugin* would be lost."""
@@ -240,8 +260,9 @@ class Job:
         signed: list[Blocker] = []
         for (resource, plugin, difference), one in sorted(self._pending.items()):
             groups: dict[str, list[str]] = {}
-            for route in one.routes:
-                signature = self.signature(resource, plugin, route, difference=difference)
+            for route in one.routes or ("",):
+                reasons = one.routes.get(route, one.reasons)
+                signature = self.signature(resource, plugin, route, reasons, difference=difference)
                 groups.setdefault(signature, []).append(route)
             for signature, routes in sorted(groups.items()):
                 blocker = Blocker(
@@ -249,9 +270,10 @@ class Job:
                     plugin,
                     "; ".join(one.reasons),
                     one.remedy,
-                    tuple(sorted(routes)),
+                    tuple(sorted(filter(None, routes))),
                     one.origin,
                     signature,
+                    tuple(fingerprint(reason) for reason in one.reasons),
                 )
                 (signed if signature else standing).append(blocker)
         return tuple(standing), tuple(signed)

@@ -85,6 +85,8 @@ class Blocker:
     routes: tuple[str, ...]
     origin: str
     accepted: str = ""
+    fingerprints: tuple[str, ...] = ()
+    """One a reason; a signature that names them (``covers``) is void when a reason changes."""
 
     def __str__(self) -> str:
         routes = ", ".join(self.routes) or "no route"
@@ -100,6 +102,7 @@ class Blocker:
             "routes": list(self.routes),
             "origin": self.origin,
             "accepted": self.accepted,
+            "fingerprints": list(self.fingerprints),
         }
 
 

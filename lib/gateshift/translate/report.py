@@ -35,9 +35,20 @@ def _blockers(title: str, blockers: Sequence[Blocker]) -> str:
     if not blockers:
         return ""
     rows = [
-        _row((b.resource, b.plugin, b.reason, b.remedy, ", ".join(b.routes), b.accepted)) for b in blockers
+        _row(
+            (
+                b.resource,
+                b.plugin,
+                b.reason,
+                b.remedy,
+                ", ".join(b.routes),
+                ", ".join(b.fingerprints),
+                b.accepted,
+            )
+        )
+        for b in blockers
     ]
-    head = ("where", "what", "why", "what to do", "routes", "signed")
+    head = ("where", "what", "why", "what to do", "routes", "covers", "signed")
     return f'<h2 class="blocked">{escape(title)}</h2>' + _table(head, rows)
 
 

@@ -35,6 +35,10 @@ class Builder:
         """Record that something could not be taken as written."""
         self.find(Severity.ERROR, origin, message, remedy)
 
+    def lose(self, origin: Origin, what: str, message: str, remedy: str) -> None:
+        """Record that *what* is not part of the configuration although APISIX would act on it."""
+        self._findings.append(Finding(Severity.ERROR, origin, message, remedy, unread=what))
+
     def has(self, kind: Kind, id_: str) -> bool:
         """True when a resource of this kind and id has been read."""
         return id_ in self._resources.get(kind, {})

@@ -1,9 +1,9 @@
-"""Gateway API HTTPRoutes as the APISIX routes that the ingress controller writes for them."""
+"""HTTPRoutes and GRPCRoutes of the Gateway API as the APISIX routes that the controller (2.x) writes."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gateshift.apisix.model import Kind
@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "read"]
 
-KINDS = frozenset({"HTTPRoute"})
+KINDS = frozenset({"HTTPRoute", "GRPCRoute"})
+_RULES = 16
+"""Rules of an object that the controller's priorities tell apart."""
 
 
 def read(manifest: Manifest, context: Context) -> None:
-    """Read one HTTPRoute: each match of each rule becomes a route."""
+    """Read one object: each match of each rule becomes a route."""
+    grpc = manifest.kind == "GRPCRoute"
     hosts = [str(h) for h in objects_of(manifest.spec.get("hostnames"), "hostnames")]
     for i, rule in enumerate(objects_of(manifest.spec.get("rules"), "rules")):
         if not isinstance(rule, Mapping):
@@ -39,8 +42,37 @@ def read(manifest: Manifest, context: Context) -> None:
             base["plugins"] = plugins
         for j, match in enumerate(objects_of(rule.get("matches"), "matches") or [{}]):
             id_ = f"{manifest.id}_{i}_{j}"
-            spec = {"id": id_, **base, **_match(match if isinstance(match, Mapping) else {})}
+            known = match if isinstance(match, Mapping) else {}
+            spec = {"id": id_, **base, **(_grpc_match(known) if grpc else _match(known))}
+            spec["priority"] = _priority(known, i, hosts, grpc=grpc)
             context.builder.add(Kind.ROUTE, id_, spec, manifest.at(f"rules[{i}].matches[{j}]"))
+
+
+def _priority(match: Mapping[str, Any], rule: int, hosts: Sequence[str], *, grpc: bool) -> int:
+    """Return the controller's priority: exact hosts, longer hosts, more conditions, earlier rules first."""
+    exact = max((len(one) for one in hosts if "*" not in one), default=0)
+    value = exact << 31 | max((len(one) for one in hosts), default=0) << 23
+    headers = len(objects_of(match.get("headers"), "headers"))
+    index = max(0, _RULES - rule)
+    method = match.get("method")
+    if grpc:
+        named = method if isinstance(method, Mapping) else {}
+        value |= len(str(named.get("service") or "")) << 19 | len(str(named.get("method") or "")) << 15
+        return value | headers << 10 | index << 5
+    queries = len(objects_of(match.get("queryParams"), "queryParams"))
+    return value | bool(method) << 22 | headers << 17 | queries << 12 | index << 7
+
+
+def _grpc_match(match: Mapping[str, Any]) -> dict[str, Any]:
+    method = match.get("method")
+    named = method if isinstance(method, Mapping) else {}
+    service, name = str(named.get("service") or ""), str(named.get("method") or "")
+    uri = f"/{service}" if service else "/*"
+    if name:
+        uri += f"/{name}"
+    elif service:
+        uri += "/*"
+    return {"uris": [uri], **_variables(match)}
 
 
 def _match(match: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,8 +88,16 @@ def _match(match: Mapping[str, Any]) -> dict[str, Any]:
         variables.append(["uri", "~~", value])
     else:
         # PathPrefix is segment-wise: /foo matches /foo and /foo/x but not /foobar
-        base = value.rstrip("/")
-        spec["uris"] = [base, f"{base}/*"] if base else ["/*"]
+        spec["uris"] = [value, f"{value.removesuffix('/')}/*"]
+    if match.get("method"):
+        spec["methods"] = [match["method"]]
+    found = _variables(match)
+    variables += found.get("vars", [])
+    return {**spec, "vars": variables} if variables else spec
+
+
+def _variables(match: Mapping[str, Any]) -> dict[str, Any]:
+    variables: list[Any] = []
     for key, prefix in (("headers", "http_"), ("queryParams", "arg_")):
         for item in objects_of(match.get(key), key):
             if isinstance(item, Mapping):
@@ -65,11 +105,7 @@ def _match(match: Mapping[str, Any]) -> dict[str, Any]:
                 name = name.lower().replace("-", "_") if prefix == "http_" else name
                 operator = "~~" if item.get("type") == "RegularExpression" else "=="
                 variables.append([prefix + name, operator, item.get("value")])
-    if match.get("method"):
-        spec["methods"] = [match["method"]]
-    if variables:
-        spec["vars"] = variables
-    return spec
+    return {"vars": variables} if variables else {}
 
 
 def _backends(rule: Mapping[str, Any], manifest: Manifest, i: int, context: Context) -> list[dict[str, Any]]:
@@ -80,6 +116,8 @@ def _backends(rule: Mapping[str, Any], manifest: Manifest, i: int, context: Cont
             continue
         space = str(ref.get("namespace") or manifest.namespace)
         upstream = {"type": "roundrobin", **service_nodes(str(ref["name"]), space, ref.get("port", 80))}
+        if manifest.kind == "GRPCRoute":
+            upstream["scheme"] = "grpc"
         weighted.append({"upstream": upstream, "weight": ref.get("weight", 1)})
     return weighted
 
@@ -118,10 +156,11 @@ def _filters(rule: Mapping[str, Any], manifest: Manifest, i: int, context: Conte
             host = f"http://{ref.get('name')}.{space}.svc.cluster.local:{ref.get('port', 80)}"
             plugins["proxy-mirror"] = {"host": host}
         else:
-            context.builder.error(
+            context.builder.lose(
                 manifest.at(f"rules[{i}].filters[{j}]"),
+                f"{manifest.kind}/{manifest.namespace}/{manifest.name}",
                 f"filter {kind} is not read",
-                "carry it over by hand; the routes of this rule are incomplete without it",
+                "carry it over by hand and sign for it; the rule's routes are incomplete without it",
             )
     return plugins
 

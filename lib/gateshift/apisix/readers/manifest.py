@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gateshift.apisix.model import Origin
@@ -20,6 +20,7 @@ class Manifest:
     namespace: str
     spec: Mapping[str, Any]
     origin: Origin
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
