@@ -3,7 +3,8 @@
 The rules of a translation go, match for match, into a plain Envoy on loopback that answers by itself, so the
 difference to a table of one route is the routing alone. Envoy tries rules top-down: a request for the last
 route pays for all. ``one host`` is that worst case; ``by host`` is the same number of routes over hosts of
-50 routes each, as translate emits them when routes have hosts.
+50 routes each, as translate emits them when routes have hosts. All tables are served at once and asked in
+turn, round by round, and a difference is one of the same round.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -129,43 +131,76 @@ def _await(process: subprocess.Popen[bytes], port: int) -> None:
     raise SystemExit("Envoy did not start within 60 s")
 
 
-def ask(port: int, host: str, path: str, count: int) -> list[float]:
-    """Return the latency of each request in microseconds, sorted; one connection, one at a time."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    spent = []
-    for number in range(count + WARM_UP):
-        started = time.perf_counter()
-        connection.request("GET", path, headers={"Host": host})
-        answer = connection.getresponse()
-        answer.read()
-        took = 1e6 * (time.perf_counter() - started)
-        assert answer.status == 200, answer.status
-        if number >= WARM_UP:
-            spent.append(took)
-    connection.close()
-    return sorted(spent)
+class Asker:
+    """One connection to one table, asked in short rounds; latencies in microseconds."""
+
+    def __init__(self, port: int, process: psutil.Process, request: Mapping[str, str]) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        self._process, self._request = process, request
+        self.rounds: list[list[float]] = []
+        self.cpu = 0.0
+
+    def ask(self, count: int) -> None:
+        """Send *count* requests, one at a time."""
+        before = sum(self._process.cpu_times()[:2])
+        spent = []
+        for _ in range(count):
+            started = time.perf_counter()
+            self._connection.request("GET", self._request["path"], headers={"Host": self._request["host"]})
+            answer = self._connection.getresponse()
+            answer.read()
+            spent.append(1e6 * (time.perf_counter() - started))
+            assert answer.status == 200, answer.status
+        self.cpu += 1e6 * (sum(self._process.cpu_times()[:2]) - before)
+        self.rounds.append(sorted(spent))
+
+    def of_rounds(self, share: float) -> list[float]:
+        """Return the quantile *share* of each round."""
+        return [one[int(len(one) * share)] for one in self.rounds]
+
+
+def _spread(values: Sequence[float]) -> str:
+    ordered = sorted(values)
+    low, high = ordered[len(ordered) // 4], ordered[3 * len(ordered) // 4]
+    return f"{statistics.median(values):+.0f} us ({low:+.0f} to {high:+.0f})"
 
 
 def main() -> int:
-    """Print median and P99 for each size, and what they add to a table of one route."""
+    """Print for each size what it adds to a table of one route: median over rounds, quartiles in brackets."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--requests", type=int, default=5_000)
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--requests", type=int, default=200, help="of one table in one round")
     arguments = parser.parse_args()
-    base: tuple[float, float] | None = None
-    for routes, by_host in SIZES:
-        last = table(routes, by_host=by_host)[-1]
-        with serving(virtual_hosts(routes, by_host=by_host)) as (port, process):
-            before = sum(process.cpu_times()[:2])
-            found = ask(port, last["host"], last["uri"].replace("*", "x"), arguments.requests)
-            cpu = 1e6 * (sum(process.cpu_times()[:2]) - before) / (arguments.requests + WARM_UP)
-        middle, tail = statistics.median(found), found[int(len(found) * 0.99)]
-        base = base or (cpu, tail)
+    with ExitStack() as stack:
+        askers = []
+        for routes, by_host in SIZES:
+            last = table(routes, by_host=by_host)[-1]
+            request = {"host": last["host"], "path": last["uri"].replace("*", "x")}
+            port, process = stack.enter_context(serving(virtual_hosts(routes, by_host=by_host)))
+            askers.append(Asker(port, process, request))
+        for asker in askers:
+            asker.ask(WARM_UP)
+            asker.rounds, asker.cpu = [], 0.0
+        order = random.Random(0)
+        for _ in range(arguments.rounds):
+            # Whatever disturbs the machine meets all tables alike; differences are taken within a round.
+            for asker in order.sample(askers, len(askers)):
+                asker.ask(arguments.requests)
+    base, sent = askers[0], arguments.rounds * arguments.requests
+    sys.stdout.write(
+        f"     1 route: Envoy CPU {base.cpu / sent:.0f} us, median"
+        f" {statistics.median(base.of_rounds(0.5)):.0f} us, P99 {statistics.median(base.of_rounds(0.99)):.0f} us\n"
+    )
+    for (routes, by_host), asker in zip(SIZES[1:], askers[1:], strict=True):
+        added = {
+            share: [a - b for a, b in zip(asker.of_rounds(share), base.of_rounds(share), strict=True)]
+            for share in (0.5, 0.99)
+        }
         sys.stdout.write(
             f"{routes:6} routes {'by host ' if by_host else 'one host'}:"
-            f" Envoy CPU {cpu:6.0f} us a request ({cpu - base[0]:+.0f}),"
-            f" median {middle:6.0f} us, P99 {tail:6.0f} us ({tail - base[1]:+.0f})\n"
+            f" CPU {(asker.cpu - base.cpu) / sent:+.0f} us, median {_spread(added[0.5])},"
+            f" P99 {_spread(added[0.99])}\n"
         )
-        sys.stdout.flush()
     return 0
 
 

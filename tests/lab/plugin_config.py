@@ -49,6 +49,8 @@ def _per_second(rate: float, **more: Any) -> dict[str, Any]:
 FUNCTION = f"http://{service('echo')}"
 PLUGINS: dict[str, dict[str, Any]] = {
     "plain": {},
+    "mtls": {},
+    "passive": {},
     "cors": {
         "cors": {
             "allow_origins": "https://app.test",
@@ -238,6 +240,23 @@ FIELDS: dict[str, dict[str, Any]] = {
         "upstream": {"type": "roundrobin", "scheme": "grpc", "nodes": {service("identity-grpc", 50051): 1}}
     },
     "breaker": {"upstream": upstream("second")},
+    "mtls": {
+        "upstream": {
+            "type": "roundrobin",
+            "scheme": "https",
+            "nodes": {service("guarded", 8443): 1},
+            "tls": {"client_cert": "kept in the Secret", "client_key": "kept in the Secret"},
+        }
+    },
+    "passive": {
+        "upstream": upstream(
+            "pair",
+            checks={
+                "active": {"http_path": "/"},
+                "passive": {"unhealthy": {"http_failures": 3, "http_statuses": [500]}},
+            },
+        )
+    },
     "connections": {"upstream": upstream("second")},
 }
 FIELDS["transcode"]["upstream"] = FIELDS["web"]["upstream"]

@@ -6,6 +6,7 @@ They listen on loopback; WorkloadEntries put them behind Services of the lab's c
 from __future__ import annotations
 
 import json
+import ssl
 import tempfile
 import threading
 from collections import Counter
@@ -21,6 +22,7 @@ import yaml
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from grpc_tools import protoc
 
+from gateshift.lab.certs import Authority
 from tests.lab.plugin_config import NAMESPACE
 
 RLS = """
@@ -50,9 +52,13 @@ class Echo(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         told = {"service": self.name, "method": self.command, "path": self.path, "headers": headers}
         told["body"] = body
+        if isinstance(self.connection, ssl.SSLSocket):
+            told["client"] = dict(pair[0] for pair in self.connection.getpeercert()["subject"])
         self.seen.append(told)
         status, more, text = 200, {}, json.dumps(told)
-        if self.path.startswith("/status/"):
+        if self.name == "pair-bad":
+            status = 500
+        elif self.path.startswith("/status/"):
             status = int(self.path.split("/")[2])
         elif self.path.startswith("/check"):
             good = headers.get("authorization") == "Bearer good"
@@ -95,12 +101,32 @@ class _Server(ThreadingHTTPServer):
         """A caller that did not wait is part of the test."""
 
 
+def mutual(authority: Authority) -> ssl.SSLContext:
+    """Return the settings of a server that takes only clients with a certificate of *authority*."""
+    own = authority.issue("guarded", "guarded", names=["guarded"])
+    settings = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(authority.certificate))
+    settings.verify_mode = ssl.CERT_REQUIRED
+    settings.load_cert_chain(own.certificate, own.key)
+    return settings
+
+
+def client_secret(authority: Authority, name: str) -> dict[str, Any]:
+    """Return the Secret that an operator fills with the upstream's client certificate."""
+    pair = authority.issue("gateway", "gateway")
+    data = {"tls.crt": pair.certificate.read_text(), "tls.key": pair.key.read_text()}
+    data["ca.crt"] = authority.certificate.read_text()
+    metadata = {"name": name, "namespace": "istio-system"}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data}
+
+
 @contextmanager
-def echo(name: str) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+def echo(name: str, tls: ssl.SSLContext | None = None) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """Serve an echo; give its port and what it has seen."""
     seen: list[dict[str, Any]] = []
     kind = type(name, (Echo,), {"name": name, "seen": seen})
     server = _Server(("127.0.0.1", 0), kind)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield server.server_address[1], seen
@@ -168,24 +194,28 @@ def rate_limits(settings: str) -> Iterator[int]:
         server.stop(None)
 
 
-def _objects(name: str, port: int, target: int, kind: str) -> list[dict[str, Any]]:
-    metadata = {"name": name, "namespace": NAMESPACE}
+def _objects(name: str, port: int, kind: str, *targets: int) -> list[dict[str, Any]]:
+    """Return a Service and one WorkloadEntry for each of its processes."""
     ports = [{"name": kind, "port": port, "targetPort": port}]
-    entry = {"address": "127.0.0.1", "labels": {"app": name}, "ports": {kind: target}}
-    return [
+    found: list[dict[str, Any]] = [
         {
             "apiVersion": "v1",
             "kind": "Service",
-            "metadata": metadata,
+            "metadata": {"name": name, "namespace": NAMESPACE},
             "spec": {"selector": {"app": name}, "ports": ports},
-        },
-        {
-            "apiVersion": "networking.istio.io/v1",
-            "kind": "WorkloadEntry",
-            "metadata": metadata,
-            "spec": entry,
-        },
+        }
     ]
+    for number, target in enumerate(targets):
+        entry = {"address": "127.0.0.1", "labels": {"app": name}, "ports": {kind: target}}
+        found.append(
+            {
+                "apiVersion": "networking.istio.io/v1",
+                "kind": "WorkloadEntry",
+                "metadata": {"name": f"{name}-{number}", "namespace": NAMESPACE},
+                "spec": entry,
+            }
+        )
+    return found
 
 
 @contextmanager
@@ -195,6 +225,15 @@ def services(settings: str) -> Iterator[tuple[list[dict[str, Any]], dict[str, li
         objects, seen = [], {}
         for name in ("echo", "second"):
             port, seen[name] = stack.enter_context(echo(name))
-            objects += _objects(name, 8000, port, "http")
-        objects += _objects("ratelimit", 8081, stack.enter_context(rate_limits(settings)), "grpc")
+            objects += _objects(name, 8000, "http", port)
+        pair = []
+        for name in ("pair-good", "pair-bad"):
+            port, seen[name] = stack.enter_context(echo(name))
+            pair.append(port)
+        objects += _objects("pair", 8000, "http", *pair)
+        authority = Authority(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        port, seen["guarded"] = stack.enter_context(echo("guarded", mutual(authority)))
+        objects += _objects("guarded", 8443, "http", port)
+        objects.append(client_secret(authority, "route-mtls-client"))
+        objects += _objects("ratelimit", 8081, "grpc", stack.enter_context(rate_limits(settings)))
         yield objects, seen

@@ -37,6 +37,7 @@ _REFUSED = frozenset("LUlu")  # Perl's case changes: an error in PCRE
 _INLINE = re.compile(r"\(\?([imsxJU]*)(?:-([imsxJU]*))?([:)])")
 _SETS = frozenset({"\\" + c for c in "dDsSwW"} | {*POSIX.values(), " \\t\\xa0", "\\n-\\r\\x85"})
 _SET_AHEAD = re.compile(r"\\[dDsSwWhv]|\[:\w+:\]")
+_LAZY = re.compile(r"(?:[*+?]|\{\d+(?:,\d*)?\})\?")
 _QUANTIFIER = re.compile(r"\{(\d+)(,?)(\d*)\}")
 
 
@@ -120,6 +121,9 @@ class _Translator:
         elif char == "x":
             self._hex()
         elif char in _ESCAPES:
+            if char == "R" and _LAZY.match(self.text, self.at + 2):
+                # PCRE's \R is atomic, and inside a lazy repetition the two engines give up differently.
+                raise Untranslatable(f"{self.text}: \\R repeated lazily")
             self._emit(_ESCAPES[char], 2)
         elif char == "0":
             found = re.compile(r"[0-7]{1,3}").match(self.text, self.at + 1)
