@@ -189,7 +189,8 @@ def main() -> int:
     base, sent = askers[0], arguments.rounds * arguments.requests
     sys.stdout.write(
         f"     1 route: Envoy CPU {base.cpu / sent:.0f} us, median"
-        f" {statistics.median(base.of_rounds(0.5)):.0f} us, P99 {statistics.median(base.of_rounds(0.99)):.0f} us\n"
+        f" {statistics.median(base.of_rounds(0.5)):.0f} us,"
+        f" P99 {statistics.median(base.of_rounds(0.99)):.0f} us\n"
     )
     for (routes, by_host), asker in zip(SIZES[1:], askers[1:], strict=True):
         added = {

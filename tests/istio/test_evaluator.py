@@ -84,6 +84,37 @@ def test_conditions(match: dict[str, Any], headers: dict[str, str], query: str, 
     assert (chosen(objects, authority="x", headers=headers, query=query) == "r") is expected
 
 
+SERVED = {
+    20: ("v1beta1", "v1alpha1", "v1", "v1beta1"),
+    21: ("v1beta1", "v1alpha1", "v1", "v1beta1"),
+    22: ("v1", "v1", "v1", "v1"),
+    31: ("v1", "v1", "v1", "v1"),
+}
+"""Newest version of each group that the CRDs of istio/api serve at its tags v1.20.0 to v1.30.0."""
+
+FIELDS = {
+    Feature.URI_REGEX_REWRITE: 20,
+    Feature.CORS_UNMATCHED_PREFLIGHTS: 23,
+    Feature.CREDENTIAL_NAMES: 26,
+    Feature.CA_CREDENTIAL_NAME: 28,
+}
+"""First tag whose CRDs have the field (uriRegexRewrite stands in all that are covered)."""
+
+
+@pytest.mark.parametrize(("minor", "groups"), SERVED.items())
+def test_groups_are_asked_in_the_newest_version_that_is_served(minor: int, groups: tuple[str, ...]) -> None:
+    version = parse_version(f"1.{minor}.0")
+    found = (version.networking, version.telemetry, version.security, version.peer_authentication)
+    assert tuple(one.rpartition("/")[2] for one in found) == groups
+    assert version.envoy_filter.endswith("/v1alpha3")
+
+
+@pytest.mark.parametrize(("feature", "minor"), FIELDS.items())
+def test_fields_come_with_the_crds_that_have_them(feature: Feature, minor: int) -> None:
+    assert parse_version(f"1.{minor}").has(feature)
+    assert minor == 20 or not parse_version(f"1.{minor - 1}").has(feature)
+
+
 def test_versions() -> None:
     assert parse_version("1.21.3").networking == "networking.istio.io/v1beta1"
     assert parse_version("v1.22.0-rc.0").networking == "networking.istio.io/v1"
