@@ -68,8 +68,8 @@ def parse(arguments: list[str]) -> None:
 def _handed_on(verb: str, arguments: list[str]) -> click.Command:
     """Two verbs hand their arguments on to one of two commands."""
     from gateshift.cli import notebooks
+    from gateshift.cli.translation import translate_command
     from gateshift.diagnose.command import lint_command
-    from gateshift.translate.command import translate_command
 
     if verb == "translate":
         return translate_command if "--in" in arguments else notebooks._translate_notebook

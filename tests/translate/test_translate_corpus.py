@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from gateshift.apisix.readers import read_files
+from gateshift.cli.translation import translate_command
 from gateshift.params.model import TranslateParams
 from gateshift.translate import Target, prove, translate
-from gateshift.translate.command import translate_command
 from gateshift.translate.ledger import leaves
 from gateshift.translate.model import FILES
 from tests.translate.helpers import CORPUS

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from gateshift.translate.command import translate_command
+from gateshift.cli.translation import translate_command
 from gateshift.translate.model import FILES
 
 NODES = [{"host": "web.shop.svc.cluster.local", "port": 8080, "weight": 100}]

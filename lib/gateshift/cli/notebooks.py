@@ -14,6 +14,7 @@ from gateshift.archive.copying import keep_safe
 from gateshift.archive.run import Outcome, execute
 from gateshift.cli import results
 from gateshift.cli.shared import PARAMS, short_path
+from gateshift.cli.translation import translate_command
 from gateshift.errors import InputError, Interrupted
 from gateshift.migration.journal import read_records
 from gateshift.migration.state import fold
@@ -23,7 +24,6 @@ from gateshift.params.load import parse_override
 from gateshift.runbook.context import Context
 from gateshift.runbook.inputs import migration_folder, project_root, resolvers
 from gateshift.runbook.order import NOTEBOOKS
-from gateshift.translate.command import translate_command
 
 __all__ = ["run_notebook", "tell_pipeline"]
 
