@@ -64,7 +64,7 @@ def test_released_lock_is_free_and_unheld_lock_writes_nothing(tmp_path: Path) ->
     first.release()
     with pytest.raises(LockHeld):
         first.check()
-    assert (tmp_path / "lock").read_text() == ""
+    assert json.loads((tmp_path / "lock").read_text()) == {}
 
 
 def test_cell_that_is_run_again_takes_over_from_itself(tmp_path: Path) -> None:
