@@ -71,3 +71,6 @@ torture: install  ## Kill a migration at 10,000 random points; each must resume
 
 bench-diagnose: install  ## Inject some 90 faults into a lab; measure how well diagnose names their cause
 	@$(BIN)/python -m bench.diagnose --write
+
+bench-judge: install  ## Measure the judge beside Flagger, Argo and Kayenta; writes docs/verdicts.md
+	@$(BIN)/python bench/judge.py --out docs/verdicts.md

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ class Wire:
 
 
 @contextmanager
-def serve() -> Iterator[Wire]:
+def serve(tls: ssl.SSLContext | None = None) -> Iterator[Wire]:
     wire = Wire()
 
     class Handler(BaseHTTPRequestHandler):
@@ -55,7 +56,11 @@ def serve() -> Iterator[Wire]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    wire.url = f"http://127.0.0.1:{server.server_port}"
+    if tls is not None:
+        # The handshake belongs to the connection's own thread: a client that breaks it off stops nobody.
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    server.handle_error = lambda request, address: None  # type: ignore[method-assign]
+    wire.url = f"http{'s' if tls else ''}://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

@@ -1,6 +1,10 @@
+import ssl
+from pathlib import Path
+
 import pytest
 
 from gateshift.errors import MetricsError
+from gateshift.lab.certs import Authority
 from gateshift.metrics.source import PrometheusSource
 from gateshift.params.model import MetricsParams
 
@@ -72,3 +76,30 @@ def test_no_server_and_no_secret_in_the_message() -> None:
 def test_unusable_certificates_are_named() -> None:
     with pytest.raises(MetricsError, match="certificate"):
         PrometheusSource(MetricsParams(url="https://127.0.0.1:9", ca_file="/nowhere/ca.pem"))
+
+
+def test_a_prometheus_behind_mutual_tls_is_read_with_a_certificate_only(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "ours")
+    server = authority.issue("server", "prometheus", names=["127.0.0.1"])
+    client = authority.issue("client", "gateshift")
+    stranger = Authority(tmp_path / "theirs").issue("client", "gateshift")
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=authority.certificate)
+    tls.verify_mode = ssl.CERT_REQUIRED
+    tls.load_cert_chain(server.certificate, server.key)
+    with serve(tls) as wire:
+        wire.responder = lambda query, at: [{"metric": {}, "value": [at, "1"]}]
+
+        def ask(**files: object) -> float:
+            with PrometheusSource(MetricsParams(url=wire.url, timeout="5s", **files)) as prometheus:
+                return prometheus.instant("up", 1.0).series[0].value
+
+        trusted = {"ca_file": str(authority.certificate)}
+        assert ask(**trusted, cert_file=str(client.certificate), key_file=str(client.key)) == 1.0
+        # Refused in TLS 1.3 after our first bytes: as an alert, or as a connection that is gone.
+        with pytest.raises(MetricsError, match=r"https://127\.0\.0\.1"):
+            ask(**trusted)
+        with pytest.raises(MetricsError, match=r"https://127\.0\.0\.1"):
+            ask(**trusted, cert_file=str(stranger.certificate), key_file=str(stranger.key))
+        with pytest.raises(MetricsError, match=r"(?i)certificate"):
+            ask(ca_file=str(tmp_path / "theirs" / "ca.crt"))  # the server is not the one we trust
+        assert len(wire.headers) == 1, "only the first was served"
