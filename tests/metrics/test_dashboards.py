@@ -9,6 +9,7 @@ from gateshift.metrics.dashboards import OFFICIAL, build
 DASHBOARDS = Path(__file__).parents[2] / "dashboards"
 FILLED = {
     "$istio_selector": 'source_workload="istio-ingressgateway"',
+    "$envoy_selector": 'job=~".+"',
     "$apisix_selector": 'job=~".+"',
 }
 

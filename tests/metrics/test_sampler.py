@@ -143,6 +143,28 @@ def test_partial_response_and_query_error(wire: Wire, scrapes: Scrapes, sampler:
     assert sampler.sample(102, 103).canary.requests == 2.0
 
 
+def test_connections_are_those_of_the_gateway_that_was_counted(
+    wire: Wire, scrapes: Scrapes, sampler: Sampler
+) -> None:
+    asked: list[str] = []
+
+    def responder(query: str, at: float) -> object:
+        if "cx_active" not in query and "current_connections" not in query:
+            return scrapes(query, at)
+        asked.append(query)
+        return [{"metric": {}, "value": [at, "17" if "envoy" in query else "230"]}]
+
+    wire.responder = responder
+    assert sampler.connections(99) == (None, 230.0), "before a sample nobody knows the gateway's instances"
+    sampler.sample(99, 100)
+    assert sampler.connections(100) == (17.0, 230.0)
+    assert 'instance=~"pod\\\\-a"' in asked[-2]
+    wire.responder = lambda query, at: []
+    assert sampler.connections(101) == (None, None)
+    wire.raw = (500, b"")
+    assert sampler.connections(102) == (None, None)
+
+
 def matrix(**series: list[float]) -> bytes:
     result = [
         {

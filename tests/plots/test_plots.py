@@ -41,6 +41,17 @@ def test_draws_any_history(length: int) -> None:
     assert len(figure.axes) == 6
 
 
+def test_connections_are_drawn_where_they_are_known() -> None:
+    samples = history(30)
+    known = [(s.time, None if i < 3 else 40.0 + i, 900.0) for i, s in enumerate(samples)]
+    figure = canary_figure(samples, STAGE, connections=known)
+    axes = next(axes for axes in figure.axes if axes.get_title() == "open connections")
+    istio = next(line for line in axes.lines if "Istio" in str(line.get_label()))
+    assert [math.isnan(v) for v in list(istio.get_ydata())[:4]] == [True, True, True, False]
+    unknown = canary_figure(samples, STAGE, connections=[(s.time, None, None) for s in samples])
+    assert len(unknown.axes) == len(figure.axes) - 1 == 6
+
+
 def test_a_gap_is_a_gap_and_named_not_zero() -> None:
     figure = canary_figure(history(30), STAGE)
     errors = next(axes for axes in figure.axes if "error rate" in axes.get_title())

@@ -163,7 +163,9 @@ _ROWS = (
     _istio(
         "istio_error_rate_by_service",
         "Istio error rate (5xx) by service",
-        f'100 * sum by (destination_service) (rate({_RQ}{{response_code=~"5..",$selector}}[$window])) '
+        # "or 0 *": a service without a single error has no series of them, and would vanish from the panel.
+        f'100 * (sum by (destination_service) (rate({_RQ}{{response_code=~"5..",$selector}}[$window])) '
+        f"or 0 * sum by (destination_service) (rate({_RQ}{{$selector}}[$window]))) "
         f"/ sum by (destination_service) (rate({_RQ}{{$selector}}[$window]))",
         "percent",
         "response_code",
@@ -172,7 +174,8 @@ _ROWS = (
     _apisix(
         "apisix_error_rate_by_service",
         "APISIX error rate (5xx) by service",
-        f'100 * sum by (service) (rate({_HTTP}{{code=~"5..",$selector}}[$window])) '
+        f'100 * (sum by (service) (rate({_HTTP}{{code=~"5..",$selector}}[$window])) '
+        f"or 0 * sum by (service) (rate({_HTTP}{{$selector}}[$window]))) "
         f"/ sum by (service) (rate({_HTTP}{{$selector}}[$window]))",
         "percent",
         "code",

@@ -48,7 +48,7 @@ def _target(name: str, number: int) -> dict[str, Any]:
     gateway = "Istio (new)" if metric.gateway == "istio" else "APISIX (old)"
     by = f" {_BY_SERVICE[metric.gateway]}" if name.endswith("_by_service") else ""
     # Grafana fills in the variable; one reporter, since two of them would count every request twice.
-    selector = f"${metric.gateway}_selector"
+    selector = "$envoy_selector" if metric.template.count("envoy_") else f"${metric.gateway}_selector"
     if metric.reporters:
         selector = f'reporter="{metric.reporters[0]}",{selector}'
     return {
@@ -107,6 +107,9 @@ def _dashboard(uid: str, title: str, panels: list[dict[str, Any]]) -> dict[str, 
             "list": [
                 source,
                 _variable("istio_selector", "Istio matchers", 'source_workload="istio-ingressgateway"'),
+                # Envoy's own metrics lack Istio's labels; in a mesh name the gateway here, as in
+                # pod=~"istio-ingressgateway-.*", or the sidecars' connections are added up as well.
+                _variable("envoy_selector", "Envoy gateway matchers", 'job=~".+"'),
                 _variable("apisix_selector", "APISIX matchers", 'job=~".+"'),
             ]
         },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -113,6 +114,25 @@ class Sampler:
         )
         lacking = Missing(MissingKind.EMPTY_ANSWER, f"APISIX: nothing counted in {until - start:.0f} s")
         return found, "" if found else str(lacking)
+
+    def connections(self, at: float) -> tuple[float | None, float | None]:
+        """Return the open client connections of Istio and APISIX at *at*; None where they are not known.
+
+        To watch only, no verdict rests on them. Envoy's own figures lack the labels of Istio's metrics: the
+        gateway's are those of the instances whose requests were counted.
+        """
+        known = self._memory[self._istio.name].requests
+        instances = sorted({instance for _, instance in known.processes if instance}) if known else []
+        named = "|".join(_escaped(re.escape(instance)) for instance in instances)
+        istio = self._number("istio_connections", f'instance=~"{named}"', at) if instances else None
+        return istio, self._number("apisix_connections", self._apisix.selector, at)
+
+    def _number(self, row: str, selector: str, at: float) -> float | None:
+        try:
+            values = [series.value for series in self._ask(row, selector, at).series]
+        except (_NoData, MetricsError):
+            return None
+        return values[0] if values and math.isfinite(values[0]) else None
 
     def _past(self, row: str, key: str, start: float, end: float) -> list[Snapshot]:
         """Read raw counters at every step of a time that is over."""

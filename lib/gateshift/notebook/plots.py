@@ -43,6 +43,7 @@ def canary_figure(
     *,
     shares: Sequence[tuple[float, float]] = (),
     forecast: Sequence[tuple[float, float]] = (),
+    connections: Sequence[tuple[float, float | None, float | None]] = (),
     verdict: Verdict | None = None,
     title: str = "",
     params: JudgeParams | None = None,
@@ -51,7 +52,8 @@ def canary_figure(
 ) -> Figure:
     """Draw a stage: share, error rates with limit, evidence, latency and request rate.
 
-    *shares* and *forecast* are (unix seconds, percent on Istio), observed and expected. *zone* is the
+    *shares* and *forecast* are (unix seconds, percent on Istio), observed and expected; *connections* are
+    (unix seconds, open on Istio, open on APISIX), drawn if any is known. *zone* is the
     operator's time zone (default: the machine's); UTC stands beside it. Gaps in the data are shaded and
     named, never drawn as zero.
     """
@@ -61,7 +63,13 @@ def canary_figure(
     share = figure.add_subplot(grid[0, 0])
     errors = figure.add_subplot(grid[0, 1], sharex=share)
     proof = figure.add_subplot(grid[1, 1], sharex=share)
-    rate = figure.add_subplot(grid[1, 0], sharex=share)
+    watched = any(istio is not None or apisix is not None for _, istio, apisix in connections)
+    left = grid[1, 0].subgridspec(1, 2) if watched else None
+    rate = figure.add_subplot(left[0, 0] if left else grid[1, 0], sharex=share)
+    upper = [share, errors, proof, rate]
+    if left:
+        upper.append(figure.add_subplot(left[0, 1], sharex=share))
+        _connections(upper[-1], connections)
     fast = figure.add_subplot(grid[2, 0], sharex=share)
     slow = figure.add_subplot(grid[2, 1], sharex=share, sharey=fast)
     _share(share, history, stage, shares, forecast)
@@ -70,12 +78,12 @@ def canary_figure(
     _rate(rate, history)
     _latency(fast, history, stage, "canary", "Istio (new) latency, ms")
     _latency(slow, history, stage, "baseline", "APISIX (old) latency, ms")
-    for axes in (share, errors, proof, rate, fast, slow):
+    for axes in (*upper, fast, slow):
         _dress(axes)
         _gaps(axes, history, ("baseline",) if axes is slow else ("canary", "baseline"))
     for axes in (fast, slow):
         _clock(axes, history, local)
-    for axes in (share, errors, proof, rate):
+    for axes in upper:
         axes.tick_params(labelbottom=False)
     figure.suptitle(_heading(title, verdict), color=_INK, fontsize=11.5, fontweight="bold", wrap=True)
     return figure
@@ -239,6 +247,17 @@ def _rate(axes: Axes, history: Sequence[Sample]) -> None:
     axes.set_ylim(0, 1.35 * max(top, 1.0))
     axes.set_title("requests per second")
     _legend(axes, "upper left", columns=2)
+
+
+def _connections(axes: Axes, connections: Sequence[tuple[float, float | None, float | None]]) -> None:
+    times = [_moment(time) for time, _, _ in connections]
+    for index, side, label in ((2, "baseline", "APISIX (old)"), (1, "canary", "Istio (new)")):
+        values = [math.nan if point[index] is None else point[index] for point in connections]
+        axes.plot(times, values, label=label, **_style(side))
+    top = max([v for line in axes.lines for v in _finite(line.get_ydata())] or [1.0])
+    axes.set_ylim(0, 1.6 * max(top, 1.0))
+    axes.set_title("open connections")
+    _legend(axes, "upper left", columns=1)
 
 
 def _latency(axes: Axes, history: Sequence[Sample], stage: StageParams, side: str, title: str) -> None:

@@ -246,6 +246,7 @@ class Canary(Runbook):
             history,
             self.stage,
             shares=watch.shares,
+            connections=watch.connections,
             forecast=watch.curve(history[-1].time) if history else (),
             verdict=verdict,
             params=self.params.judge,

@@ -49,6 +49,8 @@ def _known(side: Side) -> bool:
 class StageWatch:
     """The state of one stage's observation. Times are unix seconds, shares percent on Istio.
 
+    *connections* are (time, Istio, APISIX), to watch; None where they are not known.
+
     *attempt* counts the observations of this stage before this one: they share its budget. *accepted* is when
     the weights were accepted: the forecast counts from then (None: from its own begin).
     """
@@ -66,6 +68,7 @@ class StageWatch:
     attempt: int = 0
     history: list[Sample] = field(default_factory=list)
     shares: list[tuple[float, float]] = field(default_factory=list)
+    connections: list[tuple[float, float | None, float | None]] = field(default_factory=list)
     dwelled: float = 0.0
     arrived_once: bool = False
     weights: Weights | None = None
@@ -215,6 +218,10 @@ class StageWatch:
             # Cleaned before it is judged: what is recorded is what was judged.
             sample = Sample.unknown(now, self.context.journal.redactor.text(str(error)))
         self.history.append(sample)
+        # An address that told nothing of either gateway is not asked again: each question may wait in vain.
+        silent = sample.canary.missing is not None and sample.baseline.missing is not None
+        watched = (None, None) if silent else self.context.sampler.connections(now)
+        self.connections.append((now, *watched))
         self.on_sample(sample)
         return sample
 
