@@ -107,7 +107,8 @@ def _director(migration: str, overrides: Mapping[str, Any], screen: Screen) -> D
     params = load(root / PARAMS, overrides={"migration": migration}, resolvers=resolvers())
     return Director(
         migration=migration,
-        params_file=str(root / PARAMS),
+        # As a person would give it: what is archived then names no folder of this machine.
+        params_file=short_path(root / PARAMS),
         outputs=root / params.outputs,
         overrides=overrides,
         narrate=screen.line,
