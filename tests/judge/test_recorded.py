@@ -1,7 +1,7 @@
-"""Verdicts of real rehearsals with faults, recomputed from what they recorded: the same to the last character.
+"""Verdicts of real rehearsals with faults, recomputed from what they recorded: the same to the last letter.
 
-The files are the ``samples.jsonl`` of both stages of ``gateshift rehearse --short --only fault --fault NAME``,
-as Parquet. A judge that is changed on purpose needs new ones.
+The files are the ``samples.jsonl`` of both stages of ``gateshift rehearse --short --only fault``, as
+Parquet. A judge that is changed on purpose needs new ones.
 """
 
 from pathlib import Path
