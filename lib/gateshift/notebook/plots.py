@@ -251,13 +251,20 @@ def _rate(axes: Axes, history: Sequence[Sample]) -> None:
 
 def _connections(axes: Axes, connections: Sequence[tuple[float, float | None, float | None]]) -> None:
     times = [_moment(time) for time, _, _ in connections]
-    for index, side, label in ((2, "baseline", "APISIX (old)"), (1, "canary", "Istio (new)")):
-        values = [math.nan if point[index] is None else point[index] for point in connections]
+    sides = (
+        ("baseline", "APISIX (old)", [_known(apisix) for _, _, apisix in connections]),
+        ("canary", "Istio (new)", [_known(istio) for _, istio, _ in connections]),
+    )
+    for side, label, values in sides:
         axes.plot(times, values, label=label, **_style(side))
     top = max([v for line in axes.lines for v in _finite(line.get_ydata())] or [1.0])
     axes.set_ylim(0, 1.6 * max(top, 1.0))
     axes.set_title("open connections")
     _legend(axes, "upper left", columns=1)
+
+
+def _known(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _latency(axes: Axes, history: Sequence[Sample], stage: StageParams, side: str, title: str) -> None:
