@@ -20,7 +20,7 @@ from werkzeug.serving import make_server
 
 from gateshift.lab.route53.service import Behaviour, Service
 from tests.cluster.conftest import FakeApi, _handler
-from tests.traffic.conftest import APISIX_LB, ISTIO_LB, ZONE, Door, alias
+from tests.traffic.conftest import APISIX_LB, ISTIO_LB, ZONE, Door, alias, refusal
 
 HOST = "api.voiceassistant.com"
 RATE = 2000.0
@@ -64,6 +64,20 @@ class World:
         self.changes: list[int] = []
         self.now_weight = 0
         self.zone = ""
+        self.away: dict[str, tuple[float, float]] = {}
+        self.begun: float | None = None
+
+    def trouble(self, given: dict[str, Any]) -> None:
+        """Befall the next run: spans of seconds from its first query under weights, counts for DNS."""
+        self.away, self.begun = given.get("away", {}), None
+        self.door.pending = given.get("pending", 0)
+        refused = iter([refusal("Throttling", "Rate exceeded", "400 Bad Request")] * given.get("throttle", 0))
+        self.door.fault = lambda method, _: next(refused, None) if method == "POST" else None
+
+    def is_away(self, system: str, time: float) -> bool:
+        """Return whether *system* does not answer at *time*."""
+        begin, end = self.away.get(system, (0.0, 0.0))
+        return self.begun is not None and begin <= time - self.begun < end
 
     def prepare(self, url: str) -> None:
         self.admin = boto3.client(
@@ -103,11 +117,21 @@ class World:
             self.prepare(f"http://{environ['HTTP_HOST']}")
             self.traffic.bad_weight = json.loads(raw)["bad_weight"]
             return self._answer(start, {})
+        if path == "/world/trouble":
+            self.trouble(json.loads(raw))
+            return self._answer(start, {})
         if path == "/world":
             now = self.traffic.points[-1][0] if self.traffic.points else 0.0
             return self._answer(start, {"weight": self.weight(), "changes": self.changes, "now": now})
         form = parse_qs(raw)
-        found = self.series(form["query"][0], float(form["time"][0]))
+        asked = float(form["time"][0])
+        if self.begun is None and self.now_weight > 0:
+            self.begun = asked
+        if self.is_away("metrics", asked):
+            self.traffic.at(asked, self.now_weight)
+            start("503 Service Unavailable", [("Content-Length", "0")])
+            return [b""]
+        found = self.series(form["query"][0], asked)
         data = {"resultType": "vector", "result": found}
         return self._answer(start, {"status": "success", "data": data})
 
@@ -141,9 +165,20 @@ def main() -> None:
     logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
     api = FakeApi()
     api.add("Namespace", "kube-system", metadata={"uid": "cluster-uid"})
-    cluster = ThreadingHTTPServer(("127.0.0.1", 0), _handler(api))
-    cluster.daemon_threads = True
     world = World(api)
+
+    class Cluster(_handler(api)):  # type: ignore[misc]  # made by a function
+        def parse_request(self) -> bool:
+            now = world.traffic.points[-1][0] if world.traffic.points else 0.0
+            if not super().parse_request():
+                return False
+            if world.is_away("api", now):
+                self.send_error(503)
+                return False
+            return True
+
+    cluster = ThreadingHTTPServer(("127.0.0.1", 0), Cluster)
+    cluster.daemon_threads = True
     server = make_server("127.0.0.1", 0, world, threaded=True)
     for one in (cluster, server):
         threading.Thread(target=one.serve_forever, daemon=True).start()
