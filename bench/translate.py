@@ -105,7 +105,8 @@ def main() -> int:
         sys.stdout.write(
             f"{routes:6} routes: translated in {found['translate']:.2f} s"
             f" ({1e3 * found['translate'] / routes:.2f} ms a route), {found['objects']} objects,"
-            f" {found['rules']} rules, {found['output']:.1f} MB written, {found['megabytes']:.0f} MB of memory;"
+            f" {found['rules']} rules, {found['output']:.1f} MB written,"
+            f" {found['megabytes']:.0f} MB of memory;"
             f" {found['checked']} requests proved in {found['prove']:.1f} s"
             f"{'  MISSED' if late else ''}\n"
         )
