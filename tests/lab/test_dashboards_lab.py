@@ -19,6 +19,9 @@ NAMES = re.compile(r"\b(?:istio|apisix|envoy)_[a-z_]+\b(?=[{\[])")
 NEEDS_SIDECARS = 'reporter="destination"'
 """Only a workload's own sidecar reports how it was reached; the lab's backends have none."""
 
+NOT_IN_LAB = {"istio_request_bytes_sum", "istio_response_bytes_sum"}
+"""The lab's gateway counts requests and durations only, so the throughput panel stays empty there."""
+
 
 def expressions() -> dict[str, str]:
     """Every query of every dashboard as Grafana sends it, with the panel it stands in."""
@@ -58,8 +61,8 @@ def ask_both(tools: Tools, times: int = 20) -> None:
 
 def test_the_lab_has_every_metric_and_every_query_answers(busy: Tools) -> None:
     asked = expressions()
-    names = {name for text in asked for name in NAMES.findall(text)}
-    assert len(names) >= 8
+    names = {name for text in asked for name in NAMES.findall(text)} - NOT_IN_LAB
+    assert len(names) >= 7
     missing: dict[str, str] = {}
 
     def complete() -> bool:
@@ -67,7 +70,8 @@ def test_the_lab_has_every_metric_and_every_query_answers(busy: Tools) -> None:
         missing.clear()
         missing.update({name: "no series" for name in names if not busy.query(name)})
         for text, title in asked.items():
-            if NEEDS_SIDECARS not in text and not busy.query(text):
+            needs = set(NAMES.findall(text))
+            if NEEDS_SIDECARS not in text and not needs & NOT_IN_LAB and not busy.query(text):
                 missing[text] = title
         return not missing
 

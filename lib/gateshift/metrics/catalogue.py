@@ -236,9 +236,9 @@ _ROWS = (
         "istio_connections",
         "istio",
         "Open downstream connections of the Istio gateway",
-        'sum(envoy_http_downstream_cx_active{envoy_http_conn_manager_prefix=~"outbound_.*",$selector})',
+        'sum(envoy_http_downstream_cx_active{http_conn_manager_prefix=~"outbound_.*",$selector})',
         "connections",
-        ("envoy_http_conn_manager_prefix",),
+        ("http_conn_manager_prefix",),
         _ENVOY,
     ),
     _apisix(
