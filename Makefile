@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install check test docs docs-test browser browser-test rehearse lab-up lab-down torture lock clean
+.PHONY: help install check test docs docs-test browser browser-test rehearse lab-up lab-down torture lock clean bench-diagnose bench-judge
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14

@@ -94,6 +94,17 @@ class TestProcesses:
         assert len(set(given)) == 200
         assert all(20000 <= p < 32000 for p in given)
 
+    def test_two_processes_are_never_given_the_same_port(self) -> None:
+        code = "from gateshift.lab.process import Ports; p = Ports(); print(*[p.take() for _ in range(150)])"
+        others = [
+            subprocess.Popen([sys.executable, "-c", f"{code}; input()"], stdin=-1, stdout=-1, text=True)
+            for _ in range(4)
+        ]
+        given = [port for other in others for port in (other.stdout or []).readline().split()]
+        for other in others:
+            other.communicate("\n")
+        assert len(set(given)) == len(given) == 600
+
     def test_a_process_group_ends_whole(self, tmp_path: Path) -> None:
         log = tmp_path / "log"
         child = spawn("x", ["sh", "-c", "sleep 60 & echo $!; wait"], log=log)

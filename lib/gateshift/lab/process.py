@@ -17,8 +17,9 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, ClassVar
 
+from gateshift.errors import LabError
 from gateshift.lab.state import Part, alive, process_started
 
 __all__ = [
@@ -40,29 +41,50 @@ _PRCTL = ctypes.CDLL(None, use_errno=True).prctl
 
 # Below Linux's ephemeral range (32768), so that an outgoing connection never sits on a port we chose.
 _PORT_RANGE = range(20000, 32000)
+_PORT_BLOCK = 100
 
 
 class Ports:
-    """Free TCP ports of 127.0.0.1, each given once."""
+    """Free TCP ports of 127.0.0.1, each given once, and to one process of this machine only.
 
-    def __init__(self) -> None:
-        self._given: set[int] = set()
-        self._random = random.SystemRandom()
+    A port is chosen long before its program listens on it, and labs that start side by side would choose the
+    same ones. So a process claims whole blocks of ports, each by an abstract Unix socket (unix(7)), which the
+    kernel frees when the process ends, however it ends.
+    """
+
+    _claims: ClassVar[list[socket.socket]] = []
+    _left: ClassVar[list[int]] = []
 
     def take(self) -> int:
-        """Return a port nobody listens on now and that was not given before."""
+        """Return a port nobody listens on now and that was not given before; LabError when there is none."""
         while True:
-            port = self._random.choice(_PORT_RANGE)
-            if port in self._given:
-                continue
+            if not self._left:
+                self._claim()
+            port = self._left.pop()
             with socket.socket() as probe:
                 try:
                     # The wildcard address: a listener on any address makes the port useless to us.
                     probe.bind(("0.0.0.0", port))  # noqa: S104  (closed again at once, never listens)
                 except OSError:
                     continue
-            self._given.add(port)
             return port
+
+    def _claim(self) -> None:
+        blocks = list(range(_PORT_RANGE.start, _PORT_RANGE.stop, _PORT_BLOCK))
+        random.SystemRandom().shuffle(blocks)
+        for first in blocks:
+            claim = socket.socket(socket.AF_UNIX)
+            try:
+                claim.bind(f"\0gateshift-lab-ports-{first}")
+            except OSError:
+                claim.close()
+                continue
+            self._claims.append(claim)
+            self._left.extend(range(first, first + _PORT_BLOCK))
+            return
+        raise LabError(
+            "other labs on this machine have claimed every port", hint="`gateshift lab down` ends one"
+        )
 
 
 def become_subreaper() -> None:

@@ -124,6 +124,7 @@ def find(name: str) -> Fault:
 
 
 def clear(lab: LabState) -> None:
-    """Remove every backend fault and let Prometheus scrape the gateway again."""
+    """Remove every backend fault, let Prometheus scrape the gateway again and clients ask as before."""
     _scrape_again(lab)
+    httpx.put(f"{lab['traffic_url']}/rate", json={"rate": lab["rate"]}, timeout=5).raise_for_status()
     httpx.delete(f"{lab['faults_url']}/faults", timeout=5).raise_for_status()

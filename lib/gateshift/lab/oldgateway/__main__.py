@@ -68,7 +68,9 @@ async def start(stack: AsyncExitStack, flags: argparse.Namespace) -> dict[str, A
         tls = tls_context(flags.tls_certificate, flags.tls_key, flags.grpc_host)
         ports["https_port"] = await front.listen(stack, flags.https_port, tls)
     ports["metrics_port"] = await dataplane.listen(_metrics(gateway, front), stack, flags.metrics_port)
-    key = os.environ.get("APISIX_ADMIN_KEY") or flags.admin_key_file.read_text(encoding="ascii").strip()
+    # The file first: the environment's key may be meant for the operator's own APISIX.
+    file = flags.admin_key_file
+    key = file.read_text(encoding="ascii").strip() if file else os.environ["APISIX_ADMIN_KEY"]
     ports["admin_port"] = await dataplane.listen(admin.handler(gateway, key), stack, flags.admin_port)
     return ports
 
@@ -91,7 +93,9 @@ def main(argv: list[str] | None = None) -> int:
         "--grpc-host", default=topology.HOST_GRPC, help="host that gRPC routes are matched by"
     )
     parser.add_argument(
-        "--admin-key-file", type=Path, help="file of the Admin API's key; or environment APISIX_ADMIN_KEY"
+        "--admin-key-file",
+        type=Path,
+        help="file of the Admin API's key; without it the environment's APISIX_ADMIN_KEY",
     )
     flags = parser.parse_args(argv)
     if not os.environ.get("APISIX_ADMIN_KEY") and not flags.admin_key_file:
