@@ -216,7 +216,7 @@ def execute(
         else:
             cluster.delete(full, name, namespace or None, uid=step.before["uid"])
         say(f"{step.verb}: {step.target}")
-    if waited and not looked:
+    if waited:  # and at the very end, for what was written while the rest went
         _take_what_came_again(plan_, params, cluster, say)
 
 
