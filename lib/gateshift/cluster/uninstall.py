@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from gateshift.cluster.client import Cluster
+from gateshift.cluster.failures import ApiError
 from gateshift.cluster.gateways import watch
 from gateshift.cluster.install import manifests
 from gateshift.cluster.objects import Object, clean, diff_text, name_of, title_of
@@ -167,7 +168,12 @@ def _instances(cluster: Cluster, crd: Object) -> list[Object]:
     for version in spec["versions"]:
         kind = f"{spec['group']}/{version['name']}/{spec['names']['kind']}"
         if version.get("served") and cluster.serves(kind):
-            return cluster.list(kind)
+            try:
+                return cluster.list(kind)
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+                return []  # its definition ended between the two questions
     return []
 
 
@@ -216,6 +222,7 @@ def execute(
         else:
             cluster.delete(full, name, namespace or None, uid=step.before["uid"])
         say(f"{step.verb}: {step.target}")
+    _wait_for_definitions_to_end(params, cluster, say)
     if waited:  # and at the very end, for what was written while the rest went
         _take_what_came_again(plan_, params, cluster, say)
 
@@ -226,6 +233,17 @@ def _wait_for_istiod_to_end(params: Params, cluster: Cluster, say: Callable[[str
         return f"{len(pods)} pods are ending" if pods else ""
 
     watch(look, timeout=params.istio.ready_timeout, progress=say, subject="istiod")
+
+
+def _wait_for_definitions_to_end(params: Params, cluster: Cluster, say: Callable[[str], None]) -> None:
+    """An install that came while a definition is ending would lose it again."""
+
+    def look() -> str:
+        found = cluster.list("CustomResourceDefinition", labels=owner_selector(params))
+        ending = [name_of(o) for o in found if o["metadata"].get("deletionTimestamp")]
+        return f"{len(ending)} definitions are ending, {ending[0]} among them" if ending else ""
+
+    watch(look, timeout=params.istio.ready_timeout, progress=say, subject="custom resource definitions")
 
 
 def _take_what_came_again(
