@@ -66,13 +66,14 @@ def test_metrics_away_for_five_minutes_promote_nothing_meanwhile(stand: Stand) -
     befall(stand, away={"metrics": [5.0, 5.0 + FIVE_MINUTES]})
     code = stand.run(Canary)
     records = read_records(stand.folder / "m" / "journal.jsonl")
-    entered = next(r.unix for r in records if r.kind == "shift.done")
     verdicts = [r for r in records if r.kind == "verdict"]
     assert stand.world()["weight"] == stand.state.weight_percent == 25
-    assert code in {0, 3}
-    promoted = [r.unix - entered for r in verdicts if r.data["decision"] == "promote"]
-    assert all(seconds >= FIVE_MINUTES for seconds in promoted), promoted
-    # Metrics are back: whatever that run said, the next one goes on to the end of the stage.
+    # The outage begins before the dwell is over (from 20 s on the stage would be promoted first) and lasts
+    # longer than a stage is held, so this run ends held, and with no promotion.
+    assert code == 3
+    assert [r.data["decision"] for r in verdicts if r.data["decision"] == "promote"] == []
+    assert "stage.promoted" not in [r.kind for r in records]
+    # Metrics are back: the next run goes on to the end of the stage.
     befall(stand)
     while stand.state.stage_index == 0:
         assert stand.run(Canary) == 0
