@@ -205,25 +205,30 @@ def execute(
     if now.digest != plan_.digest:
         raise Blocked("the cluster changed since this plan was made", hint="read the new plan and approve it")
     old = {title_of(o): o for o in given}
-    waited = looked = False
-    for step in plan_.steps:
-        if step.note == _BY_ISTIOD and not waited:
-            # An istiod that is still ending would write them again.
-            _wait_for_istiod_to_end(params, cluster, say)
-            waited = True
-        if step.note != _BY_ISTIOD and waited and not looked:
-            _take_what_came_again(plan_, params, cluster, say)
-            looked = True
-        kind, _, where = step.target.partition(" ")
-        namespace, _, name = where.rpartition("/")
-        full = f"{step.before['apiVersion']}/{kind}"
-        if step.verb == "restore":
-            _restore(cluster, full, (namespace or None, name), step.before["uid"], old[step.target])
-        else:
-            cluster.delete(full, name, namespace or None, uid=step.before["uid"])
-        say(f"{step.verb}: {step.target}")
+
+    def carry_out(steps: Iterable[Step]) -> None:
+        for step in steps:
+            kind, _, where = step.target.partition(" ")
+            namespace, _, name = where.rpartition("/")
+            full = f"{step.before['apiVersion']}/{kind}"
+            if step.verb == "restore":
+                _restore(cluster, full, (namespace or None, name), step.before["uid"], old[step.target])
+            else:
+                cluster.delete(full, name, namespace or None, uid=step.before["uid"])
+            say(f"{step.verb}: {step.target}")
+
+    steps = plan_.steps
+    runtime = [at for at, step in enumerate(steps) if step.note == _BY_ISTIOD]
+    first, end = (runtime[0], runtime[-1] + 1) if runtime else (len(steps), len(steps))
+    carry_out(steps[:first])
+    if runtime:
+        # An istiod that is still ending would write them again.
+        _wait_for_istiod_to_end(params, cluster, say)
+        carry_out(steps[first:end])
+        _take_what_came_again(plan_, params, cluster, say)
+    carry_out(steps[end:])
     _wait_for_definitions_to_end(params, cluster, say)
-    if waited:  # and at the very end, for what was written while the rest went
+    if runtime:  # and at the very end, for what was written while the rest went
         _take_what_came_again(plan_, params, cluster, say)
 
 
@@ -255,7 +260,7 @@ def _take_what_came_again(
     """
     named = {s.target for s in plan_.steps if s.note == _BY_ISTIOD}
     clean_looks = 0
-    for _ in range(looks if named else 0):
+    for _ in range(looks):
         again = [o for o in _made_by_istiod(params, cluster) if title_of(o) in named]
         for obj in again:
             cluster.delete(
@@ -269,11 +274,10 @@ def _take_what_came_again(
         if clean_looks >= 3:
             return
         time.sleep(1.0)
-    if named:
-        raise ClusterError(
-            "what istiod makes keeps coming back: an istiod is still running",
-            hint="find it with `kubectl get pods -A -l app=istiod`, end it and run uninstall again",
-        )
+    raise ClusterError(
+        "what istiod makes keeps coming back: an istiod is still running",
+        hint="find it with `kubectl get pods -A -l app=istiod`, end it and run uninstall again",
+    )
 
 
 def _restore(

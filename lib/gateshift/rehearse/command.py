@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -68,16 +69,18 @@ def rehearse(  # noqa: PLR0917 - click passes by name
         overrides = _overrides(speed, short)
         if only != "fault":
             director = _director(f"rehearsal-{stamp}", overrides, screen)
-            failures += _healthy(director, lab, screen)
+            with _failing("first", failures):
+                failures += _healthy(director, lab, screen)
             tables.append(("promoted", director))
         if only != "healthy":
             screen.phase("reset: APISIX restored, DNS simple again")
             laboratory.reset(lab_name)
             director = _director(f"rehearsal-{stamp}-fault", overrides, screen)
-            if fault.name == "kill":
-                failures += _killed(director, screen)
-            else:
-                failures += _broken(director, lab, fault, screen)
+            with _failing("second", failures):
+                if fault.name == "kill":
+                    failures += _killed(director, screen)
+                else:
+                    failures += _broken(director, lab, fault, screen)
             tables.append((f"fault: {fault.text}", director))
     finally:
         screen.close()
@@ -91,6 +94,17 @@ def rehearse(  # noqa: PLR0917 - click passes by name
     for failure in failures:
         click.echo(f"FAILED: {failure}", err=True)
     click.get_current_context().exit(1 if failures else 0)
+
+
+@contextmanager
+def _failing(which: str, failures: list[str]) -> Iterator[None]:
+    """Note an error of one migration and go on; a stop from outside ends the rehearsal."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except GateshiftError as error:
+        failures.append(f"{which} migration: {error} ({error.hint})")
 
 
 def _overrides(speed: float, short: bool) -> dict[str, Any]:
@@ -128,21 +142,16 @@ def _prepare(director: Director, screen: Screen) -> None:
 def _healthy(director: Director, lab: LabState, screen: Screen) -> list[str]:
     """From preflight to clean-up; returns what went wrong."""
     ledger = ClientLedger(lab)
-    try:
-        _prepare(director, screen)
-        for index in range(_stages(director)):
-            screen.phase(f"{director.migration}: canary stage {index + 1} of {_stages(director)}")
-            director.run("canary", label=f"stage{index + 1}")
-        screen.phase(f"{director.migration}: stable run")
-        director.run("soak")
-        failures = ledger.unexplained()
-        screen.phase(f"{director.migration}: clean-up and report")
-        director.run("cleanup", confirm_namespace="apisix")
-        director.run("report")
-    except Interrupted:
-        raise
-    except GateshiftError as error:
-        return [f"first migration: {error} ({error.hint})"]
+    _prepare(director, screen)
+    for index in range(_stages(director)):
+        screen.phase(f"{director.migration}: canary stage {index + 1} of {_stages(director)}")
+        director.run("canary", label=f"stage{index + 1}")
+    screen.phase(f"{director.migration}: stable run")
+    director.run("soak")
+    failures = ledger.unexplained()
+    screen.phase(f"{director.migration}: clean-up and report")
+    director.run("cleanup", confirm_namespace="apisix")
+    director.run("report")
     return failures
 
 
@@ -155,44 +164,34 @@ def _broken(director: Director, lab: LabState, fault: lab_faults.Fault, screen: 
             fault.inject(lab)
 
     director.on_record = inject
-    try:
-        _prepare(director, screen)
-        screen.phase(f"{director.migration}: canary stage 1")
-        director.run("canary", label="stage1")
-        screen.phase(f"{director.migration}: canary stage 2, with {fault.text}")
-        director.run("canary", label="stage2", expect=fault.outcomes)
-        screen.phase(f"{director.migration}: rollback")
-        back = director.run("rollback", reason=f"rehearsal: {fault.text}", expect=frozenset({0, 3}))
-        lab_faults.clear(lab)
-        if back.exit_code:
-            screen.line("the weights are back; that the users are cannot be seen without the lost metrics")
-        director.run("report")
-    except Interrupted:
-        raise
-    except GateshiftError as error:
-        return [f"second migration: {error} ({error.hint})"]
+    _prepare(director, screen)
+    screen.phase(f"{director.migration}: canary stage 1")
+    director.run("canary", label="stage1")
+    screen.phase(f"{director.migration}: canary stage 2, with {fault.text}")
+    director.run("canary", label="stage2", expect=fault.outcomes)
+    screen.phase(f"{director.migration}: rollback")
+    back = director.run("rollback", reason=f"rehearsal: {fault.text}", expect=frozenset({0, 3}))
+    lab_faults.clear(lab)
+    if back.exit_code:
+        screen.line("the weights are back; that the users are cannot be seen without the lost metrics")
+    director.run("report")
     return _back_on_apisix(director, fault)
 
 
 def _killed(director: Director, screen: Screen) -> list[str]:
     """Kernel, command line and papermill die in stage 2, one after another; then it must go on to its end."""
     codes = {}
-    try:
-        _prepare(director, screen)
-        screen.phase(f"{director.migration}: canary stage 1")
-        director.run("canary", label="stage1")
-        for victim in kills.VICTIMS:
-            screen.phase(f"{director.migration}: canary stage 2, {victim.text}")
-            codes[victim.kind] = kills.die(director, victim)
-            screen.line(f"KILLED: {victim.text}")
-        for index in range(1, _stages(director)):
-            screen.phase(f"{director.migration}: canary stage {index + 1} of {_stages(director)}, to its end")
-            director.run("canary", label=f"stage{index + 1}")
-        director.run("report")
-    except Interrupted:
-        raise
-    except GateshiftError as error:
-        return [f"second migration: {error} ({error.hint})"]
+    _prepare(director, screen)
+    screen.phase(f"{director.migration}: canary stage 1")
+    director.run("canary", label="stage1")
+    for victim in kills.VICTIMS:
+        screen.phase(f"{director.migration}: canary stage 2, {victim.text}")
+        codes[victim.kind] = kills.die(director, victim)
+        screen.line(f"KILLED: {victim.text}")
+    for index in range(1, _stages(director)):
+        screen.phase(f"{director.migration}: canary stage {index + 1} of {_stages(director)}, to its end")
+        director.run("canary", label=f"stage{index + 1}")
+    director.run("report")
     return [f"second migration: {problem}" for problem in kills.problems(director, codes)]
 
 
