@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -196,10 +197,17 @@ def _kubeconfig(api: str) -> Mapping[str, Any]:
     }
 
 
-def start_world() -> tuple[subprocess.Popen[str], dict[str, str]]:
-    """Start the world's process; it ends when its standard input is closed."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.crash.world"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+@contextmanager
+def standing(folder: Path) -> Iterator[Stand]:
+    """A stand on a world in a process of its own, which ends with the block; *folder* holds nothing yet."""
+    command = [sys.executable, "-m", "tests.crash.world"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None
     assert process.stdout is not None
-    return process, json.loads(process.stdout.readline())
+    where = json.loads(process.stdout.readline())
+    made = Stand(where["url"], where["api"], folder)
+    yield made
+    made.client.close()
+    process.stdin.close()
+    process.wait(timeout=60)
+    process.stdout.close()

@@ -15,7 +15,7 @@ from gateshift.runbook.canary import Canary
 from gateshift.runbook.observe import StageWatch
 from gateshift.runbook.rollback import Rollback
 from tests.archive import story
-from tests.crash.driving import Stand, live, start_world
+from tests.crash.driving import Stand, live, standing
 from tests.crash.tiny_disk import fill, free, make_read_only, on_tiny_disk
 
 pytestmark = pytest.mark.slow
@@ -116,15 +116,8 @@ def test_what_no_disk_takes_is_said_and_written_once_it_does(
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
-    process, where = start_world()
-    made = Stand(where["url"], where["api"], tmp_path_factory.mktemp("nothing"))
-    yield made
-    made.client.close()
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.close()
-    process.wait(timeout=60)
-    process.stdout.close()
+    with standing(tmp_path_factory.mktemp("nothing")) as made:
+        yield made
 
 
 def begun(world: Stand, folder: Path, *, bad: int | None = None) -> None:

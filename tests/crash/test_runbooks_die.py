@@ -16,7 +16,7 @@ from gateshift.archive.audit import verify
 from gateshift.migration.journal import read_records
 from gateshift.migration.state import Phase, fold
 from gateshift.runbook.canary import Canary
-from tests.crash.driving import DIED, FAILED, ONLY_WRITES_HALVE, WEIGHTS, Stand, start_world
+from tests.crash.driving import DIED, FAILED, ONLY_WRITES_HALVE, WEIGHTS, Stand, standing
 
 pytestmark = pytest.mark.slow
 
@@ -29,15 +29,8 @@ PARTS = 10 if FULL else 1
 
 @pytest.fixture(scope="module")
 def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
-    process, where = start_world()
-    made = Stand(where["url"], where["api"], tmp_path_factory.mktemp("nothing"))
-    yield made
-    made.client.close()
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.close()
-    process.wait(timeout=60)
-    process.stdout.close()
+    with standing(tmp_path_factory.mktemp("nothing")) as made:
+        yield made
 
 
 def check_between(stand: Stand) -> None:

@@ -16,7 +16,7 @@ from gateshift.migration.journal import read_records
 from gateshift.migration.state import Phase
 from gateshift.runbook.canary import Canary
 from gateshift.runbook.rollback import Rollback
-from tests.crash.driving import Stand, start_world
+from tests.crash.driving import Stand, standing
 
 pytestmark = pytest.mark.slow
 
@@ -34,15 +34,8 @@ def weights_set(stand: Stand) -> list[int]:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
-    process, where = start_world()
-    made = Stand(where["url"], where["api"], tmp_path_factory.mktemp("nothing"))
-    yield made
-    made.client.close()
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.close()
-    process.wait(timeout=60)
-    process.stdout.close()
+    with standing(tmp_path_factory.mktemp("nothing")) as made:
+        yield made
 
 
 @pytest.fixture

@@ -9,9 +9,8 @@ import pytest
 
 from gateshift.lab import topology
 from gateshift.lab.state import LabState
-from gateshift.metrics.dashboards import build
 from tests.lab.test_controlplane_lab import GATEWAY, IDENTITY, Tools, eventually, route
-from tests.metrics.test_dashboards import FILLED
+from tests.metrics.test_dashboards import expressions
 
 pytestmark = pytest.mark.lab
 
@@ -21,19 +20,6 @@ NEEDS_SIDECARS = 'reporter="destination"'
 
 NOT_IN_LAB = {"istio_request_bytes_sum", "istio_response_bytes_sum"}
 """The lab's gateway counts requests and durations only, so the throughput panel stays empty there."""
-
-
-def expressions() -> dict[str, str]:
-    """Every query of every dashboard as Grafana sends it, with the panel it stands in."""
-    found = {}
-    for dashboard in build().values():
-        for panel in dashboard["panels"]:
-            for target in panel["targets"]:
-                text = target["expr"]
-                for variable, value in FILLED.items():
-                    text = text.replace(variable, value)
-                found[text] = panel["title"]
-    return found
 
 
 @pytest.fixture(scope="module")

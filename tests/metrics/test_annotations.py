@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -15,6 +14,7 @@ import pytest
 from gateshift.errors import MetricsError
 from gateshift.metrics.annotations import main
 from gateshift.metrics.dashboards import build
+from tests.served import served
 
 
 class Grafana:
@@ -53,14 +53,8 @@ def grafana() -> Iterator[Grafana]:
         def log_message(self, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    mine.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield mine
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with served(Handler) as mine.url:
+        yield mine
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from gateshift.runbook.shifting import (
 )
 from tests.metrics.prometheus import Scrapes, serve
 
-from .conftest import APISIX_LB, HOSTS, ISTIO_LB, ZONE, Wire, alias
+from .conftest import APISIX_LB, BEFORE_A_STAGE, HOSTS, ISTIO_LB, ZONE, Wire, alias
 
 pytestmark = pytest.mark.slow
 
@@ -110,16 +110,7 @@ def shifted(wire: Wire, params: Params) -> Params:
     """A migration that died in its first stage, with half of the traffic on Istio."""
     wire.simple_aliases()
     context = Context(params, run="died")
-    for kind, more in (
-        ("migration.opened", {"params_digest": "x"}),
-        ("preflight.done", {"ok": True}),
-        ("install.intent", {}),
-        ("install.done", {}),
-        ("apply.intent", {"snapshot": ""}),
-        ("apply.done", {}),
-        ("verify.done", {"ok": True}),
-        ("stage.entered", {"stage": 0, "weight": 50}),
-    ):
+    for kind, more in (*BEFORE_A_STAGE, ("stage.entered", {"stage": 0, "weight": 50})):
         context.journal.append(kind, **more)
     shifter = context.shifter(stage=0)
     keep_original(context)

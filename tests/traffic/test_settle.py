@@ -17,7 +17,7 @@ from gateshift.runbook.shifting import finish_waiting, keep_original, make_weigh
 from tests.cluster.conftest import FakeApi, api, kubeconfig, server  # noqa: F401 - fixtures
 from tests.metrics.prometheus import Scrapes, serve
 
-from .conftest import APISIX_LB, HOSTS, ISTIO_LB, ZONE, Wire
+from .conftest import APISIX_LB, BEFORE_A_STAGE, HOSTS, ISTIO_LB, ZONE, Wire
 
 pytestmark = pytest.mark.slow
 
@@ -76,17 +76,7 @@ def stable(
     wire.put(*[cname(host, TTL=2) for host in HOSTS])
     context = Context(params, run="before")
     shifter = context.shifter(stage=0)
-    steps: list[tuple[str, dict[str, Any]]] = [
-        ("migration.opened", {"params_digest": "x"}),
-        ("preflight.done", {"ok": True}),
-        ("install.intent", {}),
-        ("install.done", {}),
-        ("apply.intent", {"snapshot": ""}),
-        ("apply.done", {}),
-        ("verify.done", {"ok": True}),
-        ("stage.entered", {"stage": 0, "weight": 100}),
-    ]
-    for kind, more in steps:
+    for kind, more in (*BEFORE_A_STAGE, ("stage.entered", {"stage": 0, "weight": 100})):
         context.journal.append(kind, **more)
     keep_original(context)
     make_weighted(context, shifter, shifter.prepare_plan())

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -17,6 +16,7 @@ from click.testing import CliRunner
 
 from gateshift.cli.translation import translate_command
 from gateshift.translate.model import FILES
+from tests.served import served
 
 NODES = [{"host": "web.shop.svc.cluster.local", "port": 8080, "weight": 100}]
 UPSTREAM = {"type": "roundrobin", "nodes": NODES, "scheme": "http", "retries": 1}
@@ -156,13 +156,8 @@ class Api(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Api)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with served(Api) as where:
+        yield where
 
 
 def translated(source: str, out: Path, key: str | None = None) -> tuple[dict[str, Any], list[dict[str, str]]]:
