@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
 
 from gateshift.judge import evidence
+from gateshift.judge.findings import Finding, LatencyFinding, Window, ratio
 from gateshift.judge.measure import Quantile, edge_above, edge_below, quantile, slow_counts, sum_buckets
 from gateshift.judge.model import Sample, Side
 from gateshift.judge.persistence import persistence
@@ -17,9 +17,6 @@ __all__ = [
     "ERROR_SHARE",
     "LIMIT_EVIDENCE",
     "RECENT",
-    "Finding",
-    "LatencyFinding",
-    "Window",
     "errors_test",
     "latency_test",
 ]
@@ -44,144 +41,7 @@ _SLOW_SHARE = 0.05
 """A P95 limit says that at most 5 % of the requests may be slower."""
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Evidence gathered from interval *start* on, and the sums it rests on."""
-
-    start: int
-    requests: float
-    events: float
-    baseline_requests: float
-    baseline_events: float
-    relative: float
-    absolute: float
-
-    @property
-    def rate(self) -> float:
-        """Events per request of the canary."""
-        return self.events / self.requests if self.requests > 0 else 0.0
-
-    @property
-    def baseline_rate(self) -> float:
-        """Events per request of the baseline."""
-        return self.baseline_events / self.baseline_requests if self.baseline_requests > 0 else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Evidence (natural logarithms, weights of the windows included) with its thresholds.
-
-    ``window`` is the one that speaks loudest for rolling back; the other sums are over the whole history.
-    ``tau`` is what evidence was divided by (:mod:`.persistence`).
-    ``late`` is set when the newest intervals alone are above the limit: how many they are, and their rate.
-    """
-
-    requests: float
-    events: float
-    baseline_requests: float
-    baseline_events: float
-    late: tuple[int, float] | None
-    window: Window
-    relative_threshold: float
-    absolute_threshold: float
-    promotion: float
-    promotion_threshold: float
-    tau: float = 1.0
-    rollback_reason: str = ""
-
-    @property
-    def relative(self) -> float:
-        """Evidence against "no worse than the baseline"."""
-        return self.window.relative
-
-    @property
-    def absolute(self) -> float:
-        """Evidence against "within the limit"."""
-        return self.window.absolute
-
-    @property
-    def rate(self) -> float:
-        """Events per request of the canary."""
-        return self.events / self.requests if self.requests > 0 else 0.0
-
-    @property
-    def baseline_rate(self) -> float:
-        """Events per request of the baseline."""
-        return self.baseline_events / self.baseline_requests if self.baseline_requests > 0 else 0.0
-
-    @property
-    def rolls_back(self) -> bool:
-        """Both tests have reached their thresholds."""
-        return self.rollback_ratio >= 1.0
-
-    @property
-    def rollback_ratio(self) -> float:
-        """Evidence over threshold, of the test that lags behind."""
-        return _ratio(self.window, self.relative_threshold, self.absolute_threshold)
-
-    @property
-    def promotion_ratio(self) -> float:
-        """Evidence over threshold for "not worse than the limit by the margin"."""
-        return self.promotion / self.promotion_threshold
-
-    @property
-    def guaranteed(self) -> bool:
-        """Whether the promotion guarantee holds."""
-        return self.requests > 0 and self.promotion >= self.promotion_threshold
-
-    def as_json(self) -> dict[str, Any]:
-        """Return plain JSON."""
-        compared = not math.isinf(self.relative_threshold)
-        return {
-            "requests": self.requests,
-            "events": self.events,
-            "baseline_requests": self.baseline_requests,
-            "baseline_events": self.baseline_events,
-            "late_intervals": self.late[0] if self.late else None,
-            "late_rate": self.late[1] if self.late else None,
-            "window_start": self.window.start,
-            "window_requests": self.window.requests,
-            "window_events": self.window.events,
-            "worse_than_baseline": self.relative if compared else None,
-            "worse_than_baseline_threshold": self.relative_threshold if compared else None,
-            "above_limit": self.absolute,
-            "above_limit_threshold": self.absolute_threshold,
-            "below_limit_with_margin": self.promotion,
-            "below_limit_with_margin_threshold": self.promotion_threshold,
-            # Only where it matters, so that verdicts of before it was known replay to the same bytes.
-            **({"persistence": self.tau} if self.tau > 1.0 else {}),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class LatencyFinding:
-    """The latency test with its P95; ``unknown`` says why there is none."""
-
-    finding: Finding
-    p95: Quantile
-    baseline_p95: Quantile
-    hold_reason: str = ""
-    unknown: str = ""
-
-    def as_json(self) -> dict[str, Any]:
-        """Return plain JSON."""
-        return {
-            **self.finding.as_json(),
-            "p95_ms": self.p95.value,
-            "p95_in_last_bucket": self.p95.beyond,
-            "baseline_p95_ms": self.baseline_p95.value,
-            "unknown": self.unknown or None,
-        }
-
-
 Pairs = list[tuple[float, float]]
-
-
-def _ratio(window: Window, relative_threshold: float, absolute_threshold: float) -> float:
-    absolute = window.absolute / absolute_threshold
-    if math.isinf(relative_threshold):
-        return absolute
-    return min(absolute, window.relative / relative_threshold)
 
 
 def _test(
@@ -221,7 +81,7 @@ def _test(
         )
         for start, weight in evidence.windows(len(canary))
     ]
-    loudest = max(looked_at, key=lambda window: _ratio(window, relative_threshold, absolute_threshold))
+    loudest = max(looked_at, key=lambda window: ratio(window, relative_threshold, absolute_threshold))
     careful = canary if cautious is None else cautious
     new = evidence.Tilted.of(evidence.Counts.of(careful), grid)
     old = evidence.Tilted.of(evidence.Counts.of(baseline), grid)
@@ -321,10 +181,10 @@ def errors_test(
         if compare
         else "all traffic is here, so the limit alone is tested"
     )
-    return _with_reason(
+    return replace(
         found,
-        f"error rate {100 * loud.rate:.3g} % ({loud.events:.0f} of {loud.requests:.0f} requests"
-        f"{_since(history, loud.start)}) is above the limit of {stage.error_rate_limit_percent:g} %; {told}",
+        rollback_reason=f"error rate {100 * loud.rate:.3g} % "
+        f"({loud.events:.0f} of {loud.requests:.0f} requests{_since(history, loud.start)}) is above the limit of {stage.error_rate_limit_percent:g} %; {told}",
     )
 
 
@@ -342,11 +202,6 @@ def _slow_pair(side: Side, edge: float) -> tuple[float, float]:
 
 def _since(history: Sequence[Sample], start: int) -> str:
     return f" in the last {history[-1].time - history[start - 1].time:.0f} s" if start > 0 else ""
-
-
-def _with_reason(found: Finding, reason: str) -> Finding:
-    values = {name: getattr(found, name) for name in found.__dataclass_fields__}
-    return Finding(**{**values, "rollback_reason": reason})
 
 
 def latency_test(
@@ -401,4 +256,4 @@ def latency_test(
     hold = f"P95 {p95}: not yet certain that it stays within {limit:.0f} ms"
     if p95.value is not None and lower < p95.value <= limit and not found.guaranteed:
         hold += f" (answers between {lower:g} and {upper:g} ms cannot be told apart by the buckets)"
-    return LatencyFinding(_with_reason(found, reason), p95, baseline_p95, hold_reason=hold)
+    return LatencyFinding(replace(found, rollback_reason=reason), p95, baseline_p95, hold_reason=hold)

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from gateshift.judge.findings import Finding, LatencyFinding
 from gateshift.judge.measure import quantile, sum_buckets, totals, trailing_gap
 from gateshift.judge.model import Decision, Missing, MissingKind, Sample, Side, Verdict
-from gateshift.judge.stage_tests import ERROR_SHARE, Finding, LatencyFinding, errors_test, latency_test
+from gateshift.judge.stage_tests import ERROR_SHARE, errors_test, latency_test
 from gateshift.params.model import JudgeParams, StageParams
 from gateshift.plan import digest_of
 

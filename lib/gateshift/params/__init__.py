@@ -20,8 +20,8 @@ from gateshift.params.model import (
     TrafficParams,
     TranslateParams,
     VerifyParams,
-    secrets_of,
 )
+from gateshift.params.secrets import secrets_of
 
 __all__ = [
     "Accept",

@@ -6,7 +6,7 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, Field, SecretStr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 
 from gateshift.params.base import DnsName, Model, Name, Quantity, Seconds, Url, Version, as_tuple
 from gateshift.params.traffic import (
@@ -47,7 +47,6 @@ __all__ = [
     "TrafficSplitParams",
     "TranslateParams",
     "VerifyParams",
-    "secrets_of",
 ]
 
 
@@ -390,16 +389,3 @@ class Params(Model):
     def mechanism_of(self, stage: int) -> Mechanism:
         """Return how stage *stage* (from 0) is moved."""
         return self.stages[stage].mechanism or self.traffic.mechanism
-
-
-def secrets_of(value: object) -> tuple[str, ...]:
-    """Collect the plain text of each SecretStr in a params model, for the redactor."""
-    if isinstance(value, SecretStr):
-        return (value.get_secret_value(),)
-    if isinstance(value, BaseModel):
-        return tuple(s for name in type(value).model_fields for s in secrets_of(getattr(value, name)))
-    if isinstance(value, tuple):
-        return tuple(s for item in value for s in secrets_of(item))
-    if isinstance(value, dict):
-        return tuple(s for item in value.values() for s in secrets_of(item))
-    return ()

@@ -1,0 +1,17 @@
+"""Which tests may run side by side."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep all tests of a lab in one worker, one after another.
+
+    A lab takes about one core for itself: two of them on two cores would measure each other. The other worker
+    has the slow tests without a lab meanwhile.
+    """
+    for item in items:
+        if item.get_closest_marker("lab"):
+            item.add_marker(pytest.mark.xdist_group("lab"))
