@@ -184,7 +184,8 @@ def errors_test(
     return replace(
         found,
         rollback_reason=f"error rate {100 * loud.rate:.3g} % "
-        f"({loud.events:.0f} of {loud.requests:.0f} requests{_since(history, loud.start)}) is above the limit of {stage.error_rate_limit_percent:g} %; {told}",
+        f"({loud.events:.0f} of {loud.requests:.0f} requests{_since(history, loud.start)}) "
+        f"is above the limit of {stage.error_rate_limit_percent:g} %; {told}",
     )
 
 
