@@ -50,6 +50,17 @@ MARKS = ("<!-- rollback:begin (written by python -m bench.rollback --write) -->"
 ACCEPTED = 5.0
 """Seconds the acceptance of the weights may take."""
 
+BEFORE_A_STAGE: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("migration.opened", {"params_digest": "bench"}),
+    ("preflight.done", {"ok": True}),
+    ("install.intent", {}),
+    ("install.done", {}),
+    ("apply.intent", {"snapshot": ""}),
+    ("apply.done", {}),
+    ("verify.done", {"ok": True}),
+)
+"""What a migration's journal has before its first stage; the lab itself is prepared only once."""
+
 CANARY = """
 import sys
 from gateshift.runbook import open_run
@@ -200,16 +211,7 @@ def one_round(folder: Path, number: int, ttl: float, chance: random.Random) -> d
     path = params_file(folder, f"bench-rollback-{os.getpid()}-{number}", weight, ttl)
     params = load(path, resolvers=resolvers())
     context = Context(params, run="bench")
-    for kind, data in (
-        # What the rehearsal before has done; the rollback is what is measured here.
-        ("migration.opened", {"params_digest": "bench"}),
-        ("preflight.done", {"ok": True}),
-        ("install.intent", {}),
-        ("install.done", {}),
-        ("apply.intent", {"snapshot": ""}),
-        ("apply.done", {}),
-        ("verify.done", {"ok": True}),
-    ):
+    for kind, data in BEFORE_A_STAGE:
         context.journal.append(kind, **data)
     journal = context.journal.path
     context.journal.close()

@@ -205,7 +205,7 @@ class Desk:
         self.shots.append(target)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lab_name() -> Iterator[str]:
     """The lab of these tests; it is ended afterwards unless GATESHIFT_BROWSER_LAB named one to keep."""
     kept = os.environ.get("GATESHIFT_BROWSER_LAB")
@@ -214,7 +214,7 @@ def lab_name() -> Iterator[str]:
         laboratory.down("browser")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def people_lab(lab_name: str) -> str:
     """The name of a running lab."""
     laboratory.up(lab_name)

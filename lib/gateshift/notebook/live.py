@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import io
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -35,7 +37,9 @@ class LiveFigure:
     """A single display handle. Frames closer than *every* seconds are dropped.
 
     On a busy machine a frame can take longer than the scrape interval; then frames come less often, so that
-    drawing takes at most a tenth of the time and never delays the sample on which a rollback waits.
+    drawing takes at most a tenth of the time and never delays the sample on which a rollback waits. What
+    draws is slow to load (a second or more): that begins beside the caller's own work as soon as there is a
+    figure to be drawn.
     """
 
     def __init__(self, every: float = 2.0) -> None:
@@ -43,6 +47,8 @@ class LiveFigure:
         self._handle: Any = None
         self._due = 0.0
         self._last: Callable[[], Figure] | None = None
+        plots = "gateshift.notebook.plots"
+        threading.Thread(target=importlib.import_module, args=(plots,), daemon=True, name="plots").start()
 
     def update(self, draw: Callable[[], Figure]) -> None:
         """Redraw, unless the last frame is fresh; *draw* is called only when its frame is shown."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from gateshift.errors import Blocked, RolledBack
 from gateshift.judge.measure import totals
@@ -14,7 +12,6 @@ from gateshift.judge.model import Sample, Side
 from gateshift.judge.verdict import Decision, Verdict, p_quantiles
 from gateshift.migration.state import Phase
 from gateshift.notebook.live import LiveFigure
-from gateshift.notebook.plots import canary_figure
 from gateshift.notebook.progress import Waiting
 from gateshift.notebook.show import Note, Table
 from gateshift.params import Mode, Params, StageParams
@@ -30,6 +27,9 @@ from gateshift.runbook.samples import KeptSamples
 from gateshift.runbook.shifting import clients_of, finish_waiting, keep_original, last_shift, make_weighted
 from gateshift.runbook.standing import decision_words
 from gateshift.words import gloss, tell
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Canary"]
 
@@ -139,6 +139,7 @@ class Canary(Runbook):
             make_weighted(self.context, self.shifter, self.prepare)
         finish_waiting(self.context)
         past = () if left is not None else self._past()
+        live = LiveFigure()  # what draws is loaded while the weights become effective
         self._shift()
         if left is not None:
             return self._promote(left.reasons)
@@ -147,7 +148,6 @@ class Canary(Runbook):
         log = KeptSamples(
             self.context.run_folder / "samples.jsonl", self.stage, self.params.judge, self.index, past
         )
-        live = LiveFigure()
         waiting = StageWaiting(self.stage, self.index)
 
         def redraw(watch: StageWatch, verdict: Verdict | None) -> None:
@@ -241,6 +241,8 @@ class Canary(Runbook):
         )
 
     def _figure(self, watch: StageWatch, verdict: Verdict | None) -> Figure:
+        from gateshift.notebook.plots import canary_figure  # noqa: PLC0415 - LiveFigure has loaded it
+
         history: list[Sample] = watch.history
         return canary_figure(
             history,

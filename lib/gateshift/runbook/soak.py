@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from itertools import pairwise
-from typing import Any, ClassVar
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from gateshift.archive.files import atomic_write
 from gateshift.cluster import stable
@@ -21,12 +19,14 @@ from gateshift.judge.replay import SampleLog
 from gateshift.judge.verdict import Decision, judge
 from gateshift.migration.state import Phase
 from gateshift.notebook.live import LiveFigure
-from gateshift.notebook.plots import canary_figure
 from gateshift.notebook.progress import Waiting
 from gateshift.notebook.show import Note, Table
 from gateshift.params import Mode, StageParams
 from gateshift.runbook.base import Runbook, say
 from gateshift.words import tell
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Soak", "limits_broken", "longest_gap"]
 
@@ -266,4 +266,6 @@ def _row(data: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _figure(history: list[Any], stage: Any, migration: str) -> Figure:
+    from gateshift.notebook.plots import canary_figure  # noqa: PLC0415 - LiveFigure has loaded it
+
     return canary_figure(history, stage, verdict=None, title=f"{migration}: stable run")
