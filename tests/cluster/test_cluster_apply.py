@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateshift.cluster import apply
+from gateshift.cluster import acceptance, apply
 from gateshift.cluster.client import Cluster
 from gateshift.cluster.objects import MANAGED_BY
 from gateshift.cluster.permissions import covered
@@ -161,6 +161,58 @@ def test_existing_secret_is_kept_and_never_shown(api: FakeApi, cluster: Cluster)
     apply.execute(cluster, [secret("cHJpdmF0ZQ==")], plan)
     assert api.find("Secret", "s", "shop")["data"] == {"tls.key": "cHJpdmF0ZQ=="}  # type: ignore[index]
     assert apply.plan(cluster, [secret("b3RoZXI=")]).empty
+
+
+def keys(secret: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "security.istio.io/v1",
+        "kind": "RequestAuthentication",
+        "metadata": {"name": "jwt", "namespace": "shop"},
+        "spec": {"jwtRules": [{"issuer": "i", "jwks": f'{{"keys":[{{"kty":"oct","k":"{secret}"}}]}}'}]},
+    }
+
+
+def test_a_rotated_signing_key_is_applied_and_taken_back_but_never_shown(
+    api: FakeApi, cluster: Cluster
+) -> None:
+    def key() -> str:
+        found = api.find("RequestAuthentication", "jwt", "shop")
+        assert found is not None
+        return str(found["spec"]["jwtRules"][0]["jwks"])
+
+    apply.execute(cluster, [keys("b2xk")], apply.plan(cluster, [keys("b2xk")]))
+    assert apply.plan(cluster, [keys("b2xk")]).empty
+    plan = apply.plan(cluster, [keys("bmV3")])
+    assert [s.verb for s in plan.steps] == ["change"]
+    assert "b2xk" not in str(plan.as_json())
+    assert "bmV3" not in str(plan.as_json())
+    assert acceptance.brings_push(plan.steps)
+    snapshot = apply.execute(cluster, [keys("bmV3")], plan)
+    assert "bmV3" in key()
+    for kept in (snapshot, apply.archived(snapshot)):
+        assert [s.verb for s in apply.plan_undo(cluster, kept).steps] == ["change"]
+    assert apply.undo(cluster, apply.archived(snapshot)) != []  # an archive has no secret to bring back
+    assert apply.undo(cluster, snapshot) == []
+    assert "b2xk" in key()
+
+
+def test_istiod_is_not_waited_for_where_it_sends_nothing(cluster: Cluster) -> None:
+    def steps(obj: dict[str, Any], migration: str) -> tuple[Any, ...]:
+        plan = apply.plan(cluster, [obj], migration=migration)
+        apply.execute(cluster, [obj], plan)
+        return plan.steps
+
+    assert acceptance.brings_push(steps(service("a", "a.com"), "first"))  # new
+    renamed = steps(service("a", "a.com"), "second")
+    assert [s.verb for s in renamed] == ["change"]
+    assert not acceptance.brings_push(renamed)  # the migration's name alone
+    assert acceptance.brings_push(steps(service("a", "b.com"), "second"))
+    labelled = service("a", "b.com")
+    labelled["metadata"]["annotations"] = {"istio.io/rev": "x"}
+    assert acceptance.brings_push(steps(labelled, "second"))
+    other = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "namespace": "shop"}}
+    assert acceptance.brings_push(steps({**other, "data": {"a": "1"}}, "second"))
+    assert acceptance.brings_push(steps({**other, "data": {"a": "1"}}, "third"))
 
 
 def test_new_namespace_comes_first(cluster: Cluster) -> None:

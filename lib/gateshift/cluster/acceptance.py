@@ -16,11 +16,12 @@ from gateshift.cluster.gateways import (
     wanted_routes,
     watch,
 )
-from gateshift.cluster.objects import Object, name_of, title_of
+from gateshift.cluster.objects import HIDDEN, Object, name_of, title_of
 from gateshift.errors import ClusterError
 from gateshift.params.model import Params
+from gateshift.plan import Step, canonical_json
 
-__all__ = ["missing_from_gateway", "wait_in_sync", "wanted_listeners"]
+__all__ = ["brings_push", "missing_from_gateway", "wait_in_sync", "wanted_listeners"]
 
 _REFUSED = "rejected by Envoy"
 _UNSENT = "istiod has sent nothing new yet"
@@ -30,6 +31,29 @@ _DEBOUNCE = 12.0
 """Seconds after which a push must have come: istiod gathers changes for at most 10 s (PILOT_DEBOUNCE_MAX)."""
 _SKEW = 2.0
 """Seconds by which istiod's clock may differ from ours."""
+
+
+def brings_push(steps: Iterable[Step]) -> bool:
+    """Tell whether istiod must send the gateways something new after *steps*.
+
+    It does not where nothing of its own objects changed but labels and annotations without ``istio.io`` in
+    their name (``NeedsPush`` in istio/pilot/pkg/model/config_compare.go), such as the name of the migration.
+    """
+    return any(step.before is None or step.after is None or _differs(step) for step in steps)
+
+
+def _differs(step: Step) -> bool:
+    before, after = ({**side, "metadata": None} for side in (step.before, step.after))
+    if HIDDEN in canonical_json(after):
+        return True  # what is masked may differ
+    group = str(step.after.get("apiVersion", "")).partition("/")[0]
+    told = [
+        key
+        for side in (step.before, step.after)
+        for part in ("labels", "annotations")
+        for key in (side.get("metadata") or {}).get(part) or {}
+    ]
+    return before != after or not group.endswith("istio.io") or any("istio.io" in key for key in told)
 
 
 def wanted_listeners(

@@ -20,6 +20,7 @@ from gateshift.cluster.objects import (
     masked,
     name_of,
     title_of,
+    unmasked,
 )
 from gateshift.errors import Blocked, ClusterError
 from gateshift.plan import Plan, Step
@@ -119,11 +120,12 @@ def _examine(cluster: Cluster, obj: Object, new_namespaces: set[str]) -> Step | 
     except ClusterError as error:
         return error
     before, after = clean(live), clean(result)
-    if before == after:
+    if unmasked(live) == unmasked(result):
         return None
     if before is None:
         return Step("create", title_of(obj), None, after)
-    return Step("change", title_of(obj), before, after, note=diff_text(before, after))
+    note = diff_text(before, after) or "a secret value in it, which is not shown"
+    return Step("change", title_of(obj), before, after, note=note)
 
 
 def _surplus(cluster: Cluster, wanted: Sequence[Object], migration: str) -> list[Object]:
@@ -235,7 +237,7 @@ def plan_undo(cluster: Cluster, snapshot: Mapping[str, Any]) -> Plan:
     for entry in reversed(snapshot["objects"]):
         live = cluster.get(f"{entry['apiVersion']}/{entry['kind']}", entry["name"], entry["namespace"])
         before, now = clean(entry["before"]), clean(live)
-        if before == now:
+        if before == now and not _hides_a_change(entry, live):
             continue
         verb = "delete" if before is None else "create" if now is None else "change"
         note = diff_text(now, before) if verb == "change" else "as before the apply"
@@ -247,6 +249,16 @@ def plan_undo(cluster: Cluster, snapshot: Mapping[str, Any]) -> Plan:
         way_back="30_apply applies the translation again",
         inputs={"cluster": cluster.uid},
     )
+
+
+def _hides_a_change(entry: Mapping[str, Any], live: Object | None) -> bool:
+    """Tell whether an object with secrets, equal where it may be shown, is another than in the snapshot."""
+    before = entry["before"]
+    if before is None or live is None:
+        return False
+    if entry.get("sealed"):
+        return bool(before["metadata"]["resourceVersion"] != live["metadata"]["resourceVersion"])
+    return unmasked(before) != unmasked(live)
 
 
 def _entry_title(entry: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ import yaml
 
 __all__ = [
     "API_VERSIONS",
+    "HIDDEN",
     "ISTIO_KINDS",
     "MANAGED_BY",
     "MANAGER",
@@ -23,12 +24,16 @@ __all__ = [
     "masked",
     "name_of",
     "title_of",
+    "unmasked",
 ]
 
 Object = dict[str, Any]
 
 MANAGER = "gateshift"
 """Field manager of every server-side apply, and the value of the label below."""
+
+HIDDEN = "(secret)"
+"""What stands in place of a secret value wherever an object is shown or kept."""
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
 
@@ -154,7 +159,13 @@ _SERVER_FIELDS = ("managedFields", "resourceVersion", "uid", "creationTimestamp"
 
 
 def clean(obj: Mapping[str, Any] | None) -> Object | None:
-    """Drop what the server writes by itself, so that two reads of the same intent are equal."""
+    """Drop what the server writes by itself, so that two reads of the same intent are equal; mask secrets."""
+    bare = unmasked(obj)
+    return None if bare is None else masked(bare)
+
+
+def unmasked(obj: Mapping[str, Any] | None) -> Object | None:
+    """As :func:`clean`, with secret values: to compare by, never to be shown or kept."""
     if obj is None:
         return None
     out = copy.deepcopy(dict(obj))
@@ -167,7 +178,7 @@ def clean(obj: Mapping[str, Any] | None) -> Object | None:
         annotations.pop("kubectl.kubernetes.io/last-applied-configuration", None)
         if not annotations:
             metadata.pop("annotations")
-    return masked(out)
+    return out
 
 
 def masked(obj: Object) -> Object:
@@ -175,12 +186,12 @@ def masked(obj: Object) -> Object:
     if obj.get("kind") == "Secret":
         for section in ("data", "stringData"):
             if section in obj:
-                obj[section] = dict.fromkeys(obj[section], "(secret)")
+                obj[section] = dict.fromkeys(obj[section], HIDDEN)
     if obj.get("kind") == "RequestAuthentication":
         # A JWKS with a symmetric key holds the signing secret itself (istio-traps.md 43).
         for rule in obj.get("spec", {}).get("jwtRules", []) or []:
             if '"oct"' in str(rule.get("jwks", "")):
-                rule["jwks"] = "(secret)"
+                rule["jwks"] = HIDDEN
     return obj
 
 

@@ -56,7 +56,7 @@ class Apply(Runbook):
         with self.narrated() as line:
 
             def accept() -> None:
-                since = time.time()
+                since = time.time() if acceptance.brings_push(plan.steps) else None
                 line(acceptance.wait_in_sync(self.params, cluster, self.objects, progress=line, since=since))
 
             cluster_apply.execute(cluster, self.objects, plan, progress=line, accept=accept, save=save)
