@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install check test docs docs-test browser browser-test rehearse lab-up lab-down torture lock clean bench-diagnose bench-judge
+.PHONY: help install check test test-long docs docs-test browser browser-test rehearse lab-up lab-down torture lock clean bench-diagnose bench-judge
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,10 +28,13 @@ check: install  ## Lint, types, layers and unit tests (no lab), under two minute
 	@$(BIN)/pytest -q -n 2 --dist loadgroup -m "not lab and not slow"
 
 test: check  ## Everything: check, the lab's tests, nbval of the notebooks, a short rehearsal
-	@$(BIN)/pytest -q -m "(lab or slow) and not browser and not docs"
+	@$(BIN)/pytest -q -n 2 --dist loadgroup -m "(lab or slow) and not long and not browser and not docs"
 	@$(BIN)/gateshift rehearse --short --keep --lab test
 	@GATESHIFT_LAB=test GATESHIFT_MIGRATION=nbval $(BIN)/pytest -q -x --nbval-lax --nbval-cell-timeout=180 -p no:cacheprovider notebooks; \
 		code=$$?; $(BIN)/gateshift lab down --name test; exit $$code
+
+test-long: install browser  ## What takes minutes each: the browser, the documentation's commands, mechanisms combined
+	@$(BIN)/pytest -q -m "long or browser or docs"
 
 docs: install  ## Build the documentation site into build/site
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict && echo "build/site/index.html"
@@ -44,10 +47,10 @@ browser:  ## Install Chromium for the browser test, where this may be done
 			chromium >/dev/null; \
 	else echo "no Chromium, and no right to install it: the browser test will be skipped"; fi
 
-browser-test: install browser  ## An operator's way through JupyterLab on the lab, in Chromium (not part of `make test` yet)
+browser-test: install browser  ## An operator's way through JupyterLab on the lab, in Chromium (part of `make test-long`)
 	@$(BIN)/pytest -q -m browser
 
-docs-test: install  ## Type the documentation's commands one after the other, on the lab (not part of `make test`)
+docs-test: install  ## Type the documentation's commands one after the other, on the lab (part of `make test-long`)
 	@$(BIN)/pytest -q -m docs
 
 rehearse: install  ## A whole migration in the lab, then one that is broken on purpose

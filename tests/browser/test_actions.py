@@ -16,7 +16,7 @@ from gateshift.migration.journal import read_records
 from tests.browser.actions import Workflow
 from tests.browser.conftest import ROOT
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.long]
 EXAMPLE = ROOT / "examples" / "github-actions" / "gateshift.yml"
 
 

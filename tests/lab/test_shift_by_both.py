@@ -36,7 +36,7 @@ from gateshift.rehearse.director import Director
 from gateshift.runbook.inputs import project_root, resolvers
 from gateshift.traffic.istio_first import IstioFirstShifter
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.long]
 
 NAME = "by-both"
 DOOR = "127.0.0.80"
