@@ -199,7 +199,13 @@ class TestBuild:
             program.chmod(0o755)
             assert build._on_path(group, "etcd") == wanted
         program.write_text("#!/bin/sh\necho 'etcd Version: 3.7.3'\n")
-        found = build.ensure((group,))
+        entry = build.entry_path(group)
+        dead = entry.with_name(f".{entry.name}.killed")  # of a build that was killed with -9
+        (dead / "half").mkdir(parents=True)
+        told: list[tuple[str, float]] = []
+        found = build.ensure((group,), report=lambda name, part: told.append((name, part)))
+        assert not dead.exists()
+        assert told == [("etcd", 0.0), ("etcd", 1.0)]
         assert Path(found["etcd"]).resolve() == program.resolve()
         assert build.missing((group,)) == ()
 

@@ -101,8 +101,9 @@ def main() -> None:
         error.show()
         _end(2, error.format_message(), "see --help")
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        _end(5, "interrupted", "run the same command again: it resumes from the journal")
+        hint = "run the same command again: it goes on where it stopped"
+        click.echo(f"interrupted\nhint: {hint}", err=True)
+        _end(5, "interrupted", hint)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -208,6 +208,10 @@ def _build_once(group: Group, report: Report) -> Path:
         ready = _ready(group)
         if ready:
             return ready  # another process built it while we waited for the lock
+        # With the lock held nobody builds this group: what lies here is of a process that was killed.
+        for dead in entry.parent.glob(f".{entry.name}.*/"):
+            shutil.rmtree(dead, ignore_errors=True)
+        report(group.name, 0.0)  # before what takes a while without a word: Go itself, and the modules
         temporary = Path(tempfile.mkdtemp(dir=entry.parent, prefix=f".{entry.name}."))
         try:
             _fill(group, temporary, report)
