@@ -3,47 +3,64 @@
 from __future__ import annotations
 
 import os
+import textwrap
 import time
+from typing import IO
 
 from rich.console import Console
 from rich.status import Status
+from rich.text import Text
 
 __all__ = ["Screen"]
 
+_INDENT = 10
+"""Columns of the time before a phase; what belongs to it stands below its text."""
+_SPINNER = 2
+
 
 class Screen:
-    """Shows the phase, its newest line and the time since the start."""
+    """Shows the phases, and below them the newest line and nothing of the lines before it.
 
-    def __init__(self) -> None:
-        self._console = Console(highlight=False, soft_wrap=True)
+    The live line is always one line of the terminal: a longer one would wrap, and what wrapped stays behind
+    when it is redrawn.
+    """
+
+    def __init__(self, file: IO[str] | None = None) -> None:
+        self._console = Console(file=file, highlight=False)
         self._live = self._console.is_terminal and not os.environ.get("CI")
         self._begun = time.monotonic()
-        self._phase = ""
         self._status: Status | None = None
         if self._live:
-            self._status = self._console.status("starting")
+            self._status = self._console.status("")
             self._status.start()
 
     def phase(self, text: str) -> None:
         """Begin a phase."""
-        self._phase = text
-        self._console.print(f"[{time.monotonic() - self._begun:5.0f} s] {text}", markup=False)
-        if self._status:
-            self._status.update(text)
+        spent = f"[{time.monotonic() - self._begun:5.0f} s]"
+        self._print(f"{spent:{_INDENT - 1}} {text}")
+        if self._live:
+            self.line(text)
 
     def line(self, text: str) -> None:
         """Show one progress line; on a terminal it replaces the one before."""
-        text = text.strip()
+        text = " ".join(text.split())
         if not text:
             return
-        if self._status:
-            self._status.update(
-                f"{self._phase}: {text[: max(20, self._console.width - len(self._phase) - 8)]}"
-            )
-        else:
-            self._console.print(f"          {text}", markup=False)
+        if self._status is None:
+            self._print(" " * _INDENT + text)
+            return
+        newest = Text(text)
+        newest.truncate(max(1, self._console.width - _SPINNER - 1), overflow="ellipsis")
+        self._status.update(newest)
 
     def close(self) -> None:
         """End the live line."""
         if self._status:
             self._status.stop()
+
+    def _print(self, text: str) -> None:
+        if not self._live:  # whoever reads a log later has a width of his own
+            self._console.print(text, markup=False, soft_wrap=True)
+            return
+        for line in textwrap.wrap(text, self._console.width, subsequent_indent=" " * _INDENT):
+            self._console.print(line, markup=False, soft_wrap=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -33,7 +34,9 @@ def stage_table(title: str, director: Director) -> str:
     console.print(table)
     for record in records:
         if record.kind == "rollback.done":
-            console.print(_rollback(record.data))
+            for line, indent in _rollback(record.data):
+                folded = textwrap.wrap(line, width, initial_indent=indent, subsequent_indent=f"{indent}  ")
+                console.print(*folded, sep="\n", markup=False, highlight=False, soft_wrap=True)
     return text.getvalue().rstrip()
 
 
@@ -67,9 +70,10 @@ def _cells(stage: int, row: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _rollback(data: Mapping[str, Any]) -> str:
+def _rollback(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the lines of a rollback, each with its indent."""
     users = data.get("seconds_to_users")
     back = f"users back after {users:.1f} s" if users is not None else "users' return not proven"
-    lines = [f"rollback: DNS change accepted after {data['seconds_to_dns']:.1f} s, {back}"]
-    lines += [f"  [{standing}] {what}: {detail}" for what, standing, detail in data["checklist"]]
-    return "\n".join(lines).replace("[", "\\[")
+    yield f"rollback: DNS change accepted after {data['seconds_to_dns']:.1f} s, {back}", ""
+    for what, standing, detail in data["checklist"]:
+        yield f"[{standing}] {what}: {detail}", "  "

@@ -1,0 +1,46 @@
+"""What a rehearsal draws on a terminal: no line wraps by itself, so nothing of a line stays behind."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+
+import pytest
+from rich.cells import cell_len
+
+from gateshift.rehearse.screen import Screen
+
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_LONG = "rehearsal-20261129t210000-fault: canary stage 2, with the new gateway's backends cut connections"
+_LINE = "12:00:01Z error rate [/0] % 共 2392 requests; 2 % or more is ruled out (at most 1 % chance of error)"
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch, columns: int, **environment: str) -> str:
+    for name in ("CI", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    file = io.StringIO()
+    screen = Screen(file)
+    screen.phase(_LONG)
+    screen.line(_LINE)
+    time.sleep(0.2)  # frames are drawn by a clock
+    screen.close()
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("columns", [60, 80, 160])
+def test_no_line_is_wider_than_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    shown = drawn(monkeypatch, columns, TTY_COMPATIBLE="1")
+    lines = _CONTROL.sub("", shown).replace("\r", "\n").splitlines()
+    assert any("12:00:01Z" in line for line in lines)
+    assert max(cell_len(line) for line in lines) <= columns
+    assert "canary stage 2," in shown
+
+
+def test_a_log_takes_whole_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = drawn(monkeypatch, 80).splitlines()
+    assert shown == [f"[    0 s] {_LONG}", f"{'':10}{_LINE}"]
