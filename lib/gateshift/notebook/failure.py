@@ -8,7 +8,7 @@ from html import escape
 
 from gateshift.errors import GateshiftError, Held
 from gateshift.notebook.links import linked
-from gateshift.words import known, language, tell
+from gateshift.words import gloss, known, language, tell
 
 __all__ = ["Failure", "failure_of"]
 
@@ -49,13 +49,13 @@ def failure_of(
 ) -> Failure:
     """Explain *error*; *changed* and *unchanged* say what the run did and did not do, by the journal."""
     if isinstance(error, GateshiftError):
-        happened, steps = str(error), [error.hint]
+        happened, steps = gloss(str(error)), [gloss(error.hint)]
         kind = type(error).__name__
         advice = tell(f"hint.{kind}") if known(f"hint.{kind}") else tell("hint.GateshiftError")
         if error.hint == error.default_hint:
             steps = [advice]
-        elif language() != "en":
-            steps.append(advice)  # hints are written where the error is raised, in English
+        elif language() != "en" and steps == [error.hint]:
+            steps.append(advice)  # a hint that the catalogue does not know stays in English
     elif isinstance(error, KeyboardInterrupt):
         happened, steps = tell("error.interrupted"), [tell("error.interrupted.next")]
     else:

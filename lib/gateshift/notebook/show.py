@@ -16,7 +16,7 @@ from typing import Any
 
 from gateshift.notebook.links import linked
 from gateshift.plan import Plan
-from gateshift.words import gloss, known, tell
+from gateshift.words import gloss, known, tell, term
 
 __all__ = ["Card", "Note", "PlanView", "Table", "columns_of"]
 
@@ -39,12 +39,17 @@ _SORT = (
 def _badge(text: str) -> str:
     standing = text.lower()
     if standing not in _GROUNDS:
-        return linked(text)
+        return linked(gloss(text))
     shown = tell(f"standing.{standing}") if known(f"standing.{standing}") else text
     return (
         f'<span style="background:{_GROUNDS[standing]};color:#fff;padding:0 7px;border-radius:3px;'
         f'white-space:nowrap">{_MARKS[standing]} {escape(shown)}</span>'
     )
+
+
+def _plain(text: str) -> str:
+    """Return a cell of a table as text."""
+    return term(text) if text in _GROUNDS else gloss(text)
 
 
 def columns_of(text: str) -> int:
@@ -78,16 +83,17 @@ class Table:
             for row in self.rows
         )
         return (
-            f"<div><b>{escape(self.title)}</b><table style='border-collapse:collapse'>"
+            f"<div><b>{escape(gloss(term(self.title)))}</b><table style='border-collapse:collapse'>"
             f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         )
 
     def __repr__(self) -> str:
-        texts = [tuple(str(v) for v in row) for row in (self.columns, *self.rows)]
+        heads = tuple(term(c) for c in self.columns)
+        texts = [heads, *[tuple(_plain(str(v)) for v in row) for row in self.rows]]
         wanted = [max(_widest_line(row[i]) for row in texts) for i in range(len(self.columns))]
         room = shutil.get_terminal_size((110, 24)).columns - len(_GAP) * (len(wanted) - 1)
         widths = _shared(wanted, room)
-        lines = [self.title]
+        lines = [gloss(term(self.title))]
         for row in texts:
             cells = [_wrapped(text, width) for text, width in zip(row, widths, strict=True)]
             for i in range(max(len(cell) for cell in cells)):
@@ -181,14 +187,14 @@ class Note:
     text: str
 
     def _repr_html_(self) -> str:
-        text = linked(self.text)
+        text = linked(gloss(self.text))
         if "\n" in self.text:
             head, _, rest = text.partition("\n")
             text = f"{head}<pre>{rest}</pre>"
         return f"<div>{_badge(self.standing)} {text}</div>"
 
     def __repr__(self) -> str:
-        return f"{self.standing}: {self.text}"
+        return f"{term(self.standing)}: {gloss(self.text)}"
 
 
 @dataclass(frozen=True, slots=True)

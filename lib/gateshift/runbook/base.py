@@ -33,14 +33,14 @@ from gateshift.runbook.gate import Gate
 from gateshift.runbook.inputs import project_root
 from gateshift.runbook.resume import bury_dead_runs
 from gateshift.runbook.standing import changes_of, facts, phase_words
-from gateshift.words import tell, use
+from gateshift.words import gloss, tell, use
 
 __all__ = ["Runbook", "say"]
 
 
 def say(text: str) -> None:
     """Print one progress line at once, so that papermill's archive and the terminal see it live."""
-    print(f"{datetime.now(UTC):%H:%M:%S}Z {text}", flush=True)
+    print(f"{datetime.now(UTC):%H:%M:%S}Z {gloss(text)}", flush=True)
 
 
 _HOLDING: list[Runbook] = []

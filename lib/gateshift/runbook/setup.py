@@ -20,6 +20,7 @@ from gateshift.runbook.base import Runbook, say
 from gateshift.runbook.context import Context
 from gateshift.runbook.inputs import project_root
 from gateshift.translate import Target, Translation, prove, translate, write_translation
+from gateshift.words import term
 
 __all__ = ["Preflight", "Translate", "Verify", "read_configuration", "translate_now"]
 
@@ -54,7 +55,8 @@ def checks_table(title: str, checks: Sequence[Any], folder: Path) -> Table:
     keys = ("result", "name", "measured", "why", "remedy")
     kept = [dict(zip(keys, (str(v) for v in row), strict=True)) for row in rows]
     (folder / "checks.json").write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
-    return Table(title, columns, rows)
+    shown = tuple((status, term(name), *rest) for status, name, *rest in rows)
+    return Table(title, columns, shown)
 
 
 class Preflight(Runbook):

@@ -15,7 +15,7 @@ from typing import Final
 
 import yaml
 
-__all__ = ["LANGUAGES", "catalogue", "gloss", "known", "language", "tell", "use"]
+__all__ = ["LANGUAGES", "catalogue", "gloss", "known", "language", "tell", "term", "use"]
 
 LANGUAGES: Final = ("en", "zh")
 
@@ -54,7 +54,21 @@ def tell(key: str, /, *, lang: str | None = None, **values: object) -> str:
 
 
 _RECORDED = "reason."
+_NAMES: Final = ("term.", "standing.", "decision.", "phase.", "title.")
+"""Single words and names, said in another language only where they stand alone."""
 _NAME = re.compile(r"\{(\w+)\}")
+_LONGEST = 4000
+"""A longer text is a file or a log, not a sentence of ours."""
+
+
+@cache
+def _whole(prefixes: tuple[str, ...]) -> Mapping[str, str]:
+    """Return the key of each text below *prefixes* that has no value in it, by its English form."""
+    return {
+        texts["en"]: key
+        for key, texts in catalogue().items()
+        if key.startswith(prefixes) and not _NAME.search(texts["en"])
+    }
 
 
 @cache
@@ -67,7 +81,7 @@ def _patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
     found = [
         (key, re.compile("".join(_part(piece) for piece in re.split(r"(\{\w+\})", texts["en"]))))
         for key, texts in catalogue().items()
-        if key.startswith(_RECORDED)
+        if key.startswith(_RECORDED) and _NAME.search(texts["en"])
     ]
     return tuple(sorted(found, key=lambda one: -len(one[1].pattern)))
 
@@ -77,26 +91,38 @@ def _part(piece: str) -> str:
     return f"(?P<{name[1]}>[^;]+?)" if name else re.escape(piece)
 
 
+def term(text: str) -> str:
+    """Return a single word or name of ours (a column's head, a check, a phase) in the language in use."""
+    if language() == "en":
+        return text
+    key = _whole(_NAMES).get(text)
+    return text if key is None else tell(key)
+
+
 def gloss(text: str) -> str:
     """Return a recorded English *text*, reasons joined by semicolons, in the language in use.
 
     What the catalogue does not know stays in English: a reason is never left out.
     """
-    if language() == "en":
+    if language() == "en" or len(text) > _LONGEST:
         return text
-    pieces, said = text.split("; "), []
+    pieces, said, found = text.split("; "), [], False
     while pieces:
         for count in range(len(pieces), 0, -1):
             told = _glossed("; ".join(pieces[:count]))
             if told is not None or count == 1:
+                found = found or told is not None
                 said.append(pieces[0] if told is None else told)
                 del pieces[:count]
                 break
-    return "；".join(said)
+    return "；".join(said) if found else text
 
 
 def _glossed(sentence: str) -> str | None:
+    if key := _whole((_RECORDED,)).get(sentence):
+        return tell(key)
     for key, pattern in _patterns():
         if found := pattern.fullmatch(sentence):
-            return tell(key, **found.groupdict())
+            # A value may be a sentence or a name itself: the reason of a rollback, the standing of a check.
+            return tell(key, **{name: gloss(term(value)) for name, value in found.groupdict().items()})
     return None
