@@ -19,6 +19,8 @@ import pytest
 import yaml
 
 from gateshift import lab as laboratory
+from gateshift.lab.build import cache_home
+from gateshift.lab.state import state_home
 from gateshift.migration.journal import Record, read_records
 
 ROOT = Path(__file__).parents[2]
@@ -198,6 +200,7 @@ class Desk:
         return found[0]
 
     def picture(self, name: str, part: Any = None) -> None:
+        self.page.mouse.move(1, 1)  # nothing below it is lit
         folder = Path(PICTURES) if PICTURES else self.folder / "outputs" / self.migration / "pictures"
         folder.mkdir(parents=True, exist_ok=True)
         target = folder / f"{name}.png"
@@ -221,6 +224,19 @@ def people_lab(lab_name: str) -> str:
     return lab_name
 
 
+def newcomer(folder: Path) -> dict[str, str]:
+    """Return the environment of an operator at home in *folder*, with nothing set up but what we keep.
+
+    The lab and its programs are those of the tests. What a picture shows of paths begins with ``~``.
+    """
+    for name, target in ((".local/state", state_home().parent), (".cache", cache_home().parent)):
+        (folder / name).mkdir(parents=True)
+        target.mkdir(parents=True, exist_ok=True)
+        (folder / name / target.name).symlink_to(target)
+    own = {"HOME": str(folder), "LOGNAME": "operator", "USER": "operator"}
+    return {**{k: v for k, v in os.environ.items() if not k.startswith("XDG_")}, **own}
+
+
 @pytest.fixture(scope="module")
 def desk(browser: Any, lab_name: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     folder, name = tmp_path_factory.mktemp("desk"), lab_name
@@ -237,6 +253,7 @@ def desk(browser: Any, lab_name: str, tmp_path_factory: pytest.TempPathFactory) 
             *("--jupyter", "--LabApp.expose_app_in_browser=True"),
         ],
         cwd=ROOT,
+        env=newcomer(folder),
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,

@@ -53,6 +53,7 @@ def test_a_failing_check_leads_to_its_troubleshooting_by_one_click(desk: Desk) -
     said = error.inner_text()
     assert "What happened" in said
     assert "Nothing was changed in this run" in said
+    assert "http://127.0.0.1:9" in desk.text()  # the check says who did not answer
     error.scroll_into_view_if_needed()
     desk.picture("error")
     assert desk.panel.locator("details").count() == 1  # the traceback is there, folded
@@ -137,7 +138,14 @@ def test_the_plot_moves_and_a_killed_kernel_resumes_the_stage(desk: Desk) -> Non
         time.sleep(1)
     bar = desk.panel.locator(".gateshift-wait").last
     assert "left" in bar.inner_text() or "so far" in bar.inner_text()
+    desk.command("application:toggle-left-area")
+    # By a script, at once: the element that is waited for would be another one by then.
+    desk.page.evaluate(
+        """() => { const panel = document.querySelector('.jp-NotebookPanel:not(.lm-mod-hidden)');
+             [...panel.querySelectorAll('.gateshift-wait')].at(-1).scrollIntoView({block: 'end'}); }"""
+    )
     desk.picture("stage")
+    desk.command("application:toggle-left-area")
 
     desk.command("notebook:restart-kernel")
     desk.page.locator(".jp-Dialog button.jp-mod-accept").click()
@@ -178,7 +186,8 @@ def test_roll_back_by_the_link_on_the_card(desk: Desk) -> None:
     said = desk.text()
     assert "users are back" in said, said[-3000:]
     assert "rolled back" in said
-    desk.panel.locator("table").last.scroll_into_view_if_needed()
+    checklist = desk.panel.locator("table", has=desk.page.locator("th", has_text="item")).last
+    checklist.evaluate("(one) => one.scrollIntoView({block: 'start'})")
     desk.picture("rollback")
     assert desk.records[-1].kind == "run.ended"
 

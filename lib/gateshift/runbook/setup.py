@@ -13,7 +13,8 @@ from gateshift.apisix.readers import read_files
 from gateshift.cluster import preflight as cluster_preflight
 from gateshift.cluster import verify as cluster_verify
 from gateshift.cluster.operator import gateway_selector
-from gateshift.errors import Blocked
+from gateshift.errors import Blocked, MetricsError
+from gateshift.judge.model import MissingKind
 from gateshift.notebook.show import Note, Table
 from gateshift.plan import Plan
 from gateshift.runbook.base import Runbook, say
@@ -94,7 +95,11 @@ class Preflight(Runbook):
 
     def _read_metrics(self) -> float | None:
         now = self.context.now()
-        return self.context.sampler.sample(now - self.params.metrics.step * 4, now).baseline.requests
+        side = self.context.sampler.sample(now - self.params.metrics.step * 4, now).baseline
+        if side.missing is not None and side.missing.kind is MissingKind.QUERY_ERROR:
+            # Not a matter of APISIX's metrics: nobody could be asked for them.
+            raise MetricsError(side.missing.detail, hint="check metrics.url and its credentials in params")
+        return side.requests
 
     def check(self) -> object:
         """Record the outcome; a failed check holds the migration."""

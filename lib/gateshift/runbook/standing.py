@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import shlex
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gateshift.errors import InputError
 from gateshift.migration.journal import Record
 from gateshift.migration.state import State
 from gateshift.params import Mode
+from gateshift.runbook.inputs import project_root
 from gateshift.words import gloss, tell
 
 if TYPE_CHECKING:
     from gateshift.runbook.context import Context
 
-__all__ = ["PATIENCE", "changes_of", "decision_words", "facts", "phase_words"]
+__all__ = ["PATIENCE", "changes_of", "decision_words", "facts", "phase_words", "typed"]
 
 PATIENCE = 5.0
 """Seconds a card waits for the cluster and the traffic provider; then it says that they do not answer."""
@@ -44,9 +48,17 @@ def facts(context: Context, *, who: str, ours: bool, next_step: str) -> dict[str
         tell("card.verdict"): _verdict(state),
         tell("card.lock"): tell("card.lock.ours", who=who) if ours else _holder(context),
         tell("card.next"): next_step,
-        tell("card.back"): tell("card.back.how", params=context.params_file),
+        tell("card.back"): tell("card.back.how", params=typed(context.params_file)),
         tell("card.run"): context.run,
     }
+
+
+def typed(path: str) -> str:
+    """Return *path* as a person would type it in the clone: relative to it, or from the home folder."""
+    for base, start in ((project_root(), ""), (Path.home(), "~/")):
+        with suppress(ValueError):
+            return start + shlex.quote(str(Path(path).relative_to(base)))
+    return shlex.quote(path)
 
 
 def phase_words(phase: str) -> str:
@@ -96,8 +108,10 @@ def _brief(error: BaseException, most: int = 90) -> str:
 
 
 def _cluster(context: Context, answer: Any) -> str:
-    named = context.params.cluster.context or context.params.cluster.kubeconfig
-    name = named or tell("card.cluster.current")
+    cluster = context.params.cluster
+    name = (
+        cluster.context or (cluster.kubeconfig and typed(cluster.kubeconfig)) or tell("card.cluster.current")
+    )
     if isinstance(answer, BaseException):
         return tell("card.cluster.away", context=name, why=_brief(answer))
     return tell("card.cluster.known", context=name, uid=answer)
