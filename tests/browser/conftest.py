@@ -27,6 +27,8 @@ ROOT = Path(__file__).parents[2]
 PICTURES = os.environ.get("GATESHIFT_SCREENSHOTS")
 """Folder for the screenshots that docs and README show; without it they stay in the migration's archive."""
 
+SCREEN = {"width": 1280, "height": 900}
+
 
 def chromium() -> str | None:
     for name in ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"):
@@ -260,7 +262,7 @@ def desk(browser: Any, lab_name: str, tmp_path_factory: pytest.TempPathFactory) 
     )
     try:
         _await_server(one, folder / "server.log")
-        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        context = browser.new_context(viewport=SCREEN)
         one.page = context.new_page()
         # With the token once: the cookie carries it from here on, links included.
         one.page.goto(f"{one.url}/?token={token}", wait_until="domcontentloaded")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.browser.conftest import Desk
+from tests.browser.conftest import SCREEN, Desk
 
 pytestmark = [pytest.mark.lab, pytest.mark.browser]
 
@@ -138,14 +138,14 @@ def test_the_plot_moves_and_a_killed_kernel_resumes_the_stage(desk: Desk) -> Non
         time.sleep(1)
     bar = desk.panel.locator(".gateshift-wait").last
     assert "left" in bar.inner_text() or "so far" in bar.inner_text()
-    desk.command("application:toggle-left-area")
+    desk.page.set_viewport_size({"width": 1280, "height": 1020})  # the whole plot, and the bar below it
     # By a script, at once: the element that is waited for would be another one by then.
     desk.page.evaluate(
         """() => { const panel = document.querySelector('.jp-NotebookPanel:not(.lm-mod-hidden)');
              [...panel.querySelectorAll('.gateshift-wait')].at(-1).scrollIntoView({block: 'end'}); }"""
     )
     desk.picture("stage")
-    desk.command("application:toggle-left-area")
+    desk.page.set_viewport_size(SCREEN)
 
     desk.command("notebook:restart-kernel")
     desk.page.locator(".jp-Dialog button.jp-mod-accept").click()

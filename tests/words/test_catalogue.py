@@ -14,6 +14,7 @@ from gateshift.migration.state import Phase
 from gateshift.runbook.order import NOTEBOOKS
 
 LIB = Path(words.__file__).parent.parent
+RECORDED = ("reason.", "term.")
 # Keys that code puts together: prefix, and every ending it can have.
 BUILT = {
     "phase.": {phase.value.replace(" ", "_") for phase in Phase},
@@ -78,7 +79,7 @@ def test_every_key_in_code_exists_and_every_key_is_used() -> None:
     said = {key for key in every if key.startswith("report.said.")}
     short = {key.removeprefix("report.said.").removesuffix("_passed").removesuffix("_failed") for key in said}
     assert short - texts - {key.removeprefix("report.said.") for key in texts} == set()
-    recorded = {key for key in every if key.startswith("reason.")}  # found by their English sentence
+    recorded = {key for key in every if key.startswith(RECORDED)}  # found by their English form
     assert every - texts - built - spoken - said - recorded == set()
 
 
@@ -93,7 +94,7 @@ def test_every_recorded_sentence_is_made_by_the_code_as_it_stands_in_the_catalog
     gone = {
         key: part
         for key, texts in words.catalogue().items()
-        if key.startswith("reason.")
+        if key.startswith(RECORDED)
         for part in fragments(texts["en"])
         if not covered(part.strip(" %;,.():s"), made)
     }
@@ -143,3 +144,20 @@ def test_language_of_params_goes_before_the_environment(monkeypatch: pytest.Monk
 def test_a_missing_value_is_an_error_not_a_hole() -> None:
     with pytest.raises(KeyError):
         words.tell("gate.refused")
+
+
+def test_a_value_that_is_a_sentence_or_a_name_of_ours_is_said_too_and_a_text_of_lines_line_by_line() -> None:
+    try:
+        words.use("zh")
+        assert words.gloss("[3/20] APISIX pods: pass") == "[3/20] APISIX 的 pod：通过"
+        said = words.gloss("a rollback was started elsewhere (asked by the operator); this stage ends here")
+        assert said == "别处已开始回滚（由操作人员要求）；本级到此结束"
+        assert words.gloss("bind this ClusterRole:\nkind: ClusterRole") == (
+            "请绑定此 ClusterRole：\nkind: ClusterRole"
+        )
+        assert words.gloss("spec: a; b") == "spec: a; b"  # not ours: as it was
+        assert words.term("remedy") == "处理办法"
+        assert words.gloss("kind") == "kind"  # a word is a name only where it stands for one
+    finally:
+        words.use("")
+    assert words.term("remedy") == "remedy"

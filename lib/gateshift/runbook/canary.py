@@ -33,6 +33,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Canary"]
 
+_LABELS = {
+    "requests": "requests on Istio",
+    "errors": "errors on Istio",
+    "p95_ms": "P95 on Istio, ms",
+    "share_percent": "share on Istio, %",
+}
+
 
 class Canary(Runbook):
     """One stage of the canary: shift, wait for arrival, dwell, judge, promote or bring back."""
@@ -261,9 +268,9 @@ class Canary(Runbook):
         if self.verdict is None:
             return Note("info", "nothing was observed")
         rows = (
-            ("decision", self.verdict.decision.value),
-            *[(name.replace("_", " "), value) for name, value in self._observed().items()],
-            *[("reason", gloss(reason)) for reason in self.verdict.reasons],
+            ("decision", decision_words(self.verdict.decision.value)),
+            *[(_LABELS[name], value) for name, value in self._observed().items()],
+            *[("reason", reason) for reason in self.verdict.reasons],
         )
         return Table(f"Stage {self.index + 1}", ("what", "value"), rows)
 

@@ -39,7 +39,8 @@ class Install(Runbook):
         for chart, values in cluster_install.helm_values(self.params).items():
             atomic_write(self.context.run_folder / f"values-{chart}.yaml", yaml.safe_dump(values))
         said = "" if self.undo else f"istioctl precheck: {cluster_install.precheck(self.params)}\n"
-        return Note("info", f"{said}IstioOperator to {'take back' if self.undo else 'install'}:\n{text}")
+        head = "IstioOperator to take back:\n" if self.undo else "IstioOperator to install:\n"
+        return Note("info", f"{said}{head}{text}")
 
     def make_plan(self) -> Plan:
         """Diff the wanted components against the cluster; with *undo*, list what goes."""

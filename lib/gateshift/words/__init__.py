@@ -57,8 +57,6 @@ _RECORDED = "reason."
 _NAMES: Final = ("term.", "standing.", "decision.", "phase.", "title.")
 """Single words and names, said in another language only where they stand alone."""
 _NAME = re.compile(r"\{(\w+)\}")
-_LONGEST = 4000
-"""A longer text is a file or a log, not a sentence of ours."""
 
 
 @cache
@@ -104,8 +102,10 @@ def gloss(text: str) -> str:
 
     What the catalogue does not know stays in English: a reason is never left out.
     """
-    if language() == "en" or len(text) > _LONGEST:
+    if language() == "en":
         return text
+    if "\n" in text:
+        return "\n".join(gloss(line) for line in text.split("\n"))
     pieces, said, found = text.split("; "), [], False
     while pieces:
         for count in range(len(pieces), 0, -1):
