@@ -51,6 +51,7 @@ def _summary(translation: Translation, proof: Proof, folder: Path) -> dict[str, 
         "objects": len(translation.objects),
         "ledger": translation.counts(),
         "blockers": [one.as_json() for one in translation.blockers],
+        "hosts": [one.as_json() for one in translation.forms],
         "warnings": list(translation.warnings),
         "proof": {
             "checked": proof.checked,
@@ -64,6 +65,8 @@ def _show(translation: Translation, proof: Proof, folder: Path) -> None:
     click.echo(f"{len(translation.objects)} objects in {folder}")
     click.echo("ledger: " + ", ".join(f"{n} {kind}" for kind, n in translation.counts().items()))
     click.echo(f"proof: {proof.checked} requests, {len(proof.disagreements)} disagreements")
+    for form in translation.forms:
+        click.echo(f"host {form.host}: {form.form}" + (f", because {form.why}" if form.why else ""))
     for one in translation.warnings:
         click.echo(f"warning: {one}")
     for difference in proof.disagreements:
@@ -88,6 +91,11 @@ def _show(translation: Translation, proof: Proof, folder: Path) -> None:
 @click.option("--router", type=click.Choice(_ROUTERS), help="apisix.router.http of the old gateway.")
 @click.option("--namespace", default="default", show_default=True, help="Namespace of the applications.")
 @click.option("--gateway-namespace", default="istio-system", show_default=True)
+@click.option(
+    "--output",
+    type=click.Choice(["istio", "gateway-api"]),
+    help="gateway-api: hosts as HTTPRoute and GRPCRoute where that is exact. Default: as in the params.",
+)
 @click.option("--params", "params_file", type=click.Path(path_type=Path), help="Take `translate:` from here.")
 @click.option("--requests", default=2000, show_default=True, help="Requests of the routing proof.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
@@ -100,6 +108,7 @@ def translate_command(
     router: str | None,
     namespace: str,
     gateway_namespace: str,
+    output: str | None,
     params_file: Path | None,
     requests: int,
     as_json: bool,
@@ -109,12 +118,16 @@ def translate_command(
     Exit code 0: everything is accounted for and nothing blocks. 3: a blocker or a disagreement waits for a
     person. 2: the input cannot be read.
     """
-    params = load(params_file).translate if params_file else TranslateParams()
+    given = load(params_file) if params_file else None
+    params = given.translate if given else TranslateParams()
+    if output:
+        params = TranslateParams.model_validate({**params.model_dump(), "output": output})
     configuration = _read(sources, admin_key)
     target = Target(
         version=istio_version,
         namespace=namespace,
         gateway_namespace=gateway_namespace,
+        gateway_service=given.istio.gateway_service if given else "istio-ingressgateway",
         router=Router(router) if router else None,
     )
     translation = translate(configuration, params, target)

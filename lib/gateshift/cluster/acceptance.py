@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from gateshift.cluster.client import Cluster
+from gateshift.cluster.front import servers_of
 from gateshift.cluster.gateways import (
     gateway_pods,
     listener_ports,
@@ -21,8 +22,10 @@ from gateshift.errors import ClusterError
 from gateshift.params.model import Params
 from gateshift.plan import Step, canonical_json
 
-__all__ = ["brings_push", "missing_from_gateway", "wait_in_sync", "wanted_listeners"]
+__all__ = ["brings_push", "missing_from_gateway", "unaccepted", "wait_in_sync", "wanted_listeners"]
 
+_GATEWAY_API = "gateway.networking.k8s.io"
+_CONTROLLER = "istio.io/gateway-controller"
 _REFUSED = "rejected by Envoy"
 _UNSENT = "istiod has sent nothing new yet"
 _LOOKS = 3
@@ -62,7 +65,7 @@ def wanted_listeners(
     """Return the container ports on which the gateway must listen, and what stands in the way.
 
     A Gateway names the port of the Service, Envoy listens on its target port (istio-traps.md 22). Only
-    Gateways whose selector matches *pod_labels* count.
+    Gateways whose selector matches *pod_labels* count, and those of the Gateway API, which name the Service.
     """
     targets = {
         int(p["port"]): p.get("targetPort", p["port"]) for p in service.get("spec", {}).get("ports") or []
@@ -70,11 +73,11 @@ def wanted_listeners(
     ports: set[int] = set()
     problems = []
     for obj in objects:
-        if obj.get("kind") != "Gateway" or "servers" not in obj.get("spec", {}):
+        if obj.get("kind") != "Gateway":
             continue
         if not (obj["spec"].get("selector") or {}).items() <= pod_labels.items():
             continue
-        for server in obj["spec"]["servers"] or []:
+        for server in servers_of(obj):
             number = int(server["port"]["number"])
             target = targets.get(number)
             if target is None:
@@ -84,6 +87,47 @@ def wanted_listeners(
             elif isinstance(target, int):  # a named target port is resolved by istiod alone
                 ports.add(target)
     return ports, problems
+
+
+def unaccepted(cluster: Cluster, objects: Iterable[Object]) -> list[str]:
+    """Name the objects of the Gateway API that istiod has not accepted, and its reason.
+
+    It says so in their status only: the API server takes a route that no gateway serves. A route to a
+    Service that does not exist is not accepted either; it would answer 500.
+    """
+    found = []
+    for obj in objects:
+        group = str(obj.get("apiVersion", "")).partition("/")[0]
+        if group != _GATEWAY_API or obj["kind"] not in {"Gateway", "HTTPRoute", "GRPCRoute"}:
+            continue
+        kind = f"{obj['apiVersion']}/{obj['kind']}"
+        live = cluster.get(kind, name_of(obj), obj["metadata"].get("namespace"))
+        if live is None:
+            found.append(f"{title_of(obj)} is not there")
+        elif said := _status_problem(live):
+            found.append(f"{title_of(obj)}: {said}")
+    return found
+
+
+def _status_problem(live: Object) -> str:
+    status, generation = live.get("status") or {}, live["metadata"].get("generation")
+    if live["kind"] == "Gateway":
+        parts = [(status, ("Accepted",))]
+        parts += [(one, ("Accepted", "ResolvedRefs")) for one in status.get("listeners") or []]
+    else:
+        parents = [p for p in status.get("parents") or [] if p.get("controllerName") == _CONTROLLER]
+        if len(parents) < len(live["spec"].get("parentRefs") or []):
+            return "istiod has not looked at it yet"
+        parts = [(one, ("Accepted", "ResolvedRefs")) for one in parents]
+    for part, wanted in parts:
+        told = {c["type"]: c for c in part.get("conditions") or []}
+        for name in wanted:
+            one = told.get(name)
+            if one is None or one.get("observedGeneration") != generation:
+                return "istiod has not looked at it yet"
+            if one["status"] != "True":
+                return f"{one['reason']}: {one['message']}"
+    return ""
 
 
 def missing_from_gateway(
@@ -102,7 +146,7 @@ def missing_from_gateway(
         return "no gateway pod is ready"
     service = cluster.get("Service", params.istio.gateway_service, params.istio.namespace) or {}
     ports, problems = wanted_listeners(wanted_objects, service, pods[0]["metadata"].get("labels") or {})
-    if problems:
+    if problems := problems or unaccepted(cluster, wanted_objects):
         return "; ".join(problems)
     names = {name_of(p) for p in pods}
     ours = sorted(names & set(_connected(params)))

@@ -9,6 +9,7 @@ from typing import Any
 
 from gateshift.cluster.client import Cluster
 from gateshift.cluster.objects import (
+    API_GATEWAY,
     MANAGED_BY,
     MANAGER,
     MIGRATION,
@@ -28,7 +29,11 @@ from gateshift.plan import Plan, Step
 __all__ = ["PRUNED", "archived", "execute", "plan", "plan_undo", "undo"]
 
 PRUNED = (
+    "HTTPRoute",
+    "GRPCRoute",
     "VirtualService",
+    API_GATEWAY,
+    "ReferenceGrant",
     "Gateway",
     "EnvoyFilter",
     "Telemetry",

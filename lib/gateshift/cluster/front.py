@@ -10,6 +10,7 @@ import socket
 import ssl
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import httpx
 from cryptography import x509
@@ -21,16 +22,31 @@ from gateshift.cluster.objects import Object
 from gateshift.params.model import Params
 from gateshift.traffic.probes import Address
 
-__all__ = ["answers", "certificates", "tls_hosts"]
+__all__ = ["answers", "certificates", "servers_of", "tls_hosts"]
 
 _TIMEOUT = 5.0
+
+
+def servers_of(gateway: Object) -> list[dict[str, Any]]:
+    """Return the servers of a Gateway of either kind; the Gateway API's listeners are written as servers."""
+    found: list[dict[str, Any]] = list(gateway["spec"].get("servers") or [])
+    for one in gateway["spec"].get("listeners") or []:
+        refs = (one.get("tls") or {}).get("certificateRefs") or []
+        server: dict[str, Any] = {
+            "port": {"number": one["port"], "protocol": one["protocol"]},
+            "hosts": [one.get("hostname") or "*"],
+        }
+        if refs:
+            server["tls"] = {"mode": "SIMPLE", "credentialName": refs[0]["name"]}
+        found.append(server)
+    return found
 
 
 def tls_hosts(gateways: Iterable[Object], hosts: Sequence[str]) -> dict[str, str]:
     """Return, for each of *hosts* that a Gateway serves by TLS, the Secret it names; the most exact wins."""
     found: dict[str, tuple[int, str]] = {}
     for gateway in gateways:
-        for server in gateway["spec"].get("servers") or []:
+        for server in servers_of(gateway):
             tls = server.get("tls") or {}
             name = tls.get("credentialName") or next(iter(tls.get("credentialNames") or []), "")
             if tls.get("mode", "SIMPLE") not in {"SIMPLE", "MUTUAL", "OPTIONAL_MUTUAL"} or not name:

@@ -176,9 +176,16 @@ def _route_mark(route: Mapping[str, Any]) -> str:
 
 
 def wanted_routes(objects: Iterable[Object]) -> dict[str, set[str]]:
-    """Return, per host, the VirtualServices that the gateway must have routes of."""
+    """Return, per host, the VirtualServices that the gateway must have routes of.
+
+    A host of the Gateway API has an empty set: istiod names those routes after its own objects.
+    """
     out: dict[str, set[str]] = {}
     for obj in objects:
+        if obj.get("kind") in {"HTTPRoute", "GRPCRoute"}:
+            for host in obj["spec"].get("hostnames") or ["*"]:
+                out.setdefault(host, set())
+            continue
         if obj.get("kind") != "VirtualService" or not obj["spec"].get("http"):
             continue
         if not [g for g in obj["spec"].get("gateways") or [] if g != "mesh"]:

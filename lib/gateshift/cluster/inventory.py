@@ -106,7 +106,29 @@ def users_of(cluster: Cluster, namespace: str, services: Iterable[str]) -> list[
             for obj in cluster.list(kind):
                 for host in sorted(set(filter(internal, _hosts(obj)))):
                     found.append(f"{title_of(obj)} sends to {host}")
-    return found + _ingresses(cluster, namespace) + _gateway_api(cluster, namespace)
+    return (
+        found
+        + _routes(cluster, namespace)
+        + _ingresses(cluster, namespace)
+        + _gateway_api(cluster, namespace)
+    )
+
+
+def _routes(cluster: Cluster, namespace: str) -> list[str]:
+    """Name the routes of the Gateway API in other namespaces that send to a Service of *namespace*."""
+    found = []
+    for kind in ("HTTPRoute", "GRPCRoute"):
+        if not cluster.serves(kind):
+            continue
+        for route in cluster.list(kind):
+            rules = route["spec"].get("rules") or []
+            refs = [ref for rule in rules for ref in rule.get("backendRefs") or []]
+            filters = [f for rule in rules for f in rule.get("filters") or []]
+            refs += [f["requestMirror"]["backendRef"] for f in filters if f.get("requestMirror")]
+            named = sorted({str(ref["name"]) for ref in refs if ref.get("namespace") == namespace})
+            if route["metadata"]["namespace"] != namespace:
+                found += [f"{title_of(route)} sends to {name}.{namespace}" for name in named]
+    return found
 
 
 def _hosts(obj: Object) -> list[str]:

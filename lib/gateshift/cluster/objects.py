@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 __all__ = [
+    "API_GATEWAY",
     "API_VERSIONS",
     "HIDDEN",
     "ISTIO_KINDS",
@@ -43,6 +44,11 @@ MIGRATION = "gateshift.dev/migration"
 # Istio serves networking and security v1 from 1.22 and v1beta1 before (istio-traps.md 3); the first
 # version that the cluster serves is used.
 _ISTIO_V1 = ("v1", "v1beta1")
+
+_GATEWAY_API = "gateway.networking.k8s.io"
+
+API_GATEWAY = f"{_GATEWAY_API}/v1/Gateway"
+"""The Gateway of the Gateway API; the bare kind is Istio's own."""
 
 API_VERSIONS: Mapping[str, tuple[str, ...]] = {
     "Namespace": ("v1",),
@@ -81,6 +87,10 @@ API_VERSIONS: Mapping[str, tuple[str, ...]] = {
     "MutatingWebhookConfiguration": ("admissionregistration.k8s.io/v1",),
     "SelfSubjectAccessReview": ("authorization.k8s.io/v1",),
     "ApisixRoute": ("apisix.apache.org/v2",),
+    "HTTPRoute": (f"{_GATEWAY_API}/v1",),
+    "GRPCRoute": (f"{_GATEWAY_API}/v1",),
+    "GatewayClass": (f"{_GATEWAY_API}/v1",),
+    "ReferenceGrant": (f"{_GATEWAY_API}/v1beta1",),
     **{
         kind: tuple(f"networking.istio.io/{v}" for v in _ISTIO_V1)
         for kind in (
@@ -109,8 +119,11 @@ ISTIO_KINDS: tuple[str, ...] = (
     "AuthorizationPolicy",
     "Telemetry",
     "EnvoyFilter",
+    "ReferenceGrant",
     "Gateway",
     "VirtualService",
+    "HTTPRoute",
+    "GRPCRoute",
 )
 """Kinds that `30_apply` creates, in the order in which they are applied."""
 

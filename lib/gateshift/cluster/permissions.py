@@ -22,6 +22,7 @@ _RESTORE = ("get", "list", "create", "delete")
 _WATCH = ("watch",)
 _ISTIO = "networking.istio.io"
 _SECURITY = "security.istio.io"
+_GATEWAY_API = "gateway.networking.k8s.io"
 _RBAC = "rbac.authorization.k8s.io"
 _ADMISSION = "admissionregistration.k8s.io"
 _APISIX = (
@@ -85,8 +86,13 @@ TABLE: tuple[tuple[str, tuple[str, ...], tuple[str, ...], str], ...] = (
     ("extensions.istio.io", ("wasmplugins", "trafficextensions"), _READ, "analyze; uninstall"),
     ("apisix.apache.org", _APISIX, _RESTORE, "clean-up and restore"),
     ("apisix.apache.org", ("apisixroutes",), ("update",), "shift: traffic-split through the cluster"),
-    ("gateway.networking.k8s.io", ("gateways",), _READ, "clean-up: who is served by APISIX"),
-    ("gateway.networking.k8s.io", ("gatewayclasses",), _RESTORE, "clean-up and restore"),
+    (
+        _GATEWAY_API,
+        ("gateways", "httproutes", "grpcroutes", "referencegrants"),
+        _WRITE,
+        "apply with translate.output gateway-api; clean-up: who is served by APISIX",
+    ),
+    (_GATEWAY_API, ("gatewayclasses",), _RESTORE, "clean-up and restore; uninstall: what istiod made"),
     # istioctl analyze watches what it reads
     (
         "",
@@ -127,6 +133,7 @@ TABLE: tuple[tuple[str, tuple[str, ...], tuple[str, ...], str], ...] = (
         "istioctl analyze",
     ),
     ("telemetry.istio.io", ("telemetries",), _WATCH, "istioctl analyze"),
+    (_GATEWAY_API, ("gateways", "httproutes", "grpcroutes"), _WATCH, "istioctl analyze"),
     ("extensions.istio.io", ("wasmplugins", "trafficextensions"), _WATCH, "istioctl analyze"),
 )
 

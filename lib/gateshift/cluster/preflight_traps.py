@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from gateshift.cluster.checks import Check, Item, failed, passed, warned
 from gateshift.cluster.client import Cluster
-from gateshift.cluster.objects import MANAGED_BY, MANAGER, Object, name_of, title_of
+from gateshift.cluster.objects import API_GATEWAY, MANAGED_BY, MANAGER, Object, name_of, title_of
 from gateshift.cluster.operator import gateway_selector
 from gateshift.params.model import Params
 
@@ -36,6 +36,7 @@ def items(params: Params, cluster: Cluster) -> tuple[Item, ...]:
         Item("service kinds", "some Services are not routed as they look", checks.kinds),
         Item("load balancer", "the new one must be of the old one's kind", checks.balancer),
         Item("other Istio objects", "objects of others act on the same hosts and proxies", checks.others),
+        Item("Gateway API", "hosts are to be emitted as its routes", checks.gateway_api),
         Item("storage", "APISIX's own store must survive until the way back is closed", checks.storage),
     )
 
@@ -180,6 +181,24 @@ class _Checks:
                     )
         found += self._on_the_gateway(selector)
         yield from found or [passed("other Istio objects", "none on these hosts or on the gateway", why)]
+
+    def gateway_api(self) -> Iterator[Check]:
+        why = "hosts are to be emitted as its routes"
+        if self.params.translate.output != "gateway-api":
+            yield passed("Gateway API", "not asked for (translate.output)", why)
+            return
+        missing = [
+            k for k in (API_GATEWAY, "HTTPRoute", "GRPCRoute", "ReferenceGrant") if not self.cluster.serves(k)
+        ]
+        if missing:
+            yield failed(
+                "Gateway API",
+                f"the cluster does not serve {', '.join(k.rpartition('/')[2] for k in missing)}",
+                why,
+                "apply standard-install.yaml of the Gateway API 1.2 or newer, or set translate.output: istio",
+            )
+        else:
+            yield passed("Gateway API", "Gateway, HTTPRoute, GRPCRoute and ReferenceGrant are served", why)
 
     def _on_the_gateway(self, labels: dict[str, str]) -> list[Check]:
         namespace = self.params.istio.namespace

@@ -11,9 +11,10 @@ from typing import Any
 from gateshift.cluster import verify
 from gateshift.cluster.certificates import certificate_problems, days_left
 from gateshift.cluster.client import Cluster
+from gateshift.cluster.front import servers_of
 from gateshift.cluster.gateways import gateway_pods, load_balancer_name, pod_ready, selector_text
 from gateshift.cluster.logs import Pattern, group
-from gateshift.cluster.objects import MANAGED_BY, MANAGER, Object, name_of
+from gateshift.cluster.objects import API_GATEWAY, MANAGED_BY, MANAGER, Object, name_of
 from gateshift.cluster.operator import istiod_name
 from gateshift.errors import ClusterError
 from gateshift.params.model import Params
@@ -169,8 +170,11 @@ def _certificates(params: Params, cluster: Cluster) -> Day:
     """Look at the certificates our Gateways serve; one that expires before the next run is a problem."""
     namespace = params.istio.namespace
     names: dict[str, set[str]] = {}
-    for gateway in cluster.list("Gateway", labels=f"{MANAGED_BY}={MANAGER}"):
-        for server in gateway["spec"].get("servers") or []:
+    gateways = cluster.list("Gateway", labels=f"{MANAGED_BY}={MANAGER}")
+    if cluster.serves(API_GATEWAY):
+        gateways += cluster.list(API_GATEWAY, labels=f"{MANAGED_BY}={MANAGER}")
+    for gateway in gateways:
+        for server in servers_of(gateway):
             tls = server.get("tls") or {}
             for name in filter(None, [tls.get("credentialName"), *(tls.get("credentialNames") or [])]):
                 names.setdefault(str(name), set()).update(server.get("hosts") or [])

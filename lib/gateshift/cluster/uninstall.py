@@ -11,7 +11,7 @@ from gateshift.cluster.client import Cluster
 from gateshift.cluster.failures import ApiError
 from gateshift.cluster.gateways import watch
 from gateshift.cluster.install import manifests
-from gateshift.cluster.objects import Object, clean, diff_text, name_of, title_of
+from gateshift.cluster.objects import API_GATEWAY, Object, clean, diff_text, name_of, title_of
 from gateshift.cluster.operator import istiod_name
 from gateshift.cluster.ownership import is_ours, is_shared, owner_selector
 from gateshift.errors import Blocked, ClusterError
@@ -40,6 +40,7 @@ _LAST_KIND = "ServiceAccount"
 # istiod makes these at run time; they are nobody's once the last istiod is gone.
 _RUNTIME_MAPS = {"istio-ca-root-cert", "istio-ca-crl"}
 _RUNTIME_SECRETS = {"istio-ca-secret", "istio-ca-secret-lock"}
+_RUNTIME_CLASSES = {"istio", "istio-remote", "istio-waypoint", "istio-east-west"}
 _BY_ISTIOD = "made by istiod at run time"
 _MADE_BY_KUBERNETES = {("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default")}
 
@@ -133,7 +134,20 @@ def _made_by_istiod(params: Params, cluster: Cluster) -> list[Object]:
         and name_of(o).startswith("istio-")
     ]
     found += [o for o in cluster.list("Lease", namespace) if name_of(o).startswith("istio-")]
-    return found
+    return found + _gateway_classes(cluster)
+
+
+def _gateway_classes(cluster: Cluster) -> list[Object]:
+    """Return the Gateway API's classes that istiod made; one that a Gateway names stays."""
+    if not cluster.serves("GatewayClass"):
+        return []
+    used = {g["spec"].get("gatewayClassName") for g in cluster.list(API_GATEWAY)}
+    return [
+        c
+        for c in cluster.list("GatewayClass")
+        if str(c.get("spec", {}).get("controllerName", "")).startswith("istio.io/")
+        and name_of(c) in _RUNTIME_CLASSES - used
+    ]
 
 
 def _crds(

@@ -11,7 +11,7 @@ from gateshift.cluster.acceptance import missing_from_gateway
 from gateshift.cluster.checks import Check, Item, failed, passed, run_items, warned
 from gateshift.cluster.client import Cluster
 from gateshift.cluster.gateways import gateway_pods, load_balancer_name, pod_ready, proxy_status, rejected
-from gateshift.cluster.objects import MANAGED_BY, MANAGER, Object
+from gateshift.cluster.objects import API_GATEWAY, MANAGED_BY, MANAGER, Object
 from gateshift.cluster.operator import istiod_name
 from gateshift.cluster.tools import run_istioctl
 from gateshift.cluster.waiting import deployment_standing
@@ -20,6 +20,8 @@ from gateshift.params.model import Params
 from gateshift.traffic import probes
 
 __all__ = ["Finding", "judge_findings", "parse_analysis", "probe_checks", "run"]
+
+_ROUTES = ("HTTPRoute", "GRPCRoute")
 
 LIMIT = 90.0
 """Seconds for all checks together; functional probes have limits of their own."""
@@ -183,9 +185,11 @@ class _Checks:
         for obj in ours:
             counts[obj["kind"]] = counts.get(obj["kind"], 0) + 1
         text = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items())) or "none"
-        for kind in ("Gateway", "VirtualService"):
-            if not counts.get(kind):
-                yield failed("resources", f"no {kind} made by gateshift ({text})", why, "run 30_apply")
+        for kinds in (("Gateway",), ("VirtualService", *_ROUTES)):
+            if not any(counts.get(kind) for kind in kinds):
+                yield failed(
+                    "resources", f"no {' or '.join(kinds)} made by gateshift ({text})", why, "run 30_apply"
+                )
                 return
         yield passed("resources", text, why)
         missing = missing_from_gateway(self.params, self.cluster, ours)
@@ -193,7 +197,7 @@ class _Checks:
         if missing:
             yield failed("routes in Envoy", missing, why, "istioctl proxy-config routes <pod> shows them")
         else:
-            yield passed("routes in Envoy", "every VirtualService has its routes", why)
+            yield passed("routes in Envoy", "every applied host has its routes", why)
 
     def _ours(self) -> list[Object]:
         found: list[Object] = []
@@ -209,6 +213,10 @@ class _Checks:
         ):
             for namespace in sorted(namespaces):
                 found += self.cluster.list(kind, namespace, labels=f"{MANAGED_BY}={MANAGER}")
+        for kind in (API_GATEWAY, *_ROUTES):
+            if self.cluster.serves(kind):
+                for namespace in sorted(namespaces):
+                    found += self.cluster.list(kind, namespace, labels=f"{MANAGED_BY}={MANAGER}")
         return found
 
     def analyze(self) -> Iterator[Check]:
@@ -255,7 +263,7 @@ class _Checks:
         target = target or self.target()
         yield passed("load balancer", target, "DNS will point there")
         hosts, address = self._hosts(), _address(self.params, target)
-        ports = {s["port"]["number"] for g in self._gateways() for s in g["spec"].get("servers") or []}
+        ports = {s["port"]["number"] for g in self._gateways() for s in front.servers_of(g)}
         if not hosts:
             yield warned(
                 "load balancer answers", "no host to ask for", "DNS will point there", "add verify.probes"

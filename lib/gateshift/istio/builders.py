@@ -84,14 +84,17 @@ def build(  # noqa: PLR0917 - kind, name and namespace always come in this order
     """Return one object as plain JSON; *sources* are APISIX ids such as ``routes/1``.
 
     *spec* is taken as it is (an empty value may carry meaning, as in ``retries: {attempts: 0}``); a ConfigMap
-    gets it as its ``data``.
+    gets it as its ``data``. *kind* is ``group/version/Kind`` for what is not Istio's own.
     """
+    api_version, _, kind = kind.rpartition("/")
+    if kind == "ConfigMap":
+        api_version = "v1"
     annotations = {SOURCE_ANNOTATION: _ids(sources)}
     refused = tuple(refused)
     if refused:
         annotations[REFUSED_ANNOTATION] = _ids(refused)
     return {
-        "apiVersion": "v1" if kind == "ConfigMap" else getattr(version, _GROUPS[kind]),
+        "apiVersion": api_version or getattr(version, _GROUPS[kind]),
         "kind": kind,
         "metadata": {
             "name": name,

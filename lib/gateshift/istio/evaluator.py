@@ -244,14 +244,21 @@ class _Server:
                 table[name] = _after_istio(rules)
         self.suffixes = sorted((name[1:] for name in self.wildcards), key=lambda s: (-len(s), s))
 
-    def rules(self, name: str) -> Sequence[_Rule]:
+    def host(self, name: str) -> str | None:
+        """Return the virtual host that a request for *name* is given."""
         if name in self.exact:
-            return self.exact[name]
+            return name
         for suffix in self.suffixes:
             # Envoy's wildcard stands for at least one character.
             if name.endswith(suffix) and (len(name) > len(suffix) or not suffix):
-                return self.wildcards["*" + suffix]
-        return ()
+                return f"*{suffix}"
+        return None
+
+    def rules(self, name: str) -> Sequence[_Rule]:
+        host = self.host(name)
+        if host is None:
+            return ()
+        return (self.wildcards if host.startswith("*") else self.exact)[host]
 
 
 class Evaluator:
@@ -299,11 +306,15 @@ class Evaluator:
 
     def rules(self, host: str, port: int = 80) -> Sequence[_Rule]:
         """Return the rules of the virtual host that a request for *host* is given, in order."""
-        name = host.lower()
-        if name.rsplit(":", 1)[-1].isdigit():
-            name = name.rsplit(":", 1)[0]  # Istio gateways set ignore_port_in_host_matching
+        name = _bare(host)
         server = self._server(name, port)
         return server.rules(name) if server else ()
+
+    def host_of(self, host: str, port: int = 80) -> str | None:
+        """Return the virtual host that a request for *host* is given; None when there is none."""
+        name = _bare(host)
+        server = self._server(name, port)
+        return server.host(name) if server else None
 
     def decide(self, request: Request) -> Decision:
         """Return the decision for *request*; no rule gives the 404 decision."""
@@ -312,6 +323,12 @@ class Evaluator:
             if not rule.matches or any(match.accepts(seen) for match in rule.matches):
                 return rule.decide(request)
         return Decision()
+
+
+def _bare(host: str) -> str:
+    """Write a Host header as Istio's gateways compare it: in lower case, its port ignored."""
+    name = host.lower()
+    return name.rsplit(":", 1)[0] if name.rsplit(":", 1)[-1].isdigit() else name
 
 
 def _covers(bound: str, name: str) -> bool:

@@ -30,6 +30,7 @@ class Feature(Enum):
     BASIC_AUTH_FILTER = ("basic-auth-filter", 21)
     UPSTREAM_VERIFY_BY_DEFAULT = ("upstream-verify", 21)
     PATH_TEMPLATES = ("path-templates", 22)
+    GATEWAY_API = ("gateway-api", 22)
     JWT_FROM_COOKIES = ("jwt-from-cookies", 23)
     CORS_UNMATCHED_PREFLIGHTS = ("cors-unmatched-preflights", 23)
     RETRY_RESET_BEFORE_REQUEST = ("retry-reset-before-request", 24)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 
@@ -186,8 +186,12 @@ class TranslateParams(Model):
     ``rate_limit_service`` (host:port) counts limits together for all gateway pods, ``login_provider`` and
     ``tracing_provider`` are names under ``meshConfig.extensionProviders``, and ``trusted_proxies`` is the
     number of proxies in front of the gateway that add to X-Forwarded-For.
+
+    ``output: gateway-api`` emits a host as Gateway API routes where that is exact, and as a VirtualService
+    where it is not.
     """
 
+    output: Literal["istio", "gateway-api"] = "istio"
     services: dict[str, str] = Field(default_factory=dict)
     credentials: dict[str, str] = Field(default_factory=dict)
     accept: Annotated[tuple[Accept, ...], BeforeValidator(as_tuple)] = ()

@@ -44,6 +44,7 @@ def translate_now(context: Context, configuration: Configuration) -> Translation
         namespace=context.params.cluster.application_namespace,
         gateway_namespace=istio.namespace,
         gateway_selector=gateway_selector(istio),
+        gateway_service=istio.gateway_service,
         router=Router(context.params.apisix.router) if context.params.apisix.router else None,
     )
     return translate(configuration, context.params.translate, target)

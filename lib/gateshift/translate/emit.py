@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateshift.istio.builders import build, dns_label
+from gateshift.translate.certificates import GATEWAY_NAME
 from gateshift.translate.conditions import MAX_ALTERNATIVES, Condition, Inexpressible, combine_all
+from gateshift.translate.gateway_api import Routed, Table, forms_of, grants, route_objects, within
 from gateshift.translate.job import Draft, Job
+from gateshift.translate.model import HostForm
 from gateshift.translate.paths import Pattern
 from gateshift.translate.tables import ANY_HOST, HostList
 from gateshift.translate.upstreams import UpstreamBook
 
-__all__ = ["GATEWAY_NAME", "Emission", "virtual_services"]
-
-GATEWAY_NAME = "gateshift"
-"""The Gateway of the HTTP port; each certificate has a Gateway ``gateshift-<name>`` of its own."""
+__all__ = ["Emission", "hold_back_unemittable", "virtual_services"]
 
 _REFUSAL = {
     "status": 503,
@@ -26,13 +26,31 @@ _REFUSAL = {
 
 @dataclass(slots=True)
 class Emission:
-    """VirtualServices, and which rule names stand for which route."""
+    """VirtualServices and routes of the Gateway API, and which rule names stand for which route.
+
+    ``names`` leaves out guards: what an EnvoyFilter does to a route it does not do to those. ``hosts`` are
+    those of VirtualServices, ``api_hosts`` those of the Gateway API, whose certificates are ``api_gates``
+    and whose forwarding rules want ``retries``.
+    """
 
     objects: list[dict[str, Any]] = field(default_factory=list)
     entries: dict[str, str] = field(default_factory=dict)
     names: dict[str, list[str]] = field(default_factory=dict)
     hosts: list[str] = field(default_factory=list)
     lists: dict[str, HostList] = field(default_factory=dict)
+    routes: list[dict[str, Any]] = field(default_factory=list)
+    api_hosts: list[str] = field(default_factory=list)
+    api_gates: set[str] = field(default_factory=set)
+    retries: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    forms: list[HostForm] = field(default_factory=list)
+
+    def record(self, name: str, route: str, *, guard: bool) -> None:
+        """Note that the emitted rule *name* stands for the APISIX route with the id *route*."""
+        if name in self.entries:
+            return  # one rule stands in the list of every host that it is copied into
+        self.entries[name] = route
+        if not guard:
+            self.names.setdefault(route, []).append(name)
 
 
 def _matches(pattern: Pattern, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
@@ -94,11 +112,15 @@ def _action(book: UpstreamBook, draft: Draft, backends: Sequence[Any]) -> dict[s
 
 
 class _Rules:
-    """The rules that one (route, pattern) pair gives; equal for every host it is copied into."""
+    """The rules that one (route, pattern) pair gives; equal for every host it is copied into.
 
-    def __init__(self, job: Job, book: UpstreamBook, emission: Emission) -> None:
-        self._job, self._book, self._emission = job, book, emission
+    ``guards`` are the names of those that stand above their route's own.
+    """
+
+    def __init__(self, job: Job, book: UpstreamBook) -> None:
+        self._job, self._book = job, book
         self._known: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        self.guards: set[str] = set()
 
     def of(self, draft: Draft, pattern: Pattern) -> list[dict[str, Any]]:
         key = (draft.id, pattern.source)
@@ -109,9 +131,8 @@ class _Rules:
     def _name(self, draft: Draft, pattern: Pattern, suffix: str = "") -> str:
         position = draft.patterns.index(pattern)
         name = draft.label + (f".{position + 1}" if position else "") + (f".{suffix}" if suffix else "")
-        self._emission.entries[name] = draft.id
-        if not suffix or not suffix.startswith("guard-"):
-            self._emission.names.setdefault(draft.id, []).append(name)
+        if suffix.startswith("guard-"):
+            self.guards.add(name)
         return name
 
     def _make(self, draft: Draft, pattern: Pattern) -> list[dict[str, Any]]:
@@ -197,12 +218,6 @@ def _service_name(host: str) -> str:
     return dns_label(host)
 
 
-def _within(host: str, bound: str) -> bool:
-    if bound in (ANY_HOST, host):
-        return True
-    return bound.startswith("*") and host.removeprefix("*").endswith(bound[1:])
-
-
 def virtual_services(
     job: Job, book: UpstreamBook, lists: Mapping[str, HostList], tls: Mapping[str, Sequence[str]]
 ) -> Emission:
@@ -212,48 +227,104 @@ def virtual_services(
     cover its host, never to a narrower one: Istio would put its rules into the narrower host's table.
     """
     emission = Emission()
-    rules = _Rules(job, book, emission)
+    rules = _Rules(job, book)
+    groups = _groups(lists, tls)
+    tables = [_table(hosts, lists[hosts[0]], rules) for hosts in groups]
+    routed, emission.forms = forms_of(job, tables, tls)
+    for table in tables:
+        pairs = lists[table.hosts[0]]
+        chosen = routed.get(table.hosts)
+        if chosen is not None:
+            _emit_routes(job, emission, chosen, rules, tls)
+        else:
+            _emit_service(job, emission, table, pairs, rules, tls)
+        for name in table.hosts:
+            emission.lists[name] = pairs
+    emission.routes += grants(job, list(routed.values()))
+    return emission
+
+
+def _groups(lists: Mapping[str, HostList], tls: Mapping[str, Sequence[str]]) -> list[tuple[str, ...]]:
+    """Return the hosts that share a list and certificates, sorted; without those that serve nothing."""
     groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for host, pairs in lists.items():
-        covering = tuple(("", gate) for gate, served in tls.items() if any(_within(host, s) for s in served))
+        covering = tuple(("", gate) for gate, served in tls.items() if any(within(host, s) for s in served))
         signature = (*covering, *((draft.id, pattern.source) for draft, pattern in pairs))
         if host.startswith("*"):
             groups[(("", host), *signature)] = [host]
         else:
             groups.setdefault(signature, []).append(host)
     serving = [host for host, pairs in lists.items() if any(not draft.blocked for draft, _ in pairs)]
+    found = []
     for hosts in sorted(groups.values(), key=lambda one: sorted(one)[0]):
-        pairs = lists[hosts[0]]
-        names = sorted(hosts)
+        pairs, names = lists[hosts[0]], sorted(hosts)
         if all(draft.blocked for draft, _ in pairs):
             # Nothing to serve: without a VirtualService the gateway answers 404, which is as closed as a
             # refusal, unless a wider host would take the requests over.
-            names = [one for one in names if any(_within(one, wide) for wide in serving)] if pairs else []
-        if not names:
-            continue
-        http = [rule for draft, pattern in pairs for rule in rules.of(draft, pattern)]
-        bound = [GATEWAY_NAME]
-        bound += [g for g, served in tls.items() if any(_within(n, s) for n in names for s in served)]
-        open_: set[str] = set()
-        refused: set[str] = set()
-        for draft, _ in pairs:
-            (refused if draft.blocked else open_).add(draft.resource)
-        emission.objects.append(
-            build(
-                job.version,
-                "VirtualService",
-                _service_name(names[0]),
-                job.target.namespace,
-                {
-                    "hosts": names,
-                    "gateways": [f"{job.target.gateway_namespace}/{one}" for one in bound],
-                    "http": http,
-                },
-                open_,
-                refused=refused,
-            )
-        )
-        emission.hosts += names
-        for name in names:
-            emission.lists[name] = pairs
-    return emission
+            names = [one for one in names if any(within(one, wide) for wide in serving)] if pairs else []
+        if names:
+            found.append(tuple(names))
+    return found
+
+
+def _table(hosts: tuple[str, ...], pairs: HostList, rules: _Rules) -> Table:
+    grpc = all(
+        draft.effective.upstream is not None
+        and str(draft.effective.upstream.get("scheme", "http")).startswith("grpc")
+        for draft, _ in pairs
+    )
+    made = [(pattern, rule) for draft, pattern in pairs for rule in rules.of(draft, pattern)]
+    resources = tuple(sorted({draft.resource for draft, _ in pairs}))
+    owners = tuple(draft.id for draft, pattern in pairs for _ in rules.of(draft, pattern))
+    return Table(hosts, made, owners, resources, grpc)
+
+
+def _emit_service(  # noqa: PLR0917 - the table, and what it is emitted into
+    job: Job,
+    emission: Emission,
+    table: Table,
+    pairs: HostList,
+    rules: _Rules,
+    tls: Mapping[str, Sequence[str]],
+) -> None:
+    names = list(table.hosts)
+    bound = [GATEWAY_NAME]
+    bound += [g for g, served in tls.items() if any(within(n, s) for n in names for s in served)]
+    open_: set[str] = set()
+    refused: set[str] = set()
+    for draft, _ in pairs:
+        (refused if draft.blocked else open_).add(draft.resource)
+    for owner, (_, rule) in zip(table.owners, table.rules, strict=True):
+        emission.record(rule["name"], owner, guard=rule["name"] in rules.guards)
+    spec = {
+        "hosts": names,
+        "gateways": [f"{job.target.gateway_namespace}/{one}" for one in bound],
+        "http": [rule for _, rule in table.rules],
+    }
+    name = _service_name(names[0])
+    emission.objects.append(
+        build(job.version, "VirtualService", name, job.target.namespace, spec, open_, refused=refused)
+    )
+    emission.hosts += names
+
+
+def _emit_routes(
+    job: Job,
+    emission: Emission,
+    chosen: Routed,
+    rules: _Rules,
+    tls: Mapping[str, Sequence[str]],
+) -> None:
+    table = chosen.table
+    for made, named in route_objects(job, chosen, _service_name, tls):
+        emission.routes.append(made)
+        for name, place in named:
+            guard = table.rules[place][1]["name"] in rules.guards
+            emission.record(name, table.owners[place], guard=guard)
+            retries = chosen.actions[place].retries
+            if retries is not None:
+                emission.retries[name] = retries
+    emission.api_hosts += table.hosts
+    emission.api_gates |= {
+        g for g, served in tls.items() if any(within(h, s) for h in table.hosts for s in served)
+    }

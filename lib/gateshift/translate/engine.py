@@ -9,14 +9,17 @@ from gateshift.apisix.model import Configuration, Kind, Severity
 from gateshift.apisix.routing import default_router
 from gateshift.istio.versions import parse_version
 from gateshift.params.model import TranslateParams
+from gateshift.translate.certificates import tls_names
 from gateshift.translate.drafts import draft_routes
-from gateshift.translate.emit import hold_back_unemittable, virtual_services
-from gateshift.translate.gateway import check_scopes, envoy_filters, gateways, security, tls_names
+from gateshift.translate.emit import Emission, hold_back_unemittable, virtual_services
+from gateshift.translate.envoy_filters import envoy_filters
+from gateshift.translate.gateway import api_gateway, check_scopes, gateways, security
 from gateshift.translate.job import Draft, Job
 from gateshift.translate.leftovers import account_leftovers
-from gateshift.translate.model import Target, Translation
+from gateshift.translate.model import ROUTES_FILE, LedgerEntry, Target, Translation
 from gateshift.translate.streams import draft_streams, stream_objects, stream_ports
 from gateshift.translate.tables import host_lists
+from gateshift.translate.targets import in_their_forms
 from gateshift.translate.upstreams import Backend, UpstreamBook
 
 __all__ = ["translate"]
@@ -55,6 +58,7 @@ def translate(configuration: Configuration, params: TranslateParams, target: Tar
         "security.yaml": tuple(security(job, emission.lists)),
         "telemetry.yaml": (),
         "envoy-filter.yaml": tuple(envoy_filters(job, drafts, emission)),
+        ROUTES_FILE: (*api_gateway(job, emission, tls), *emission.routes),
     }
     for name, made in stream_objects(job, book, streams).items():
         files[name] = (*files[name], *made)
@@ -69,14 +73,27 @@ def translate(configuration: Configuration, params: TranslateParams, target: Tar
     standing, signed = job.blockers()
     return Translation(
         files=files,
-        ledger=job.ledger.close(),
+        ledger=_ledger(job, emission),
         blockers=standing,
         warnings=tuple(job.warnings),
         accepted=signed,
         entries=dict(sorted(emission.entries.items())),
         refused=frozenset(draft.id for draft in drafts if draft.blocked),
         router=str(router),
+        forms=tuple(emission.forms),
     )
+
+
+def _ledger(job: Job, emission: Emission) -> tuple[LedgerEntry, ...]:
+    """Close the ledger; raises GateshiftError when a source leaf is unaccounted for."""
+    entries = job.ledger.close()
+    if not emission.routes:
+        return entries
+    forms: dict[str, set[str]] = {}
+    for one in emission.forms:
+        for draft, _ in emission.lists[one.host]:
+            forms.setdefault(draft.resource, set()).add(one.form)
+    return in_their_forms(entries, forms, {one.form for one in emission.forms})
 
 
 def _account_input(job: Job) -> None:

@@ -1,4 +1,4 @@
-"""The Gateway with its servers, and the gateway-wide objects: token checks, policies and HTTP filters."""
+"""The Gateways with their servers, and what holds for the whole gateway: token checks and policies."""
 
 from __future__ import annotations
 
@@ -9,33 +9,28 @@ from typing import Any
 from gateshift.apisix.model import Kind, Resource
 from gateshift.istio.builders import build, dns_label
 from gateshift.istio.versions import Feature
-from gateshift.translate.emit import GATEWAY_NAME, Emission
-from gateshift.translate.job import Draft, HttpFilter, Job, Policy
+from gateshift.translate.certificates import GATEWAY_NAME, secret_of, serving
+from gateshift.translate.emit import Emission
+from gateshift.translate.gateway_api import gateway_objects
+from gateshift.translate.job import Draft, Job, Policy
 from gateshift.translate.model import Fidelity
 from gateshift.translate.scope import Unscopable, operations
 from gateshift.translate.tables import ANY_HOST, HostList
 
-__all__ = ["check_scopes", "envoy_filters", "gateways", "maximal", "security", "tls_names"]
+__all__ = ["api_gateway", "check_scopes", "gateways", "maximal", "security"]
 
-_JWT = "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3"
-_HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _VERSIONS = {"TLSv1.1": "TLSV1_1", "TLSv1.2": "TLSV1_2", "TLSv1.3": "TLSV1_3"}
 
 
-def _snis(spec: Mapping[str, Any]) -> list[str]:
-    raw = spec.get("snis") or ([spec["sni"]] if spec.get("sni") else [])
-    return [str(one).lower() for one in raw]
-
-
-def _server(job: Job, ssl: Resource, snis: list[str]) -> dict[str, Any]:
+def _server(job: Job, ssl: Resource, snis: list[str], field: str) -> dict[str, Any]:
     spec = ssl.spec
-    secret = job.params.credentials.get(ssl.id) or dns_label("ssl", ssl.id)
+    secret = secret_of(job, ssl)
     where = f"Secret {secret} in namespace {job.target.gateway_namespace}"
     tls: dict[str, Any] = {"mode": "SIMPLE", "credentialName": secret}
     for key in ("cert", "key"):
         if key in spec:
             note = f"put it into {where} (kubectl create secret tls); never copied"
-            job.mark(ssl, (key,), Fidelity.MANUAL, "Gateway servers[].tls.credentialName", note)
+            job.mark(ssl, (key,), Fidelity.MANUAL, field, note)
     if spec.get("certs") or spec.get("keys"):
         for key in ("certs", "keys"):
             note = f"second certificate: {where}-2"
@@ -83,23 +78,6 @@ def maximal(hosts: Sequence[str]) -> list[str]:
     ]
 
 
-def tls_names(job: Job) -> dict[str, list[str]]:
-    """Return the names that each certificate's Gateway serves; a name belongs to the first that has it."""
-    found: dict[str, list[str]] = {}
-    taken: set[str] = set()
-    for ssl in job.configuration.of(Kind.SSL).values():
-        spec = ssl.spec
-        if spec.get("type") == "client" or spec.get("status", 1) in (0, "0"):
-            continue
-        snis = [one for one in dict.fromkeys(_snis(spec)) if one not in taken]
-        if len(snis) < len(set(_snis(spec))):
-            job.warn(f"ssls/{ssl.id}: another certificate already serves some of its names")
-        taken.update(snis)
-        if snis:
-            found[dns_label(GATEWAY_NAME, ssl.id)] = snis
-    return found
-
-
 def _account_ssl(job: Job, ssl: Resource) -> None:
     spec = ssl.spec
     for key in spec:
@@ -127,17 +105,29 @@ def gateways(job: Job, emission: Emission, tls: Mapping[str, Sequence[str]]) -> 
 
     if emission.hosts:
         port = {"number": job.target.http_port, "name": "http", "protocol": "HTTP"}
-        routes = {d.resource for pairs in emission.lists.values() for d, _ in pairs if not d.blocked}
+        lists = (emission.lists[host] for host in emission.hosts)
+        routes = {d.resource for pairs in lists for d, _ in pairs if not d.blocked}
         add(GATEWAY_NAME, {"port": port, "hosts": maximal(emission.hosts)}, sorted(routes))
+    gates = dict(serving(job))
     for ssl in job.configuration.of(Kind.SSL).values():
         _account_ssl(job, ssl)
         name = dns_label(GATEWAY_NAME, ssl.id)
-        active = ssl.spec.get("type") != "client" and ssl.spec.get("status", 1) not in (0, "0")
-        if name in tls and active:
-            add(name, _server(job, ssl, maximal(tls[name])), [f"ssls/{ssl.id}"])
+        if name in tls and gates.get(name) is ssl:
+            of_the_api = name in emission.api_gates
+            field = "listeners[].tls.certificateRefs" if of_the_api else "servers[].tls.credentialName"
+            server = _server(job, ssl, maximal(tls[name]), f"Gateway {field}")
+            if not of_the_api:
+                add(name, server, [f"ssls/{ssl.id}"])
         for leaf in job.ledger.open_leaves(ssl):
             job.mark(ssl, leaf, Fidelity.MANUAL, "", "a TLS setting that gateshift does not know")
     return found
+
+
+def api_gateway(job: Job, emission: Emission, tls: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    """Return the Gateway API's Gateway for the hosts that are emitted as its routes."""
+    lists = (emission.lists[host] for host in emission.api_hosts)
+    routes = {draft.resource for pairs in lists for draft, _ in pairs}
+    return gateway_objects(job, [g for g in tls if g in emission.api_gates], tls, sorted(routes))
 
 
 def check_scopes(job: Job, lists: Mapping[str, HostList]) -> None:
@@ -238,139 +228,3 @@ def security(job: Job, lists: Mapping[str, HostList]) -> list[dict[str, Any]]:
             )
         )
     return found
-
-
-def _insertion(one: HttpFilter) -> dict[str, Any]:
-    value: dict[str, Any] = {"name": one.name}
-    if one.disabled:
-        value["disabled"] = True
-    value["typed_config"] = dict(one.config)
-    return {
-        "applyTo": "HTTP_FILTER",
-        "match": {
-            "context": "GATEWAY",
-            "listener": {
-                "filterChain": {
-                    "filter": {
-                        "name": "envoy.filters.network.http_connection_manager",
-                        "subFilter": {"name": "envoy.filters.http.router"},
-                    }
-                }
-            },
-        },
-        "patch": {"operation": "INSERT_BEFORE", "value": value},
-    }
-
-
-def envoy_filters(job: Job, drafts: Sequence[Draft], emission: Emission) -> list[dict[str, Any]]:
-    """Return one EnvoyFilter a concern: the filter, off for everybody, and on for its routes by name."""
-    live = [d for d in drafts if not d.blocked and emission.names.get(d.id)]
-    _tokens_only_where_wanted(job, live)
-    by_concern: dict[str, list[Any]] = {}
-    for one in sorted(job.filters.values(), key=lambda f: (-f.priority, f.name)):
-        by_concern.setdefault(one.concern, []).append(one)
-    for concern in sorted({name for draft in live for name in draft.patches}):
-        by_concern.setdefault(concern, [])
-    found = []
-    for concern, filters in by_concern.items():
-        patches: list[dict[str, Any]] = []
-        sources: set[str] = set()
-        for one in filters:
-            users = [d for d in live if one.name in d.filters]
-            if not users and any(concern in d.patches for d in live):
-                patches.append(_insertion(one))  # the routes' patches speak to it
-            if not users:
-                continue
-            patches.append(_insertion(one))
-            for draft in users:
-                sources.add(draft.resource)
-                if draft.filters[one.name]:
-                    value = {"typed_per_filter_config": {one.name: dict(draft.filters[one.name])}}
-                    patches += _on_route(emission.names[draft.id], value)
-        for draft in live:
-            if concern in draft.patches:
-                sources.add(draft.resource)
-                patches += _on_route(emission.names[draft.id], draft.patches[concern])
-        for number, part in enumerate(_parts(patches), start=1):
-            spec = {
-                # Lower numbers are applied first, so filters stand in APISIX's order before the router.
-                "priority": -max((one.priority for one in filters), default=0),
-                "workloadSelector": {"labels": dict(job.target.gateway_selector)},
-                "configPatches": part,
-            }
-            name = dns_label("gateshift", concern, *((str(number),) if number > 1 else ()))
-            found.append(build(job.version, "EnvoyFilter", name, job.target.gateway_namespace, spec, sources))
-    return found + _slashes(job, live)
-
-
-_LARGEST = 600_000
-"""Bytes of patches an object; etcd refuses objects beyond 1.5 MB, and kubectl keeps a second copy of each."""
-
-
-def _parts(patches: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Spread patches over as many objects as their size needs, in their order."""
-    found: list[list[dict[str, Any]]] = []
-    size = _LARGEST
-    for one in patches:
-        weight = len(json.dumps(one))
-        if size + weight > _LARGEST:
-            found.append([])
-            size = 0
-        found[-1].append(one)
-        size += weight
-    return found
-
-
-def _tokens_only_where_wanted(job: Job, live: Sequence[Draft]) -> None:
-    """Switch the token check off on routes that did not ask for it.
-
-    A RequestAuthentication holds for the whole gateway: it would refuse the tokens of other issuers, and
-    opaque ones, on routes whose backends check their own.
-    """
-    if not job.jwt_rules:
-        return
-    off = {"@type": f"{_JWT}.PerRouteConfig", "disabled": True}
-    for draft in live:
-        if not any(one.checks_tokens for one in draft.policies):
-            draft.patches["tokens"] = {"typed_per_filter_config": {"envoy.filters.http.jwt_authn": off}}
-
-
-def _slashes(job: Job, live: Sequence[Draft]) -> list[dict[str, Any]]:
-    """Read paths as nginx does where something is guarded: another spelling must not lead around a guard."""
-    guarded = [d for d in live if d.policies or d.filters or d.guards]
-    if not guarded:
-        return []
-    reading = {
-        "normalize_path": True,
-        "merge_slashes": True,
-        "path_with_escaped_slashes_action": "UNESCAPE_AND_FORWARD",
-    }
-    match = {
-        "context": "GATEWAY",
-        "listener": {"filterChain": {"filter": {"name": "envoy.filters.network.http_connection_manager"}}},
-    }
-    patch = {"operation": "MERGE", "value": {"typed_config": {"@type": _HCM, **reading}}}
-    spec = {
-        "workloadSelector": {"labels": dict(job.target.gateway_selector)},
-        "configPatches": [{"applyTo": "NETWORK_FILTER", "match": match, "patch": patch}],
-    }
-    note = "a path with // or %2F reaches the backend as it is compared (/ once), APISIX forwards it as sent"
-    for draft in guarded:
-        job.mark(
-            draft.route, ("uris" if "uris" in draft.route.spec else "uri",), Fidelity.APPROXIMATE, "", note
-        )
-    namespace = job.target.gateway_namespace
-    sources = {d.resource for d in guarded}
-    return [build(job.version, "EnvoyFilter", "gateshift-paths", namespace, spec, sources)]
-
-
-def _on_route(names: Sequence[str], value: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Merge *value* into the routes that VirtualService rules of these names make."""
-    return [
-        {
-            "applyTo": "HTTP_ROUTE",
-            "match": {"context": "GATEWAY", "routeConfiguration": {"vhost": {"route": {"name": name}}}},
-            "patch": {"operation": "MERGE", "value": dict(value)},
-        }
-        for name in sorted(names)
-    ]

@@ -11,7 +11,17 @@ import yaml
 
 from gateshift.apisix.model import Router
 
-__all__ = ["FILES", "Blocker", "Fidelity", "LedgerEntry", "Target", "Translation", "dump_yaml"]
+__all__ = [
+    "FILES",
+    "ROUTES_FILE",
+    "Blocker",
+    "Fidelity",
+    "HostForm",
+    "LedgerEntry",
+    "Target",
+    "Translation",
+    "dump_yaml",
+]
 
 FILES = (
     "gateway.yaml",
@@ -22,6 +32,9 @@ FILES = (
     "envoy-filter.yaml",
 )
 """The guide's six files, in the order in which they are applied."""
+
+ROUTES_FILE = "gateway-api.yaml"
+"""Where the objects of the Gateway API are; there is no such file when there are none."""
 
 
 class Fidelity(StrEnum):
@@ -118,9 +131,23 @@ class Target:
     namespace: str
     gateway_namespace: str = "istio-system"
     gateway_selector: Mapping[str, str] = field(default_factory=lambda: {"istio": "ingressgateway"})
+    gateway_service: str = "istio-ingressgateway"
     http_port: int = 80
     https_port: int = 443
     router: Router | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HostForm:
+    """How one host is emitted: *form* is the kind of its routes, *why* what keeps it a VirtualService."""
+
+    host: str
+    form: str
+    why: str = ""
+
+    def as_json(self) -> dict[str, str]:
+        """Return the host as plain JSON."""
+        return {"host": self.host, "form": self.form, "why": self.why}
 
 
 _Base: type = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -192,11 +219,13 @@ class Translation:
     entries: Mapping[str, str] = field(default_factory=dict)
     refused: frozenset[str] = frozenset()
     router: str = ""
+    forms: tuple[HostForm, ...] = ()
+    """The form of every host; empty when only Istio's own objects were asked for."""
 
     @property
     def objects(self) -> tuple[Mapping[str, Any], ...]:
         """Every emitted object, in the order of the files."""
-        return tuple(one for name in FILES for one in self.files.get(name, ()))
+        return tuple(one for name in (*FILES, ROUTES_FILE) for one in self.files.get(name, ()))
 
     def counts(self) -> dict[str, int]:
         """Return how many ledger entries there are of each fidelity."""
@@ -209,6 +238,7 @@ class Translation:
         """Return the ledger file's content."""
         return {
             "router": self.router,
+            "hosts": [one.as_json() for one in self.forms],
             "counts": self.counts(),
             "blockers": [one.as_json() for one in self.blockers],
             "accepted": [one.as_json() for one in self.accepted],

@@ -1,7 +1,8 @@
 """The routing proof: APISIX's own rules against the emitted objects, on requests aimed at the boundaries.
 
 Two independent programs answer each request: the routing model (checked against the real radixtree), and
-an evaluator that reads nothing but the emitted objects. They must name the same route.
+an evaluator that reads nothing but the emitted objects: Istio's own by Istio's rules, those of the Gateway
+API by the specification's. They must name the same route.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from urllib.parse import quote
 
 from gateshift.apisix.model import Configuration, Kind, Router
 from gateshift.apisix.routing import Request, RouteTable
-from gateshift.istio.evaluator import Evaluator
+from gateshift.istio.evaluator import Decision, Evaluator
 from gateshift.istio.evaluator import Request as Seen
+from gateshift.istio.gateway_api import GatewayApiEvaluator
 from gateshift.translate.model import Translation
 from gateshift.translate.sources import inherit
 
@@ -200,11 +202,31 @@ def boundary_requests(configuration: Configuration, count: int, seed: int = 0) -
     return _requests(_hints(configuration), count, seed)
 
 
+class _Emitted:
+    """Both evaluators over the same objects: one gateway serves both forms, each host is of one."""
+
+    def __init__(self, objects: Sequence[Mapping[str, Any]]) -> None:
+        self._istio, self._api = Evaluator(objects), GatewayApiEvaluator(objects)
+
+    def decide(self, request: Seen) -> Decision:
+        mine = self._istio.host_of(request.authority, request.port)
+        theirs = self._api.host_of(request.authority, request.port)
+        if theirs is None:
+            return self._istio.decide(request)
+        if mine is None or mine.removeprefix("*") == theirs.removeprefix("*"):
+            if mine is not None:
+                return Decision(entry=f"{mine}, which is served in both forms")
+            return self._api.decide(request)
+        # Envoy takes an exact name before a wildcard, and the longer wildcard.
+        exact_first = (mine[:1] != "*", len(mine)) > (theirs[:1] not in ("*", ""), len(theirs))
+        return (self._istio if exact_first else self._api).decide(request)
+
+
 class _Judge:
     def __init__(self, configuration: Configuration, translation: Translation) -> None:
         router = Router(translation.router) if translation.router else None
         self._table = RouteTable(configuration, router)
-        self._evaluator = Evaluator(translation.objects)
+        self._evaluator = _Emitted(translation.objects)
         self._entries = translation.entries
         self._refused = translation.refused
         self.undecided = 0

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from gateshift.translate.model import FILES, Blocker, Translation, dump_yaml
+from gateshift.translate.model import FILES, ROUTES_FILE, Blocker, Translation, dump_yaml
 
 __all__ = ["html", "write_translation"]
 
@@ -52,6 +52,13 @@ def _blockers(title: str, blockers: Sequence[Blocker]) -> str:
     return f'<h2 class="blocked">{escape(title)}</h2>' + _table(head, rows)
 
 
+def _hosts(translation: Translation) -> str:
+    if not translation.forms:
+        return ""
+    rows = [_row((one.host, one.form, one.why)) for one in translation.forms]
+    return "<h2>Hosts</h2>" + _table(("host", "emitted as", "why not as a route of the Gateway API"), rows)
+
+
 def html(translation: Translation) -> str:
     """Return the page; worst entries first, so that nobody has to search for them."""
     counts = ", ".join(f"{n} {kind}" for kind, n in translation.counts().items() if n)
@@ -67,6 +74,7 @@ def html(translation: Translation) -> str:
         f"<style>{_STYLE}</style><h1>Ledger</h1><p>{escape(counts)}; router {escape(translation.router)}</p>"
         + _blockers("What blocks", translation.blockers)
         + _blockers("Signed for", translation.accepted)
+        + _hosts(translation)
         + (f"<h2>Warnings</h2><ul>{warnings}</ul>" if warnings else "")
         + "<h2>Every source value</h2>"
         + _table(head, rows)
@@ -83,7 +91,11 @@ def _ledger(translation: Translation) -> str:
 
 
 def write_translation(translation: Translation, directory: str | Path) -> tuple[Path, ...]:
-    """Write the six files, ``ledger.json`` and ``ledger.html``; returns their paths."""
+    """Write the six files, ``ledger.json`` and ``ledger.html``, and ``gateway-api.yaml`` if there are routes.
+
+    One that an earlier translation left in *directory* is taken away: it would be applied beside the
+    VirtualServices of the same hosts. Returns the paths of what was written.
+    """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -93,6 +105,10 @@ def write_translation(translation: Translation, directory: str | Path) -> tuple[
         else "# The APISIX configuration needs nothing of this kind.\n"
         for name in FILES
     }
+    if translation.files.get(ROUTES_FILE):
+        texts[ROUTES_FILE] = dump_yaml(translation.files[ROUTES_FILE])
+    else:
+        (folder / ROUTES_FILE).unlink(missing_ok=True)
     texts["ledger.json"] = _ledger(translation)
     texts["ledger.html"] = html(translation)
     for name, text in texts.items():
