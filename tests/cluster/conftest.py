@@ -33,6 +33,7 @@ _CLUSTERWIDE = {
     "StorageClass",
     "PersistentVolume",
     "IngressClass",
+    "GatewayClass",
     "ClusterRole",
     "ClusterRoleBinding",
     "CustomResourceDefinition",
@@ -45,6 +46,7 @@ _PLURALS = {
     "NetworkPolicy": "networkpolicies",
     "Ingress": "ingresses",
     "IngressClass": "ingressclasses",
+    "GatewayClass": "gatewayclasses",
 }
 
 
@@ -61,6 +63,7 @@ class FakeApi:
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str, str, str], Object] = {}
         self.kinds = {(v, kind) for kind, versions in API_VERSIONS.items() for v in versions}
+        self.kinds.add(("gateway.networking.k8s.io/v1", "Gateway"))
         self.denied: set[tuple[str, str]] = set()
         self.requests: list[tuple[str, str]] = []
         self.refuse: Callable[[str, str, Object], tuple[int, Object] | None] = lambda *_: None

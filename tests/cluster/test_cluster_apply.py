@@ -78,6 +78,61 @@ def test_only_what_we_made_is_pruned(api: FakeApi, cluster: Cluster) -> None:
     assert api.find("VirtualService", "copied", "shop")  # the label alone proves nothing
 
 
+def api_objects() -> list[dict[str, Any]]:
+    group = "gateway.networking.k8s.io"
+    return [
+        {
+            "apiVersion": f"{group}/v1",
+            "kind": "HTTPRoute",
+            "metadata": {"name": "a.com", "namespace": "shop"},
+            "spec": {"hostnames": ["a.com"]},
+        },
+        {
+            "apiVersion": f"{group}/v1",
+            "kind": "Gateway",
+            "metadata": {"name": "gateshift-gateway-api", "namespace": "shop"},
+            "spec": {"gatewayClassName": "istio"},
+        },
+        {
+            "apiVersion": f"{group}/v1beta1",
+            "kind": "ReferenceGrant",
+            "metadata": {"name": "gateshift-shop", "namespace": "shop"},
+            "spec": {},
+        },
+    ]
+
+
+def test_routes_of_the_gateway_api_come_last_and_go_when_the_form_changes(
+    api: FakeApi, cluster: Cluster
+) -> None:
+    wanted = [*api_objects(), policy("p")]
+    plan = apply.plan(cluster, wanted, migration="m")
+    assert [s.target for s in plan.steps] == [
+        "AuthorizationPolicy shop/p",
+        "ReferenceGrant shop/gateshift-shop",
+        "Gateway shop/gateshift-gateway-api",
+        "HTTPRoute shop/a.com",
+    ]
+    apply.execute(cluster, wanted, plan)
+    as_service = [service("a", "a.com"), policy("p")]
+    plan = apply.plan(cluster, as_service, migration="m")
+    assert [(s.verb, s.target) for s in plan.steps] == [
+        ("create", "VirtualService shop/a"),
+        ("delete", "HTTPRoute shop/a.com"),
+        ("delete", "Gateway shop/gateshift-gateway-api"),
+        ("delete", "ReferenceGrant shop/gateshift-shop"),
+    ]
+    snapshot = apply.execute(cluster, as_service, plan)
+    assert not [key for key in api.objects if key[0].startswith("gateway.networking")]
+    assert apply.undo(cluster, snapshot) == []
+    assert {key[1] for key in api.objects if key[0].startswith("gateway.networking")} == {
+        "httproutes",
+        "gateways",
+        "referencegrants",
+    }
+    assert not covered(cluster.calls)
+
+
 @pytest.mark.parametrize("at", [0, 1, 2])
 def test_failure_at_each_step_restores_everything(api: FakeApi, cluster: Cluster, at: int) -> None:
     first = [service("a", "a.com"), service("gone", "g.com")]

@@ -272,6 +272,23 @@ def _volume(api: FakeApi) -> None:
     api.add("PersistentVolumeClaim", "data-etcd-0", "apisix", spec={"volumeName": "pv1"})
 
 
+def _api_route(api: FakeApi) -> None:
+    refs = [{"name": "shop", "port": 80}, {"name": "apisix-gateway", "namespace": "apisix", "port": 80}]
+    api.add("HTTPRoute", "r", "shop", spec={"rules": [{"backendRefs": refs}]})
+
+
+def _api_mirror(api: FakeApi) -> None:
+    ref = {"name": "apisix-gateway", "namespace": "apisix", "port": 80}
+    rule = {"filters": [{"type": "RequestMirror", "requestMirror": {"backendRef": ref}}]}
+    api.add("GRPCRoute", "r", "shop", spec={"rules": [rule]})
+
+
+def _api_gateway(api: FakeApi) -> None:
+    api.add("GatewayClass", "edge", spec={"controllerName": "apisix.apache.org/apisix-ingress-controller"})
+    gateway = {"metadata": {"name": "g", "namespace": "shop"}, "spec": {"gatewayClassName": "edge"}}
+    api.store({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", **gateway})
+
+
 def _blind(api: FakeApi) -> None:
     api.kinds.add(("cert-manager.io/v1", "Certificate"))
     api.refuse = lambda _, path, __: (
@@ -288,6 +305,9 @@ def _blind(api: FakeApi) -> None:
         (_ingress, "Ingress shop/i is served by APISIX"),
         (_ingress_of_a_renamed_class, "Ingress shop/i is served by APISIX"),
         (_ingress_of_the_default_class, "Ingress shop/i is served by APISIX"),
+        (_api_route, "HTTPRoute shop/r sends to apisix-gateway.apisix"),
+        (_api_mirror, "GRPCRoute shop/r sends to apisix-gateway.apisix"),
+        (_api_gateway, "Gateway shop/g is served by APISIX"),
         (_mirror, "VirtualService shop/v sends to apisix-gateway"),
         (_tcp_route, "VirtualService shop/v sends to apisix-gateway"),
         (_service_entry, "ServiceEntry shop/e sends to apisix-gateway"),

@@ -106,6 +106,20 @@ def test_any_answer_counts_and_silence_does_not(served: Front) -> None:
     assert "does not resolve" in lost.measured
 
 
+def test_a_listener_of_the_gateway_api_is_a_server() -> None:
+    tls = {"mode": "Terminate", "certificateRefs": [{"name": "api"}]}
+    listeners = [
+        {"name": "http", "port": 80, "protocol": "HTTP"},
+        {"name": "https", "port": 443, "protocol": "HTTPS", "hostname": "api.shop.com", "tls": tls},
+    ]
+    gateway = {"spec": {"listeners": listeners}}
+    assert [(s["port"]["number"], s["hosts"]) for s in front.servers_of(gateway)] == [
+        (80, ["*"]),
+        (443, ["api.shop.com"]),
+    ]
+    assert front.tls_hosts([gateway], ["api.shop.com", "other.com"]) == {"api.shop.com": "api"}
+
+
 def test_the_most_exact_server_names_the_secret() -> None:
     def server(name: str, *hosts: str, mode: str = "SIMPLE") -> dict[str, Any]:
         return {"hosts": list(hosts), "tls": {"mode": mode, "credentialName": name}}

@@ -13,6 +13,7 @@ from gateshift.cluster import install, operator, uninstall
 from gateshift.cluster.client import Cluster
 from gateshift.cluster.ownership import owner_labels
 from gateshift.cluster.waiting import hopeless
+from gateshift.cluster.permissions import covered
 from gateshift.errors import Blocked, ClusterError
 from gateshift.params.model import Params
 from tests.cluster.conftest import FakeApi, make_params
@@ -111,6 +112,24 @@ def test_uninstall_takes_ours_and_puts_back_what_was_shared(
     assert live["metadata"]["labels"] == {"app.kubernetes.io/managed-by": "Helm"}
     assert api.find("Deployment", "theirs", "other")
     assert uninstall.plan(params, cluster, before=[before]).steps == ()
+
+
+def test_uninstall_takes_the_classes_that_istiod_made_and_no_other(
+    api: FakeApi, cluster: Cluster, params: Params
+) -> None:
+    for one in WANTED[:3]:
+        installed(api, params, one)
+    istio = {"spec": {"controllerName": "istio.io/gateway-controller"}}
+    for name in ("istio", "istio-remote", "by-a-person"):
+        api.add("GatewayClass", name, **istio)
+    api.add("GatewayClass", "istio-waypoint", spec={"controllerName": "example.com/other"})
+    used = {"metadata": {"name": "g", "namespace": "shop"}, "spec": {"gatewayClassName": "istio-remote"}}
+    api.store({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", **used})
+    steps = [s.target for s in uninstall.plan(params, cluster).steps]
+    assert [one for one in steps if one.startswith("GatewayClass")] == ["GatewayClass istio"]
+    uninstall.execute(uninstall.plan(params, cluster), params, cluster)
+    assert api.find("GatewayClass", "istio") is None
+    assert not covered(cluster.calls)
 
 
 class Killed(BaseException):

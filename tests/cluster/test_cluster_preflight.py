@@ -153,6 +153,18 @@ def test_healthy_world_passes_and_asks_only_listed_permissions(world: World, clu
     assert not covered(cluster.calls)
 
 
+def test_the_gateway_api_must_be_served_where_its_routes_are_wanted(
+    world: World, cluster: Cluster, api: FakeApi
+) -> None:
+    assert "not asked for" in run(world, cluster)["Gateway API"].measured
+    world.sections["translate"] = {"output": "gateway-api"}
+    assert run(world, cluster)["Gateway API"].status == "pass"
+    api.kinds -= {("gateway.networking.k8s.io/v1", "HTTPRoute"), ("gateway.networking.k8s.io/v1", "Gateway")}
+    fresh = Cluster.connect(make_params(world.kubeconfig).cluster)
+    check = run(world, fresh)["Gateway API"]
+    assert (check.status, check.measured) == ("fail", "the cluster does not serve Gateway, HTTPRoute")
+
+
 def _zone(ttl: int, *, prepared: bool) -> Any:
     """What Route 53's records say, as the shifter reads them."""
     host = HostWeights("api.shop.com", 0.0, prepared, ttl=ttl)

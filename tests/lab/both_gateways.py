@@ -155,6 +155,15 @@ class Backends:
                     for part in rule.get("route", ()):
                         target = part["destination"]
                         services.setdefault(target["host"], set()).add(target["port"]["number"])
+            elif one["kind"] in {"HTTPRoute", "GRPCRoute"}:
+                for ref in (ref for rule in one["spec"]["rules"] for ref in rule.get("backendRefs", ())):
+                    if ref.get("namespace") == _TAKEN:
+                        ref["namespace"] = _APART
+                    space = ref.get("namespace", one["metadata"]["namespace"])
+                    host = f"{ref['name']}.{space}.svc.cluster.local"
+                    services.setdefault(host, set()).add(ref["port"])
+            elif one["kind"] == "ReferenceGrant" and one["metadata"]["namespace"] == _TAKEN:
+                one["metadata"]["namespace"] = _APART
         for host, ports in sorted(services.items()):
             if host.endswith(".svc.cluster.local"):
                 found += self._service(host, sorted(ports), namespace)
@@ -259,7 +268,8 @@ class Applied:
 
     def remove(self) -> None:
         for one in reversed(self._here):
-            self._cluster.delete(one["kind"], one["metadata"]["name"], one["metadata"].get("namespace"))
+            kind = f"{one['apiVersion']}/{one['kind']}"
+            self._cluster.delete(kind, one["metadata"]["name"], one["metadata"].get("namespace"))
         self._here.clear()
 
     def _marker(self) -> list[Object]:

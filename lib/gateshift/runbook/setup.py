@@ -145,14 +145,15 @@ class Translate(Runbook):
         return Table("Istio objects", ("file", "kind", "name", "namespace"), tuple(rows))
 
     def ledger(self) -> Table:
-        """Show how every source field ends, differences first."""
+        """Show how every source field ends, differences first; above them the form of each host, if asked."""
         entries = [e for e in self.translation.ledger if e.status not in {"exact", "ignored-default"}]
         counts: dict[str, int] = {}
         for entry in self.translation.ledger:
             counts[str(entry.status)] = counts.get(str(entry.status), 0) + 1
         title = "Ledger: " + ", ".join(f"{n} {s}" for s, n in sorted(counts.items()))
-        rows = tuple((str(e.status), str(e.origin), e.note) for e in entries[:200])
-        return Table(title, ("ends as", "source field", "difference or what to do"), rows)
+        rows = [(one.form, f"host {one.host}", one.why) for one in self.translation.forms]
+        rows += [(str(e.status), str(e.origin), e.note) for e in entries[:200]]
+        return Table(title, ("ends as", "source field", "difference or what to do"), tuple(rows))
 
     def perform(self, plan: Plan) -> object:
         """Nothing is applied here."""

@@ -1,0 +1,255 @@
+"""Gateway API routes on the real istiod and Envoy, bound to the ingress gateway that is there already."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateshift.apisix.model import Kind
+from gateshift.apisix.readers import read_files
+from gateshift.apisix.routing import Request, RouteTable
+from gateshift.cluster.acceptance import unaccepted
+from gateshift.cluster.client import Cluster
+from gateshift.lab import build
+from gateshift.lab.state import LabState
+from gateshift.params.model import ClusterParams, TranslateParams
+from gateshift.translate import Target, Translation, translate
+from gateshift.translate.model import dump_yaml
+from gateshift.translate.proof import boundary_requests
+from tests.lab.both_gateways import (
+    Answer,
+    Applied,
+    Backends,
+    Difference,
+    Loop,
+    ask,
+    old_gateway,
+    pools_of,
+    routing_only,
+)
+from tests.lab.test_controlplane_lab import Tools, eventually
+from tests.translate.helpers import CORPUS, SIGNED, configuration, route
+
+pytestmark = pytest.mark.lab
+
+API = "sigs.k8s.io/gateway-api"
+REQUESTS = 20
+PARAMS = TranslateParams.model_validate({"accept": SIGNED, "output": "gateway-api"})
+TARGET = Target(version="1.31", namespace="shop")
+
+
+def definitions() -> Path:
+    """Return the folder of the standard channel's definitions, in the version that istiod is built with."""
+    pinned = Path(build.__file__).parent / "build" / "istio" / "go.mod"
+    version = re.search(rf"{re.escape(API)} (\S+)", pinned.read_text(encoding="utf-8"))
+    assert version is not None
+    told = subprocess.run(
+        [build.find_go((1, 21)), "mod", "download", "-json", f"{API}@{version[1]}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return Path(json.loads(told.stdout)["Dir"]) / "config" / "crd" / "standard"
+
+
+@pytest.fixture(scope="module")
+def tools(running: LabState, tmp_path_factory: pytest.TempPathFactory) -> Tools:
+    tools = Tools(running, tmp_path_factory.mktemp("tools"))
+    for kind in ("gatewayclasses", "gateways", "httproutes", "grpcroutes", "referencegrants"):
+        file = definitions() / f"gateway.networking.k8s.io_{kind}.yaml"
+        made = tools.run("kubectl", "apply", "--server-side", "-f", str(file))
+        assert made.returncode == 0, made.stderr
+    installed = tools.install()
+    assert installed.returncode == 0, installed.stdout + installed.stderr
+    return tools
+
+
+@pytest.fixture(scope="module")
+def cluster(tools: Tools) -> Cluster:
+    found = Cluster.connect(ClusterParams(kubeconfig=tools.state["kubeconfig"]))
+    found.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": TARGET.namespace}})
+    return found
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[Loop]:
+    found = Loop()
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def backends(loop: Loop) -> Iterator[Backends]:
+    found = Backends(loop)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def applied(tools: Tools, cluster: Cluster) -> Iterator[Applied]:
+    found = Applied(cluster, tools.state["istio_http"], TARGET.gateway_namespace)
+    yield found
+    found.remove()
+
+
+def of_routes(translation: Translation) -> bool:
+    return any(one.form != "VirtualService" for one in translation.forms)
+
+
+def everything() -> Any:
+    """One table with each kind of match and filter, exact hosts, wildcards and no host."""
+    both = {**route("seg", "/seg", host="a.api.test"), "uris": ["/seg", "/seg/*"]}
+    shares = {"type": "roundrobin", "nodes": {"one:80": 1, "two:80": 0}}
+    own = {"host": "a.api.test"}
+    return configuration(
+        routes=[
+            route("exact", "/exact", **own),
+            {key: value for key, value in both.items() if key != "uri"},
+            route("header", "/pick", vars=[["http_x_kind", "==", "new"]], **own),
+            route("query", "/pick", vars=[["arg_v", "==", "2"]], **own),
+            route("post", "/pick", methods=["POST", "PUT"], **own),
+            route("pick", "/pick", **own),
+            route(
+                "new", "/old", plugins={"proxy-rewrite": {"uri": "/brand/new", "host": "inner.test"}}, **own
+            ),
+            route(
+                "away",
+                "/away",
+                plugins={"redirect": {"uri": "https://new.test/there", "ret_code": 308}},
+                **own,
+            ),
+            {"id": "share", "uri": "/share", "host": "a.api.test", "upstream": shares},
+            route("words", "/word*", host="b.api.test"),
+            route("deep", "/word/deep/*", host="b.api.test"),
+            route("middle", "/m/*/end", host="b.api.test"),
+            route("wild", "/*", host="*.api.test"),
+            route("any", "/any"),
+        ]
+    )
+
+
+def test_the_same_requests_are_answered_alike_by_both_gateways(
+    tools: Tools, cluster: Cluster, loop: Loop, backends: Backends, applied: Applied
+) -> None:
+    envoy = tools.state["istio_http"]
+    public = sorted(CORPUS.glob("*.yaml")) if CORPUS.is_dir() else []
+    files = [(one.name, read_files([one], env={})) for one in public]
+    sources = [("everything", everything()), *((n, c) for n, c in files if c.of(Kind.ROUTE))]
+    different: list[tuple[str, Difference]] = []
+    compared, routed = 0, 0
+    for name, given in sources:
+        config = routing_only(given)
+        translation = translate(config, PARAMS, TARGET)
+        if not of_routes(translation):
+            continue
+        routed += 1
+        table, pools = RouteTable(config), pools_of(config)
+
+        def pooled(answer: Answer, pools: dict[str, str] = pools) -> Answer:
+            return answer[0], pools.get(answer[1], answer[1]), answer[2]
+
+        objects = backends.behind(translation.objects, TARGET.namespace)
+        applied.replace(objects)
+        assert eventually(lambda: not unaccepted(cluster, objects), 20), (  # noqa: B023 - called at once
+            name,
+            unaccepted(cluster, objects),
+        )
+        count = 120 if name == "everything" else REQUESTS
+        with old_gateway(loop, backends, config) as old:
+            for request in itertools.islice(boundary_requests(config, count), count):
+                if not re.fullmatch(r"[a-z0-9.-]+", request.host):
+                    continue
+                if table.match(request).winner in translation.refused:
+                    continue
+                expected = pooled(ask(old.address, request))
+                compared += 1
+                if not eventually(lambda: pooled(ask(envoy, request)) == expected, 3):  # noqa: B023 - called at once
+                    different.append((name, Difference(request, expected, ask(envoy, request))))
+    assert not different, "\n".join(f"{name}: {one}" for name, one in different[:20])
+    assert routed >= 2
+    assert compared > 120
+
+
+def test_istiod_admits_every_object_and_analyze_has_no_error(
+    tools: Tools, cluster: Cluster, tmp_path: Path
+) -> None:
+    kinds: set[str] = set()
+    public = sorted(CORPUS.glob("*.yaml")) if CORPUS.is_dir() else []
+    sample = Path(__file__).parents[2] / "params" / "lab" / "apisix.yaml"
+    for number, config in enumerate(
+        [everything(), *(read_files([one], env={}) for one in [sample, *public])]
+    ):
+        translation = translate(config, PARAMS, TARGET)
+        for one in translation.objects:
+            cluster.apply(dict(one), dry_run=True)
+            kinds.add(one["kind"])
+        if of_routes(translation):
+            file = tmp_path / f"{number}.yaml"
+            file.write_text(dump_yaml(translation.objects))
+            words = tools.run(
+                "istioctl", "analyze", "--use-kube=false", "--failure-threshold", "Error", str(file)
+            )
+            assert not [line for line in words.stdout.splitlines() if line.startswith("Error")], words.stdout
+    assert {"HTTPRoute", "VirtualService", "EnvoyFilter"} <= kinds
+
+
+def test_policies_filters_and_retries_hold_on_routes_of_the_gateway_api(
+    tools: Tools, cluster: Cluster, backends: Backends, applied: Applied
+) -> None:
+    envoy = tools.state["istio_http"]
+    closed = {"ip-restriction": {"blacklist": ["127.0.0.0/8"]}}
+    slow = {
+        "limit-count": {
+            "count": 1,
+            "time_window": 60,
+            "key_type": "constant",
+            "key": "one",
+            "policy": "local",
+        }
+    }
+    config = configuration(
+        routes=[
+            route("closed", "/closed/*", host="p.api.test", plugins=closed),
+            route("slow", "/slow", host="p.api.test", plugins=slow),
+            route("open", "/*", host="p.api.test"),
+        ]
+    )
+    translation = translate(config, PARAMS, TARGET)
+    assert [one.form for one in translation.forms] == ["HTTPRoute"], translation.forms
+    applied.replace(backends.behind(translation.objects, TARGET.namespace))
+
+    def status(path: str) -> int:
+        return ask(envoy, Request(host="p.api.test", path=path))[0]
+
+    assert eventually(lambda: status("/open") == 200, 10)
+    assert eventually(lambda: status("/closed/x") == 403, 10), status("/closed/x")
+    status("/slow")
+    assert status("/slow") in {429, 503}
+    assert status("/open") == 200
+
+    told = tools.run("istioctl", "proxy-config", "routes", f"{tools.pod()}.istio-system", "-o", "json")
+    hosts = [h for table in json.loads(told.stdout) for h in table.get("virtualHosts", ())]
+    routes = [
+        r for h in hosts for r in h.get("routes", ()) if r.get("name", "").startswith("shop.p.api.test.")
+    ]
+    assert {r["name"] for r in routes} == set(translation.entries)
+    assert {r["route"]["retryPolicy"]["retryOn"] for r in routes} == {"retriable-headers"}
+
+
+def test_a_route_to_a_service_that_is_not_there_is_told_by_name(cluster: Cluster, applied: Applied) -> None:
+    config = configuration(routes=[route("nowhere", "/x", host="n.api.test")])
+    objects = [dict(one) for one in translate(config, PARAMS, TARGET).objects]
+    applied.replace(objects)
+
+    def told() -> list[str]:
+        return [one for one in unaccepted(cluster, objects) if "BackendNotFound" in one]
+
+    assert eventually(lambda: bool(told()), 10), unaccepted(cluster, objects)
+    assert told()[0].startswith("HTTPRoute shop/n.api.test: BackendNotFound")
