@@ -12,8 +12,8 @@ import yaml
 from gateshift.cluster import install, operator, uninstall
 from gateshift.cluster.client import Cluster
 from gateshift.cluster.ownership import owner_labels
-from gateshift.cluster.waiting import hopeless
 from gateshift.cluster.permissions import covered
+from gateshift.cluster.waiting import hopeless
 from gateshift.errors import Blocked, ClusterError
 from gateshift.params.model import Params
 from tests.cluster.conftest import FakeApi, make_params

@@ -13,7 +13,7 @@ from gateshift.apisix.model import Configuration, Kind, Origin, Resource, Router
 from gateshift.lab import topology
 from gateshift.params.model import TranslateParams
 from gateshift.translate import Target, Translation, translate
-from tests.translate.helpers import SIGNED
+from tests.translate.helpers import signed
 
 NAMESPACE = topology.APPLICATION_NAMESPACE
 ISSUER, OIDC_ISSUER = "https://issuer.test", "https://oidc.test"
@@ -354,10 +354,10 @@ def configuration() -> Configuration:
 def translated() -> Translation:
     """Translate for the lab, with every difference signed and the extra services named."""
     params = TranslateParams(
-        accept=(*SIGNED, {**SIGNED[0], "plugin": "workflow"}),  # type: ignore[arg-type]  # pydantic reads plain mappings
         jwt_issuers={"*": ISSUER},
         inline_credentials=True,
         rate_limit_service=service("ratelimit", 8081),
         tracing_provider="lab-traces",
     )
-    return translate(configuration(), params, Target(version="1.31.0", namespace=NAMESPACE))
+    target = Target(version="1.31.0", namespace=NAMESPACE)
+    return translate(configuration(), signed(configuration(), params, target), target)

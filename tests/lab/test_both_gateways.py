@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from gateshift.apisix.model import Kind
+from gateshift.apisix.model import Configuration, Kind
 from gateshift.apisix.readers import read_files
 from gateshift.apisix.routing import RouteTable
 from gateshift.cluster.client import Cluster
 from gateshift.lab.state import LabState
 from gateshift.params.model import ClusterParams, TranslateParams
-from gateshift.translate import Target, translate
+from gateshift.translate import Target, Translation, translate
 from gateshift.translate.model import dump_yaml
 from gateshift.translate.proof import boundary_requests
 from tests.lab.both_gateways import (
@@ -30,14 +30,18 @@ from tests.lab.both_gateways import (
     routing_only,
 )
 from tests.lab.test_controlplane_lab import Tools, eventually
-from tests.translate.helpers import CORPUS, SIGNED
+from tests.translate.helpers import CORPUS, signed
 
 pytestmark = pytest.mark.lab
 
 SAMPLE = Path(__file__).parents[2] / "params" / "lab" / "apisix.yaml"
 REQUESTS = 20
-PARAMS = TranslateParams.model_validate({"accept": SIGNED})
+PARAMS = TranslateParams()
 TARGET = Target(version="1.31", namespace="shop")
+
+
+def translated(given: Configuration) -> Translation:
+    return translate(given, signed(given, PARAMS, TARGET), TARGET)
 
 
 def sources() -> list[Path]:
@@ -79,7 +83,7 @@ def test_istiod_admits_every_object_and_analyze_has_no_error(
 ) -> None:
     seen = 0
     for source in sources():
-        translation = translate(read_files([source], env={}), PARAMS, TARGET)
+        translation = translated(read_files([source], env={}))
         for one in translation.objects:
             cluster.apply(dict(one), dry_run=True)
             seen += 1
@@ -101,7 +105,7 @@ def test_both_gateways_answer_alike(tools: Tools, cluster: Cluster, loop: Loop, 
     compared = 0
     for source in sources():
         configuration = routing_only(read_files([source], env={}))
-        translation = translate(configuration, PARAMS, TARGET)
+        translation = translated(configuration)
         table, pools = RouteTable(configuration), pools_of(configuration)
 
         def pooled(answer: Answer, pools: dict[str, str] = pools) -> Answer:

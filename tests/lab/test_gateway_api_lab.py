@@ -8,11 +8,10 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from gateshift.apisix.model import Kind
+from gateshift.apisix.model import Configuration, Kind
 from gateshift.apisix.readers import read_files
 from gateshift.apisix.routing import Request, RouteTable
 from gateshift.cluster.acceptance import unaccepted
@@ -35,14 +34,18 @@ from tests.lab.both_gateways import (
     routing_only,
 )
 from tests.lab.test_controlplane_lab import Tools, eventually
-from tests.translate.helpers import CORPUS, SIGNED, configuration, route
+from tests.translate.helpers import CORPUS, configuration, route, signed
 
 pytestmark = pytest.mark.lab
 
 API = "sigs.k8s.io/gateway-api"
 REQUESTS = 20
-PARAMS = TranslateParams.model_validate({"accept": SIGNED, "output": "gateway-api"})
+PARAMS = TranslateParams.model_validate({"output": "gateway-api"})
 TARGET = Target(version="1.31", namespace="shop")
+
+
+def translated(given: Configuration) -> Translation:
+    return translate(given, signed(given, PARAMS, TARGET), TARGET)
 
 
 def definitions() -> Path:
@@ -103,7 +106,7 @@ def of_routes(translation: Translation) -> bool:
     return any(one.form != "VirtualService" for one in translation.forms)
 
 
-def everything() -> Any:
+def everything() -> Configuration:
     """One table with each kind of match and filter, exact hosts, wildcards and no host."""
     both = {**route("seg", "/seg", host="a.api.test"), "uris": ["/seg", "/seg/*"]}
     shares = {"type": "roundrobin", "nodes": {"one:80": 1, "two:80": 0}}
@@ -146,7 +149,7 @@ def test_the_same_requests_are_answered_alike_by_both_gateways(
     compared, routed = 0, 0
     for name, given in sources:
         config = routing_only(given)
-        translation = translate(config, PARAMS, TARGET)
+        translation = translated(config)
         if not of_routes(translation):
             continue
         routed += 1
@@ -186,7 +189,7 @@ def test_istiod_admits_every_object_and_analyze_has_no_error(
     for number, config in enumerate(
         [everything(), *(read_files([one], env={}) for one in [sample, *public])]
     ):
-        translation = translate(config, PARAMS, TARGET)
+        translation = translated(config)
         for one in translation.objects:
             cluster.apply(dict(one), dry_run=True)
             kinds.add(one["kind"])
@@ -221,7 +224,7 @@ def test_policies_filters_and_retries_hold_on_routes_of_the_gateway_api(
             route("open", "/*", host="p.api.test"),
         ]
     )
-    translation = translate(config, PARAMS, TARGET)
+    translation = translated(config)
     assert [one.form for one in translation.forms] == ["HTTPRoute"], translation.forms
     applied.replace(backends.behind(translation.objects, TARGET.namespace))
 
@@ -245,7 +248,7 @@ def test_policies_filters_and_retries_hold_on_routes_of_the_gateway_api(
 
 def test_a_route_to_a_service_that_is_not_there_is_told_by_name(cluster: Cluster, applied: Applied) -> None:
     config = configuration(routes=[route("nowhere", "/x", host="n.api.test")])
-    objects = [dict(one) for one in translate(config, PARAMS, TARGET).objects]
+    objects = [dict(one) for one in translated(config).objects]
     applied.replace(objects)
 
     def told() -> list[str]:

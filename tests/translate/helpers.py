@@ -14,12 +14,8 @@ from gateshift.translate.plugins.registry import facts
 CORPUS = Path(__file__).resolve().parents[3] / "shared" / "corpus"
 TARGET = Target(version="1.31.0", namespace="app")
 
-SIGNED = tuple(
-    {"resource": "*", "plugin": name, "who": "Ada", "why": "the differences were read"}
-    for name, fact in sorted(facts().items())
-    if fact.guards_access_or_money
-)
-"""A signature under the differences of every security plugin; it covers no plugin's loss."""
+GUARDS = tuple(name for name, fact in sorted(facts().items()) if fact.guards_access_or_money)
+"""Every security plugin."""
 
 RSA_PUBLIC = """-----BEGIN PUBLIC KEY-----
 MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQDdlatRjRjogo3WojgGHFHYLugdUWAY9iR3fy4arWNA
@@ -47,9 +43,31 @@ def route(id_: str, uri: str, **fields: Any) -> dict[str, Any]:
     return {"id": id_, "uri": uri, "upstream": upstream, **fields}
 
 
+def signed(config: Configuration, params: TranslateParams, target: Target = TARGET) -> TranslateParams:
+    """Return *params* with a signature under every difference of the security plugins, as a person adds them.
+
+    A signature may let another difference show, so the translation is read again until none is new.
+    """
+    read: dict[str, set[str]] = {}
+    while True:
+        covers = [(name, tuple(sorted(read[name]))) for name in sorted(read)]
+        accept = [
+            {"resource": "*", "plugin": n, "covers": c, "who": "Ada", "why": "the differences were read"}
+            for n, c in covers
+        ]
+        given = TranslateParams.model_validate({**params.model_dump(), "accept": accept})
+        before = {name: set(prints) for name, prints in read.items()}
+        for one in translate(config, given, target).blockers:
+            if one.plugin in (*GUARDS, "workflow"):
+                read.setdefault(one.plugin, set()).update(one.fingerprints)
+        if read == before:
+            return given
+
+
 def run(config: Configuration, target: Target = TARGET, **params: Any) -> Translation:
     """Translate with plain params; differences (not losses) are signed unless ``accept`` is given."""
-    return translate(config, TranslateParams(**{"accept": SIGNED, **params}), target)
+    given = TranslateParams(**params)
+    return translate(config, given if "accept" in params else signed(config, given, target), target)
 
 
 def of_kind(translation: Translation, kind: str) -> list[Mapping[str, Any]]:

@@ -232,7 +232,12 @@ def test_a_security_plugin_that_is_not_exact_waits_for_a_signature() -> None:
     assert "not delayed" in blocker.reason
     assert "gateshift-limit-req" not in filters(run(config, accept=()))
     sign = {"resource": "*", "plugin": "limit-req", "who": "Ada", "why": "one pod, no delays wanted"}
-    signed = run(config, accept=(sign,))
+    bare = run(config, accept=(sign,))
+    (still,) = bare.blockers
+    assert still.remedy.endswith(f'with covers: ["{blocker.fingerprints[0]}"] (Ada)')
+    assert "the signature of Ada under limit-req of * signs nothing" in " ".join(bare.warnings)
+    assert "gateshift-limit-req" not in filters(bare)
+    signed = run(config, accept=({**sign, "covers": blocker.fingerprints},))
     assert not signed.blockers
     assert [one.accepted for one in signed.accepted] == ["Ada: one pod, no delays wanted"]
     assert "gateshift-limit-req" in filters(signed)
@@ -241,7 +246,8 @@ def test_a_security_plugin_that_is_not_exact_waits_for_a_signature() -> None:
 def test_a_signature_for_every_resource_never_covers_a_loss() -> None:
     config = configuration(routes=[route("r", "/r", plugins={"hmac-auth": {}})])
     sign = {"resource": "*", "plugin": "hmac-auth", "who": "Ada", "why": "not meant for this plugin"}
-    assert run(config, accept=(sign,)).blockers
+    (blocker,) = run(config, accept=(sign,)).blockers
+    assert run(config, accept=({**sign, "covers": blocker.fingerprints},)).blockers
     assert not run(config, accept=({**sign, "resource": "routes/r"},)).blockers
 
 

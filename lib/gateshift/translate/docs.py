@@ -20,7 +20,7 @@ dropped* is what would be lost. *Handling*: `converted` has a rule; `blocks` hol
 person signs under `translate.accept`; `reported` is named in the ledger and changes nothing else.
 
 A security or billing plugin that is converted, but not exactly, waits for a signature too: the blocker names
-what differs, and `resource: "*"` signs that difference wherever the plugin is used. It never signs a loss.
+what differs. `resource: "*"` with `covers` signs that difference wherever the plugin is used, never a loss.
 `tests/lab/test_plugins_on_envoy.py` checks the rules on a real Envoy that a real istiod configures.
 
 | plugin | priority | category | fidelity | if dropped | handling | rule |

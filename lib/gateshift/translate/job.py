@@ -204,16 +204,23 @@ class Job:
     ) -> str:
         """Return who accepted the loss of *plugin* on *resource* or *route*, and why; empty when nobody.
 
-        ``*`` as resource signs one plugin's *difference* everywhere; the loss of a plugin is signed for
-        each resource by its name. A signature that says which reasons it covers is void for others.
+        ``*`` as resource signs one plugin's *difference* everywhere, and only the reasons that it covers:
+        it would stand under what nobody has read yet otherwise. The loss of a plugin is signed for each
+        resource by its name. A signature that says which reasons it covers is void for others.
         """
         prints = {fingerprint(one) for one in reasons}
         for one in self.params.accept:
             named = one.resource in (resource, route) or (difference and one.resource == "*")
             if one.plugin != plugin or not named:
                 continue
-            if not one.covers or prints <= set(one.covers):
+            if prints <= set(one.covers) or (not one.covers and one.resource != "*"):
                 return f"{one.who}: {one.why}"
+            if not one.covers:
+                self.warn(
+                    f"the signature of {one.who} under {plugin} of * signs nothing, for it names no reasons "
+                    "(covers); the blockers list them"
+                )
+                continue
             self.warn(
                 f"the signature of {one.who} under {plugin} of {one.resource} does not cover "
                 f"{resource}: its reasons are now {', '.join(sorted(prints))}"
@@ -254,6 +261,16 @@ class Job:
         pending = self._pending.get((f"{owner.kind}/{owner.id}", plugin, False))
         return pending is not None and route in pending.routes
 
+    def _everywhere(self, plugin: str) -> str:
+        """Return what a signature of *plugin* under ``*`` has to cover, ready to paste, if there is one."""
+        signers = [one.who for one in self.params.accept if (one.resource, one.plugin) == ("*", plugin)]
+        if not signers:
+            return ""
+        alike = [p for (_, name, difference), p in self._pending.items() if name == plugin and difference]
+        prints = sorted({fingerprint(reason) for pending in alike for reason in pending.reasons})
+        listed = ", ".join(f'"{one}"' for one in prints)
+        return f"; read the reasons, then sign under * with covers: [{listed}] ({signers[0]})"
+
     def blockers(self) -> tuple[tuple[Blocker, ...], tuple[Blocker, ...]]:
         """Return (what still blocks, what a person has accepted)."""
         standing: list[Blocker] = []
@@ -265,11 +282,14 @@ class Job:
                 signature = self.signature(resource, plugin, route, reasons, difference=difference)
                 groups.setdefault(signature, []).append(route)
             for signature, routes in sorted(groups.items()):
+                remedy = one.remedy
+                if difference and not signature:
+                    remedy += self._everywhere(plugin)
                 blocker = Blocker(
                     resource,
                     plugin,
                     "; ".join(one.reasons),
-                    one.remedy,
+                    remedy,
                     tuple(sorted(filter(None, routes))),
                     one.origin,
                     signature,
