@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from gateshift.cluster.client import Cluster
 from gateshift.cluster.front import servers_of
@@ -112,7 +113,7 @@ def unaccepted(cluster: Cluster, objects: Iterable[Object]) -> list[str]:
 def _status_problem(live: Object) -> str:
     status, generation = live.get("status") or {}, live["metadata"].get("generation")
     if live["kind"] == "Gateway":
-        parts = [(status, ("Accepted",))]
+        parts: list[tuple[Mapping[str, Any], tuple[str, ...]]] = [(status, ("Accepted",))]
         parts += [(one, ("Accepted", "ResolvedRefs")) for one in status.get("listeners") or []]
     else:
         parents = [p for p in status.get("parents") or [] if p.get("controllerName") == _CONTROLLER]

@@ -208,13 +208,13 @@ def forms_of(
         again = False
         for place, (gate, snis) in enumerate(tls.items()):
             mine = [t.hosts for t in tables if any(within(h, s) for h in t.hosts for s in snis)]
-            reason = _certificate(job, gate, snis, place)
+            cause = _certificate(job, gate, snis, place)
             other = next((hosts for hosts in mine if hosts not in routed), None)
-            if not reason and other is not None:
-                reason = f"{other[0]}, which shares its certificate, stays a VirtualService"
-            for hosts in mine if reason else ():
+            if not cause and other is not None:
+                cause = f"{other[0]}, which shares its certificate, stays a VirtualService"
+            for hosts in mine if cause else ():
                 if routed.pop(hosts, None) is not None:
-                    why[hosts], again = reason, True
+                    why[hosts], again = cause, True
     forms = [
         HostForm(host, routed[hosts].kind, "")
         if hosts in routed

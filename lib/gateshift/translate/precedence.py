@@ -137,9 +137,9 @@ def entries_of(
                 match["headers"] = headers
             if queries:
                 match["queryParams"] = queries
-            key = (_RANK[path["type"]], -len(path["value"]), method is None, -len(headers), -len(queries))
+            order = (_RANK[path["type"]], -len(path["value"]), method is None, -len(headers), -len(queries))
             literal = pattern.text if pattern.kind != "regex" else pattern.literal
-            found.append(Entry(number, match, literal, pattern.source, key))
+            found.append(Entry(number, match, literal, pattern.source, order))
     return found
 
 
