@@ -47,6 +47,7 @@ _PLURALS = {
     "Ingress": "ingresses",
     "IngressClass": "ingressclasses",
     "GatewayClass": "gatewayclasses",
+    "ApisixTls": "apisixtlses",
 }
 
 

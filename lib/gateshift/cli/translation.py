@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from gateshift.apisix.model import Configuration, Router
 from gateshift.apisix.readers import read_files
 from gateshift.errors import InputError
 from gateshift.params.load import load
-from gateshift.params.model import TranslateParams
+from gateshift.params.model import ClusterParams, TranslateParams
 from gateshift.translate.engine import translate
 from gateshift.translate.model import Target, Translation
 from gateshift.translate.proof import Proof, prove
@@ -25,7 +26,29 @@ __all__ = ["translate_command"]
 _ROUTERS = [str(one) for one in Router]
 
 
-def _read(sources: Sequence[str], admin_key: str | None) -> Configuration:
+_KUBE = "kube://"
+
+
+def _read_cluster(source: str, namespaces: Sequence[str]) -> Configuration:
+    from gateshift.cluster.client import Cluster  # noqa: PLC0415 - only for this source
+    from gateshift.cluster.custom_resources import read_custom_resources  # noqa: PLC0415 - see above
+
+    context = source.removeprefix(_KUBE) or None
+    # With a context named, a pod's own cluster is never meant.
+    default = str(Path.home() / ".kube" / "config") if context else None
+    kubeconfig = os.environ.get("KUBECONFIG") or default
+    cluster = Cluster.connect(ClusterParams(kubeconfig=kubeconfig, context=context))
+    return read_custom_resources(cluster, namespaces, source=source)
+
+
+def _read(sources: Sequence[str], admin_key: str | None, namespaces: Sequence[str]) -> Configuration:
+    clusters = [one for one in sources if one.startswith(_KUBE)]
+    if clusters:
+        if len(sources) > 1:
+            raise InputError("a cluster cannot be joined with other sources", hint="name one source")
+        return _read_cluster(clusters[0], namespaces)
+    if namespaces:
+        raise InputError("--in-namespace is for a cluster", hint="name the cluster by --in kube://CONTEXT")
     addresses = [one for one in sources if one.startswith(("http://", "https://"))]
     if not addresses:
         for one in sources:
@@ -81,7 +104,11 @@ def _show(translation: Translation, proof: Proof, folder: Path) -> None:
     "sources",
     multiple=True,
     required=True,
-    help="An APISIX configuration, or the address of an Admin API (http://host:9180); may repeat for files.",
+    help="An APISIX configuration (may repeat), the address of an Admin API (http://host:9180), or a cluster "
+    "with the objects of APISIX's ingress controller (kube://CONTEXT; kube:// is the current context).",
+)
+@click.option(
+    "--in-namespace", "namespaces", multiple=True, help="Read only this namespace of the cluster; may repeat."
 )
 @click.option(
     "--admin-key", envvar="APISIX_ADMIN_KEY", help="Key of the Admin API; better in the environment."
@@ -102,6 +129,7 @@ def _show(translation: Translation, proof: Proof, folder: Path) -> None:
 def translate_command(
     *,
     sources: tuple[str, ...],
+    namespaces: tuple[str, ...],
     admin_key: str | None,
     out: Path,
     istio_version: str,
@@ -122,7 +150,7 @@ def translate_command(
     params = given.translate if given else TranslateParams()
     if output:
         params = TranslateParams.model_validate({**params.model_dump(), "output": output})
-    configuration = _read(sources, admin_key)
+    configuration = _read(sources, admin_key, namespaces)
     target = Target(
         version=istio_version,
         namespace=namespace,

@@ -92,6 +92,13 @@ TABLE: tuple[tuple[str, tuple[str, ...], tuple[str, ...], str], ...] = (
         _WRITE,
         "apply with translate.output gateway-api; clean-up: who is served by APISIX",
     ),
+    (
+        "apisix.apache.org",
+        ("backendtrafficpolicies", "httproutepolicies", "l4routepolicies", "pluginconfigs", "consumers"),
+        ("list",),
+        "translate: apisix.read_cluster",
+    ),
+    (_GATEWAY_API, ("tlsroutes", "tcproutes", "udproutes"), ("list",), "translate: apisix.read_cluster"),
     (_GATEWAY_API, ("gatewayclasses",), _RESTORE, "clean-up and restore; uninstall: what istiod made"),
     # istioctl analyze watches what it reads
     (

@@ -10,6 +10,7 @@ import yaml
 from gateshift.apisix.admin import AdminClient
 from gateshift.cluster.checks import Check, Item, failed, passed, warned
 from gateshift.cluster.client import Cluster
+from gateshift.cluster.custom_resources import read_custom_resources
 from gateshift.cluster.gateways import load_balancer_name, pod_ready, selector_text
 from gateshift.cluster.objects import name_of
 from gateshift.params.model import Params
@@ -82,12 +83,16 @@ class _Checks:
     def configuration(self) -> Iterator[Check]:
         why = "what cannot be read cannot be translated"
         apisix = self.params.apisix
-        if not apisix.admin_url or apisix.admin_key is None:
+        version: str | None = None
+        if apisix.read_cluster:
+            configuration = read_custom_resources(self.cluster, apisix.read_namespaces)
+        elif not apisix.admin_url or apisix.admin_key is None:
             yield passed("APISIX configuration", f"from files: {', '.join(apisix.files)}", why)
             return
-        with AdminClient(apisix.admin_url, apisix.admin_key.get_secret_value(), timeout=8.0) as client:
-            configuration = client.read()
-            version = client.version()
+        else:
+            with AdminClient(apisix.admin_url, apisix.admin_key.get_secret_value(), timeout=8.0) as client:
+                configuration = client.read()
+                version = client.version()
         counts = {kind.value: len(found) for kind, found in configuration.resources.items() if found}
         text = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items()))
         if not counts.get("routes"):
@@ -95,11 +100,15 @@ class _Checks:
                 "APISIX configuration",
                 f"no routes ({text or 'empty'})",
                 why,
-                "check that apisix.admin_url is the instance that serves users (standalone mode: use files)",
+                "check that apisix.admin_url is the instance that serves users (standalone mode: use files), "
+                "or with apisix.read_cluster the context and apisix.read_namespaces",
             )
         else:
             yield passed("APISIX configuration", text, why)
-        yield passed("APISIX version", version or "hidden by the server", "translation knows the versions")
+        if not apisix.read_cluster:
+            yield passed(
+                "APISIX version", version or "hidden by the server", "translation knows the versions"
+            )
         errors = [f for f in configuration.findings if f.severity.value == "error"]
         if errors:
             yield failed(

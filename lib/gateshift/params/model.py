@@ -79,21 +79,29 @@ class ClusterParams(Model):
 
 
 class ApisixParams(Model):
-    """The old gateway and where its configuration is read from (Admin API or files)."""
+    """The old gateway and where its configuration is read from: Admin API, files or the cluster's objects.
+
+    ``read_cluster`` reads the objects of APISIX's ingress controller, in ``read_namespaces`` or, when that
+    is empty, in all.
+    """
 
     namespace: Name = "apisix"
     service: Name = "apisix-gateway"
     admin_url: Url | None = None
     admin_key: SecretStr | None = None
     files: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
+    read_cluster: bool = False
+    read_namespaces: Annotated[tuple[Name, ...], BeforeValidator(as_tuple)] = ()
     router: str | None = Field(default=None, pattern=r"^radixtree_(uri|host_uri|uri_with_parameter)$")
     deployment: str | None = None
     metrics_selector: str = ""
 
     @model_validator(mode="after")
     def _one_source(self) -> ApisixParams:
-        if bool(self.admin_url) == bool(self.files):
-            raise ValueError("name exactly one source: admin_url or files")
+        if sum(map(bool, (self.admin_url, self.files, self.read_cluster))) != 1:
+            raise ValueError("name exactly one source: admin_url, files or read_cluster")
+        if self.read_namespaces and not self.read_cluster:
+            raise ValueError("read_namespaces needs read_cluster: true")
         if self.admin_url and self.admin_key is None:
             raise ValueError("admin_url needs admin_key, for example ${env:APISIX_ADMIN_KEY}")
         return self

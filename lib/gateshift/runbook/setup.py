@@ -12,6 +12,7 @@ from gateshift.apisix.model import Configuration, Router
 from gateshift.apisix.readers import read_files
 from gateshift.cluster import preflight as cluster_preflight
 from gateshift.cluster import verify as cluster_verify
+from gateshift.cluster.custom_resources import read_custom_resources
 from gateshift.cluster.operator import gateway_selector
 from gateshift.errors import Blocked, MetricsError
 from gateshift.judge.model import MissingKind
@@ -32,6 +33,8 @@ def read_configuration(context: Context) -> Configuration:
     if apisix.admin_url and apisix.admin_key:
         with AdminClient(apisix.admin_url, apisix.admin_key.get_secret_value()) as client:
             return client.read()
+    if apisix.read_cluster:
+        return read_custom_resources(context.cluster, apisix.read_namespaces)
     root = project_root()
     return read_files([root / name for name in apisix.files])
 
