@@ -46,11 +46,19 @@ def _per_second(rate: float, **more: Any) -> dict[str, Any]:
     return {"rate": rate, "burst": 0, "rejected_code": 429, "key_type": "constant", "key": "all", **more}
 
 
+ACTIVE = {
+    "http_path": "/healthz",
+    "timeout": 5,
+    "healthy": {"interval": 1, "successes": 2},
+    "unhealthy": {"interval": 1, "http_failures": 2, "tcp_failures": 2, "timeouts": 2},
+}
 FUNCTION = f"http://{service('echo')}"
 PLUGINS: dict[str, dict[str, Any]] = {
     "plain": {},
     "mtls": {},
     "passive": {},
+    "active": {},
+    "active-tls": {},
     "cors": {
         "cors": {
             "allow_origins": "https://app.test",
@@ -252,11 +260,14 @@ FIELDS: dict[str, dict[str, Any]] = {
         "upstream": upstream(
             "pair",
             checks={
-                "active": {"http_path": "/"},
+                # Once an hour: a check that passes would bring the failing process back.
+                "active": {"http_path": "/healthz", "healthy": {"interval": 3600}},
                 "passive": {"unhealthy": {"http_failures": 3, "http_statuses": [500]}},
             },
         )
     },
+    "active": {"upstream": upstream("ward", checks={"active": ACTIVE})},
+    "active-tls": {"upstream": upstream("meshed", checks={"active": ACTIVE})},
     "connections": {"upstream": upstream("second")},
 }
 FIELDS["transcode"]["upstream"] = FIELDS["web"]["upstream"]

@@ -26,6 +26,7 @@ class Gateway:
 
     address: str
     seen: dict[str, list[dict[str, Any]]]
+    admin: str
     client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=20, trust_env=False))
 
     def ask(self, name: str, path: str = "/", method: str = "GET", **more: Any) -> httpx.Response:
@@ -42,6 +43,28 @@ class Gateway:
 
     def status(self, name: str, path: str = "/", method: str = "GET", **more: Any) -> int:
         return self.ask(name, path, method, **more).status_code
+
+    def healthy(self, service: str, port: int = 8000) -> list[bool]:
+        """Return for each endpoint of a service whether Envoy's own checks pass, in a stable order."""
+        answer = self.client.get(f"http://{self.admin}/clusters", params={"format": "json"})
+        name = f"outbound|{port}||{config.service(service).partition(':')[0]}"
+        (cluster,) = [one for one in answer.json()["cluster_statuses"] if one["name"] == name]
+        found = {
+            one["address"]["socket_address"]["port_value"]: one["health_status"]
+            for one in cluster["host_statuses"]
+        }
+        return [not found[one].get("failed_active_health_check") for one in sorted(found)]
+
+    def statistic(self, service: str, name: str, port: int = 8000) -> int:
+        """Return one of Envoy's counters of a service's cluster."""
+        full = f"cluster.outbound|{port}||{config.service(service).partition(':')[0]}.{name}"
+        answer = self.client.get(f"http://{self.admin}/stats", params={"format": "json", "filter": name})
+        known = {
+            one["name"].replace(";", ""): one.get("value", 0)
+            for one in answer.json()["stats"]
+            if "name" in one
+        }
+        return int(known[full])
 
     def tcp(self, port: int) -> str:
         """Speak HTTP to a TCP port; return which service answered, empty when the connection was cut."""
@@ -77,7 +100,7 @@ def applied(running: LabState, folder: Path) -> Iterator[Gateway]:
         files = dump_yaml((*objects, *translation.objects))
         done = tools.run("kubectl", "apply", "-f", "-", stdin=files)
         assert done.returncode == 0, done.stderr
-        found = Gateway(running["istio_http"], seen)
+        found = Gateway(running["istio_http"], seen, running["envoy_admin"])
         wanted = [name for name in config.PLUGINS if name in ("plain", "echo-headers", "transcode")]
         assert eventually(lambda: all(_known(found, name) for name in wanted), 30), _rejected(running)
         assert _rejected(running) == before

@@ -25,6 +25,9 @@ from grpc_tools import protoc
 from gateshift.lab.certs import Authority
 from tests.lab.plugin_config import NAMESPACE
 
+SICK: dict[str, str] = {}
+"""Services that answer 503, by the prefix of the paths under which they do; tests make them sick and well."""
+
 RLS = """
 syntax = "proto3";
 package envoy.service.ratelimit.v3;
@@ -56,7 +59,9 @@ class Echo(BaseHTTPRequestHandler):
             told["client"] = dict(pair[0] for pair in self.connection.getpeercert()["subject"])
         self.seen.append(told)
         status, more, text = 200, {}, json.dumps(told)
-        if self.name == "pair-bad":
+        if self.name in SICK and self.path.startswith(SICK[self.name]):
+            status = 503
+        elif self.name == "pair-bad" and self.path != "/healthz":
             status = 500
         elif self.path.startswith("/status/"):
             status = int(self.path.split("/")[2])
@@ -226,11 +231,12 @@ def services(settings: str) -> Iterator[tuple[list[dict[str, Any]], dict[str, li
         for name in ("echo", "second"):
             port, seen[name] = stack.enter_context(echo(name))
             objects += _objects(name, 8000, "http", port)
-        pair = []
-        for name in ("pair-good", "pair-bad"):
-            port, seen[name] = stack.enter_context(echo(name))
-            pair.append(port)
-        objects += _objects("pair", 8000, "http", *pair)
+        for group, members in (("pair", ("pair-good", "pair-bad")), ("ward", ("ward-a", "ward-b"))):
+            targets = []
+            for name in members:
+                port, seen[name] = stack.enter_context(echo(name))
+                targets.append(port)
+            objects += _objects(group, 8000, "http", *targets)
         authority = Authority(Path(stack.enter_context(tempfile.TemporaryDirectory())))
         port, seen["guarded"] = stack.enter_context(echo("guarded", mutual(authority)))
         objects += _objects("guarded", 8443, "http", port)

@@ -44,24 +44,6 @@ def test_a_route_without_plugins_gets_the_headers_that_apisix_adds(gateway: Gate
     assert told["headers"]["x-forwarded-host"] == config.host("plain")
 
 
-def test_upstreams_get_the_client_certificate_from_its_secret(gateway: Gateway) -> None:
-    assert eventually(lambda: gateway.status("mtls") == 200, 20), gateway.ask("mtls").text
-    told = gateway.arrived("mtls", "/pay")
-    assert told["service"] == "guarded"
-    assert told["client"]["commonName"] == "gateway"
-
-
-def test_a_process_that_fails_is_taken_out_by_passive_checks(gateway: Gateway) -> None:
-    answers = [gateway.status("passive") for _ in range(30)]
-    assert set(answers) == {200, 500}, "both processes answer, and one of them fails"
-    # Three failures of one process in turn with the other, and a few that were on their way.
-    assert 3 <= answers.count(500) <= 8
-    assert answers[-10:] == [200] * 10
-    served = len(gateway.seen["pair-bad"])
-    assert [gateway.status("passive") for _ in range(10)] == [200] * 10
-    assert len(gateway.seen["pair-bad"]) == served
-
-
 def test_cors(gateway: Gateway) -> None:
     preflight = {"Origin": "https://app.test", "Access-Control-Request-Method": "POST"}
     allowed = gateway.ask("cors", method="OPTIONS", headers=preflight)

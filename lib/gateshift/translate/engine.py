@@ -57,7 +57,7 @@ def translate(configuration: Configuration, params: TranslateParams, target: Tar
         "destination-rule.yaml": tuple(book.objects()),
         "security.yaml": tuple(security(job, emission.lists)),
         "telemetry.yaml": (),
-        "envoy-filter.yaml": tuple(envoy_filters(job, drafts, emission)),
+        "envoy-filter.yaml": (*envoy_filters(job, drafts, emission), *book.health_checks()),
         ROUTES_FILE: (*api_gateway(job, emission, tls), *emission.routes),
     }
     for name, made in stream_objects(job, book, streams).items():

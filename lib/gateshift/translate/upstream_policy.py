@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gateshift.apisix.model import Kind, Resource
+from gateshift.translate.health import CHECK, active_check, outlier_detection
 from gateshift.translate.job import Job
 from gateshift.translate.ledger import Path
 from gateshift.translate.model import Fidelity
@@ -24,15 +25,21 @@ def duration(value: Any) -> str:
 def traffic_policy(
     job: Job, spec: Mapping[str, Any], owner: Resource, path: Path, nodes: Sequence[Any]
 ) -> dict[str, Any]:
-    """Return the policy and account for every field of the upstream but its nodes."""
+    """Return the policy and account for every field of the upstream but its nodes.
+
+    Under :data:`~gateshift.translate.health.CHECK` it holds what no DestinationRule can: the active check.
+    """
     policy: dict[str, Any] = {"loadBalancer": _balancer(job, spec, owner, path)}
     policy["connectionPool"] = _pool(job, spec, owner, path)
     tls = _tls(job, spec, owner, path, nodes)
     if tls:
         policy["tls"] = tls
-    outlier = _checks(job, spec, owner, path)
+    check = active_check(job, spec, owner, path, nodes)
+    outlier = outlier_detection(job, spec, owner, path, active=bool(check))
     if outlier:
         policy["outlierDetection"] = outlier
+    if check:
+        policy[CHECK] = check
     _rest(job, spec, owner, path)
     return policy
 
@@ -156,35 +163,6 @@ def _tls(  # noqa: PLR0912 - one branch an option
             job.mark(owner, (*path, "tls", key), Fidelity.APPROXIMATE, target, note)
     if secret:
         found["mode"], found["credentialName"] = "MUTUAL", secret
-    return found
-
-
-def _checks(job: Job, spec: Mapping[str, Any], owner: Resource, path: Path) -> dict[str, Any]:
-    checks = spec.get("checks")
-    if not isinstance(checks, Mapping):
-        return {}
-    here = (*path, "checks")
-    active, passive = checks.get("active"), checks.get("passive")
-    if isinstance(active, Mapping):
-        note = "Envoy does not probe for Istio: give the pods a readiness probe with the same path"
-        job.mark(owner, (*here, "active"), Fidelity.MANUAL, "Kubernetes readinessProbe", note)
-    if not isinstance(passive, Mapping):
-        return {}
-    raw = passive.get("unhealthy")
-    unhealthy = raw if isinstance(raw, Mapping) else {}
-    found: dict[str, Any] = {}
-    target = f"{_TARGET}.outlierDetection"
-    failures = int(unhealthy.get("http_failures", 5) or 0)
-    tcp = int(unhealthy.get("tcp_failures", 2) or 0)
-    found["consecutive5xxErrors"] = failures
-    found["splitExternalLocalOriginErrors"] = True
-    found["consecutiveLocalOriginFailures"] = tcp
-    found["interval"] = "10s"
-    found["baseEjectionTime"] = "30s"
-    # APISIX takes out every failing node but never the last; Istio's default stops at a tenth of them.
-    found["maxEjectionPercent"] = 99
-    note = "only 5xx count, nodes come back after a time and not after probes"
-    job.mark(owner, (*here, "passive"), Fidelity.APPROXIMATE, target, note)
     return found
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from gateshift.apisix.model import Resource
 from gateshift.istio.builders import build, dns_label
 from gateshift.plan import digest_of
+from gateshift.translate.health import CHECK, check_filter
 from gateshift.translate.job import Draft, Job
 from gateshift.translate.ledger import Path
 from gateshift.translate.model import Fidelity
@@ -102,6 +103,7 @@ class UpstreamBook:
         self._job = job
         self._hosts: dict[str, _Host] = {}
         self._entries: dict[str, tuple[dict[str, Any], set[str]]] = {}
+        self._kept: list[Backend] = []
 
     def fqdn(self, host: str, port: int) -> tuple[str, int, str]:
         """Return (host, port, note) that Istio should use for an APISIX node name."""
@@ -289,7 +291,8 @@ class UpstreamBook:
     def keep(self, used: Iterable[Backend]) -> None:
         """Forget destinations and policies that no emitted route uses."""
         wanted: dict[str, set[str]] = {}
-        for one in used:
+        self._kept = list(used)
+        for one in self._kept:
             wanted.setdefault(one.host, set()).add(one.policy)
         for host in list(self._hosts):
             if host not in wanted:
@@ -317,7 +320,7 @@ class UpstreamBook:
         for host, one in sorted(self._hosts.items()):
             spec: dict[str, Any] = {"host": host}
             if len(one.policies) == 1:
-                policy = json.loads(next(iter(one.policies)))
+                policy = _rule_of(next(iter(one.policies)))
                 if not policy:
                     continue
                 spec["trafficPolicy"] = policy
@@ -327,8 +330,32 @@ class UpstreamBook:
                     "each is a subset of one DestinationRule"
                 )
                 spec["subsets"] = [
-                    {"name": name, **({"trafficPolicy": policy} if (policy := json.loads(text)) else {})}
+                    {"name": name, **({"trafficPolicy": policy} if (policy := _rule_of(text)) else {})}
                     for text, name in sorted(one.policies.items(), key=lambda item: item[1])
                 ]
             found.append(build(job.version, "DestinationRule", host, job.target.namespace, spec, one.sources))
         return found
+
+    def health_checks(self) -> list[dict[str, Any]]:
+        """Return the EnvoyFilter that makes the gateway check endpoints, if any upstream asks for it."""
+        checks: dict[tuple[str, str], Mapping[str, Any]] = {}
+        sources: set[str] = set()
+        for one in self._kept:
+            check = json.loads(one.policy).get(CHECK)
+            if not check:
+                continue
+            policies = self._hosts[one.host].policies
+            subset = policies[one.policy] if len(policies) > 1 else ""
+            # The nodes of a ServiceEntry of our own are asked by the first one's address.
+            endpoints = self._entries.get(one.host, ({}, set()))[0].get("endpoints")
+            name = str(endpoints[0]["address"]) if endpoints else one.host
+            checks[f"outbound|{one.port}|{subset}|{one.host}", name] = check
+            sources |= self._hosts[one.host].sources
+        return check_filter(self._job, checks, sources)
+
+
+def _rule_of(policy: str) -> dict[str, Any]:
+    """Return what a DestinationRule can say of a policy."""
+    found: dict[str, Any] = json.loads(policy)
+    found.pop(CHECK, None)
+    return found

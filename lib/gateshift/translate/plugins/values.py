@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from gateshift.translate.conditions import Inexpressible
 from gateshift.translate.plugins.envoy import quoted
 from gateshift.translate.plugins.registry import Use
+from gateshift.translate.secretive import looks_secret
 
 __all__ = ["Address", "address_of", "guard_credential", "header_value", "lua_values", "template"]
 
@@ -29,9 +30,6 @@ _VARIABLES = {
     "request_length": "%BYTES_RECEIVED%",
 }
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
-_SECRETIVE = re.compile(
-    r"^(proxy-)?authorization$|^cookie$|api[-_]?key|token|secret|password|credential|[-_]key$", re.IGNORECASE
-)
 
 
 def header_value(text: object) -> str:
@@ -101,7 +99,7 @@ def template(text: str, shift: int = 0) -> str:
 
 def guard_credential(use: Use, name: str, value: object) -> bool:
     """Tell whether a literal header value may be emitted: what looks like a credential needs a decision."""
-    if not _SECRETIVE.search(name) or str(value).startswith("$") or not str(value):
+    if not looks_secret(name) or str(value).startswith("$") or not str(value):
         return True
     if use.job.params.inline_credentials:
         use.job.warn(f"{use.owner.kind}/{use.owner.id}: header {name} puts a credential into an object")
