@@ -1,4 +1,4 @@
-"""Active health checks become Envoy's own, cluster by cluster; what Envoy cannot check is not half checked."""
+"""Active health checks become Envoy's own, cluster by cluster; what it cannot check is not half checked."""
 
 from __future__ import annotations
 
