@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from gateshift.errors import InputError
+from gateshift.errors import GateshiftError, InputError
 from gateshift.istio.builders import dns_label
 from gateshift.istio.evaluator import Evaluator, Request
+from gateshift.istio.fields import check_fields, known_fields
 from gateshift.istio.versions import Feature, parse_version
 
 
@@ -93,12 +94,18 @@ SERVED = {
 """Newest version of each group that the CRDs of istio/api serve at its tags v1.20.0 to v1.30.0."""
 
 FIELDS = {
-    Feature.URI_REGEX_REWRITE: 20,
-    Feature.CORS_UNMATCHED_PREFLIGHTS: 23,
-    Feature.CREDENTIAL_NAMES: 26,
-    Feature.CA_CREDENTIAL_NAME: 28,
+    Feature.JWT_FROM_COOKIES: ("RequestAuthentication", "jwtRules[].fromCookies", 21),
+    Feature.CORS_UNMATCHED_PREFLIGHTS: ("VirtualService", "http[].corsPolicy.unmatchedPreflights", 23),
+    Feature.CREDENTIAL_NAMES: ("Gateway", "servers[].tls.credentialNames", 26),
+    Feature.BASIC_AUTH_FILTER: ("envoy.extensions.filters.http.basic_auth.v3.BasicAuthPerRoute", "", 22),
+    Feature.LOCAL_LIMIT_WILDCARD: (
+        "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
+        "max_dynamic_descriptors",
+        26,
+    ),
+    Feature.OAUTH2_PER_ROUTE: ("envoy.extensions.filters.http.oauth2.v3.OAuth2PerRoute", "", 30),
 }
-"""First tag whose CRDs have the field (uriRegexRewrite stands in all that are covered)."""
+"""First tag whose CRDs, or whose Envoy API, have the field."""
 
 
 @pytest.mark.parametrize(("minor", "groups"), SERVED.items())
@@ -109,10 +116,56 @@ def test_groups_are_asked_in_the_newest_version_that_is_served(minor: int, group
     assert version.envoy_filter.endswith("/v1alpha3")
 
 
-@pytest.mark.parametrize(("feature", "minor"), FIELDS.items())
-def test_fields_come_with_the_crds_that_have_them(feature: Feature, minor: int) -> None:
+@pytest.mark.parametrize(("feature", "field"), FIELDS.items())
+def test_fields_come_with_the_first_tag_that_has_them(feature: Feature, field: tuple[str, str, int]) -> None:
+    message, name, minor = field
     assert parse_version(f"1.{minor}").has(feature)
-    assert minor == 20 or not parse_version(f"1.{minor - 1}").has(feature)
+    assert not parse_version(f"1.{minor - 1}").has(feature)
+    assert known_fields()[message, name].since == parse_version(f"1.{minor}")
+
+
+def test_every_gate_and_every_field_has_a_source() -> None:
+    assert all(str(parse_version(one.since)) in one.source for one in Feature)
+    for field in known_fields().values():
+        assert str(field.since) in field.source, field
+        assert (
+            not field.type or (field.type.removeprefix("map:"), "") in known_fields() or field.type == "map:"
+        )
+
+
+def test_a_field_that_the_version_lacks_is_never_written() -> None:
+    def service(http: dict[str, Any]) -> list[dict[str, Any]]:
+        spec = {"http": [http]}
+        return [{"apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "spec": spec}]
+
+    newer = service({"corsPolicy": {"unmatchedPreflights": "IGNORE"}})
+    assert check_fields(parse_version("1.23"), newer) == ()
+    with pytest.raises(GateshiftError, match=r"needs 1\.23"):
+        check_fields(parse_version("1.22"), newer)
+    wrong = service({"corsPolicy": {"noSuchField": 1}, "match": [{"headers": {"any-name": {"glob": "x"}}}]})
+    assert check_fields(parse_version("1.31"), wrong) == (
+        "VirtualService http[].corsPolicy.noSuchField",
+        "VirtualService http[].match[].headers{}.glob",
+    )
+
+
+def test_what_stands_in_an_envoy_filter_is_checked_message_by_message() -> None:
+    def patched(applied: str, value: dict[str, Any]) -> list[dict[str, Any]]:
+        spec = {"configPatches": [{"applyTo": applied, "patch": {"operation": "MERGE", "value": value}}]}
+        return [{"apiVersion": "networking.istio.io/v1alpha3", "kind": "EnvoyFilter", "spec": spec}]
+
+    kind = "type.googleapis.com/envoy.extensions.filters.http"
+    per_route = {"@type": f"{kind}.basic_auth.v3.BasicAuthPerRoute", "users": {"inline_string": "x"}}
+    value = {"typed_per_filter_config": {"any.name": per_route}}
+    assert check_fields(parse_version("1.22"), patched("HTTP_ROUTE", value)) == ()
+    with pytest.raises(GateshiftError, match=r"BasicAuthPerRoute needs 1\.22"):
+        check_fields(parse_version("1.21"), patched("HTTP_ROUTE", value))
+    codes = {"a": {"inline_string": "x"}, "b": {"inline_bytes_of_mine": "x"}}
+    code = {"name": "n", "typed_config": {"@type": f"{kind}.lua.v3.Lua", "source_codes": codes}}
+    assert check_fields(parse_version("1.31"), patched("HTTP_FILTER", code)) == (
+        "envoy.config.core.v3.DataSource inline_bytes_of_mine",
+    )
+    assert "NO_SUCH_PLACE" in check_fields(parse_version("1.31"), patched("NO_SUCH_PLACE", {"a": 1}))
 
 
 def test_versions() -> None:

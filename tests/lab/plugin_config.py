@@ -46,6 +46,15 @@ def _per_second(rate: float, **more: Any) -> dict[str, Any]:
     return {"rate": rate, "burst": 0, "rejected_code": 429, "key_type": "constant", "key": "all", **more}
 
 
+DISCOVERY = "http://idp.test/.well-known/openid-configuration"
+LOGIN = {
+    "client_id": "shop",
+    "client_secret": "stays in a Secret",
+    "discovery": DISCOVERY,
+    "redirect_uri": "/callback",
+    "scope": "openid email",
+    "session": {"secret": "of APISIX alone, unused here"},
+}
 ACTIVE = {
     "http_path": "/healthz",
     "timeout": 5,
@@ -55,7 +64,9 @@ ACTIVE = {
 FUNCTION = f"http://{service('echo')}"
 PLUGINS: dict[str, dict[str, Any]] = {
     "plain": {},
+    "idp": {},
     "mtls": {},
+    "mtls-none": {},
     "passive": {},
     "active": {},
     "active-tls": {},
@@ -145,6 +156,8 @@ PLUGINS: dict[str, dict[str, Any]] = {
             "required_scopes": ["read"],
         }
     },
+    "login": {"openid-connect": LOGIN},
+    "login-deny": {"openid-connect": {**LOGIN, "unauth_action": "deny"}},
     "forward": {
         "forward-auth": {
             "uri": f"http://{service('echo')}/check?x=1",
@@ -256,6 +269,10 @@ FIELDS: dict[str, dict[str, Any]] = {
             "tls": {"client_cert": "kept in the Secret", "client_key": "kept in the Secret"},
         }
     },
+    "mtls-none": {
+        "upstream": {"type": "roundrobin", "scheme": "https", "nodes": {service("guarded", 8443): 1}}
+    },
+    "idp": {"upstream": upstream("idp")},
     "passive": {
         "upstream": upstream(
             "pair",
@@ -362,13 +379,18 @@ def configuration() -> Configuration:
     return Configuration(found, router=Router.HOST_URI)
 
 
-def translated() -> Translation:
-    """Translate for the lab, with every difference signed and the extra services named."""
+def translated(secrets: str = "/etc/istio/ingressgateway-certs") -> Translation:
+    """Translate for the lab, with every difference signed and the extra services named.
+
+    *secrets* is the folder in which Envoy finds the client's secrets of a login.
+    """
+    endpoints = {"authorization": f"http://{host('idp')}/auth", "token": f"http://{service('idp')}/token"}
     params = TranslateParams(
         jwt_issuers={"*": ISSUER},
         inline_credentials=True,
         rate_limit_service=service("ratelimit", 8081),
         tracing_provider="lab-traces",
+        login={"secrets": secrets, "endpoints": {DISCOVERY: endpoints}},  # type: ignore[arg-type]  # as above
     )
     target = Target(version="1.31.0", namespace=NAMESPACE)
     return translate(configuration(), signed(configuration(), params, target), target)

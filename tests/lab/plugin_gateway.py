@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +15,14 @@ import httpx
 import yaml
 
 from gateshift.lab.state import LabState
+from gateshift.translate import Translation
 from gateshift.translate.model import dump_yaml
 from tests.lab import plugin_config as config
+from tests.lab.plugin_identity import CLIENT_SECRET
 from tests.lab.plugin_services import services
 from tests.lab.test_controlplane_lab import Tools, eventually
+
+_SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 
 
 @dataclass
@@ -90,7 +95,9 @@ def applied(running: LabState, folder: Path) -> Iterator[Gateway]:
     tools = Tools(running, folder)
     installed = tools.install()
     assert installed.returncode == 0, installed.stdout + installed.stderr
-    translation = config.translated()
+    secrets = folder / "secrets"
+    translation = config.translated(str(secrets))
+    _write_secrets(secrets, translation)
     assert not translation.blockers, [str(one) for one in translation.blockers]
     settings = next(one for one in translation.objects if one["kind"] == "ConfigMap")["data"]["config.yaml"]
     with services(settings) as (objects, seen):
@@ -106,6 +113,17 @@ def applied(running: LabState, folder: Path) -> Iterator[Gateway]:
         assert _rejected(running) == before
         yield found
         found.client.close()
+
+
+def _write_secrets(folder: Path, translation: Translation) -> None:
+    """Write the files that the gateway's Secret would mount: one client's, and the signatures' key."""
+    folder.mkdir()
+    text = json.dumps(list(translation.objects))
+    for name in sorted(set(re.findall(r"login-[0-9a-f]+-(?:token|hmac)\\.yaml", text))):
+        kind = "token" if "token" in name else "hmac"
+        value = {"token": CLIENT_SECRET, "hmac": f"signs cookies of {name}"}[kind]
+        secret = {"@type": _SECRET, "name": kind, "generic_secret": {"secret": {"inline_string": value}}}
+        (folder / name).write_text(yaml.safe_dump({"resources": [secret]}), encoding="utf-8")
 
 
 def _known(gateway: Gateway, name: str) -> bool:

@@ -24,6 +24,7 @@ from grpc_tools import protoc
 
 from gateshift.lab.certs import Authority
 from tests.lab.plugin_config import NAMESPACE
+from tests.lab.plugin_identity import identity_provider
 
 SICK: dict[str, str] = {}
 """Services that answer 503, by the prefix of the paths under which they do; tests make them sick and well."""
@@ -241,5 +242,7 @@ def services(settings: str) -> Iterator[tuple[list[dict[str, Any]], dict[str, li
         port, seen["guarded"] = stack.enter_context(echo("guarded", mutual(authority)))
         objects += _objects("guarded", 8443, "http", port)
         objects.append(client_secret(authority, "route-mtls-client"))
+        port, seen["idp"] = stack.enter_context(identity_provider())
+        objects += _objects("idp", 8000, "http", port)
         objects += _objects("ratelimit", 8081, "grpc", stack.enter_context(rate_limits(settings)))
         yield objects, seen

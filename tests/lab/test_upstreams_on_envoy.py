@@ -1,9 +1,10 @@
-"""Upstreams on a real Envoy: client certificates, passive and active health checks."""
+"""Upstreams and logins on a real Envoy: client certificates, health checks, an identity provider."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
@@ -109,3 +110,82 @@ def test_checks_speak_mutual_tls_with_pods_of_the_mesh(gateway: Gateway, running
             assert eventually(lambda: gateway.healthy("meshed") == [False], 20)
         finally:
             sidecar.stop()
+
+
+def visited(gateway: Gateway, url: str) -> httpx.Response:
+    """Go where the gateway sends a browser: to the identity provider's page."""
+    parts = urlsplit(url)
+    assert (parts.scheme, parts.netloc, parts.path) == ("http", config.host("idp"), "/auth")
+    return gateway.ask("idp", f"/auth?{parts.query}")
+
+
+def cookies_of(answer: httpx.Response) -> dict[str, str]:
+    """Keep cookies as a browser on https would: the client of this test speaks plain HTTP."""
+    found = {}
+    for line in answer.headers.get_list("set-cookie"):
+        name, _, value = line.partition(";")[0].partition("=")
+        assert "secure" in line.lower()
+        assert "httponly" in line.lower()
+        found[name] = value
+    return found
+
+
+def jar(cookies: dict[str, str]) -> dict[str, str]:
+    return {"Cookie": "; ".join(f"{name}={value}" for name, value in cookies.items())}
+
+
+def test_a_login_by_envoy(gateway: Gateway) -> None:
+    before = len(gateway.seen["echo"])
+    sent = gateway.ask("login", "/orders?id=7")
+    assert sent.status_code == 302
+    asked = parse_qs(urlsplit(sent.headers["location"]).query)
+    host = config.host("login")
+    assert (asked["client_id"], asked["scope"]) == (["shop"], ["openid email"])
+    assert asked["redirect_uri"] == [f"http://{host}/callback"]
+    assert asked["code_challenge_method"] == ["S256"]
+    forged = {"Authorization": "Bearer of-my-own", "X-Access-Token": "mine", "X-Userinfo": "root"}
+    assert gateway.status("login", headers=forged) == 302
+    assert gateway.status("login", headers=jar({"BearerToken": "x", "OauthHMAC": "x"})) == 302
+    back = urlsplit(visited(gateway, sent.headers["location"]).headers["location"])
+    assert (back.netloc, back.path) == (host, "/callback")
+    # A code that somebody else brings, without the cookies of the browser that asked, is worth nothing.
+    assert gateway.status("login", f"{back.path}?{back.query}") == 401
+    assert len(gateway.seen["echo"]) == before, "somebody without a login reached the backend"
+    cookies = cookies_of(sent)
+    done = gateway.ask("login", f"{back.path}?{back.query}", headers=jar(cookies))
+    assert done.status_code == 302, done.text
+    assert done.headers["location"] == f"http://{host}/orders?id=7"
+    cookies |= cookies_of(done)
+    told = gateway.arrived("login", "/orders?id=7", headers={**jar(cookies), "X-Userinfo": "root"})
+    assert told["headers"]["authorization"] == "Bearer an-opaque-token"
+    assert told["headers"]["x-access-token"] == "Bearer an-opaque-token"
+    assert "x-userinfo" not in told["headers"]
+    changed = {name: f"{value[:-2]}xx" if "Hmac" in name else value for name, value in cookies.items()}
+    assert changed != cookies
+    assert gateway.status("login", headers=jar(changed)) == 302
+    out = gateway.ask("login", "/logout", headers=jar(cookies))
+    assert out.status_code == 302
+    assert out.headers["location"] == f"http://{host}/"
+    cleared = [one for one in out.headers.get_list("set-cookie") if "=deleted;" in one]
+    assert len(cleared) >= 3, out.headers
+
+
+def test_a_login_of_one_client_is_none_of_another(gateway: Gateway) -> None:
+    sent = gateway.ask("login", "/")
+    back = urlsplit(visited(gateway, sent.headers["location"]).headers["location"])
+    cookies = cookies_of(sent)
+    done = gateway.ask("login", f"{back.path}?{back.query}", headers=jar(cookies))
+    cookies |= cookies_of(done)
+    assert gateway.status("login", headers=jar(cookies)) == 200
+    before = len(gateway.seen["echo"])
+    assert gateway.status("login-deny", headers=jar(cookies)) == 401
+    assert gateway.status("login-deny") == 401
+    assert len(gateway.seen["echo"]) == before
+
+
+def test_an_upstream_that_wants_a_certificate_refuses_whoever_has_none(gateway: Gateway) -> None:
+    before = len(gateway.seen["guarded"])
+    answer = gateway.ask("mtls-none")
+    assert answer.status_code == 503, answer.text
+    assert len(gateway.seen["guarded"]) == before, "the backend took a request without certificate"
+    assert gateway.status("mtls") == 200

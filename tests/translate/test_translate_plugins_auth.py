@@ -34,7 +34,8 @@ def test_basic_auth_needs_a_decision_about_its_hashes() -> None:
     assert not allowed.blockers
     assert PASSWORD not in str(allowed.objects) + str(allowed.as_json())
     assert "pay:{SHA}" in str(filters(allowed)["gateshift-basic-auth"])
-    assert "1.21" in one({"basic-auth": {}}, "1.20", inline_credentials=True).blockers[0].reason
+    for version in ("1.20", "1.21"):  # 1.21 has the filter, but not for single routes
+        assert "1.22" in one({"basic-auth": {}}, version, inline_credentials=True).blockers[0].reason
 
 
 @pytest.mark.parametrize("plugin", ["basic-auth", "key-auth", "jwt-auth", "openid-connect"])

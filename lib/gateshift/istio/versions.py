@@ -1,6 +1,6 @@
 """What each Istio version from 1.20 to 1.31 knows, as one table.
 
-The gates were read in the tags of istio/istio, istio/api and istio/proxy (see the project's reference notes).
+The gates were read in the tags of istio/istio and in the Envoy API that each tag's go.mod names.
 A feature below its version is reported in the ledger and never emitted: an unknown field is refused by the
 webhook at best, and freezes a gateway's configuration at worst.
 """
@@ -20,27 +20,39 @@ NEWEST = (1, 31)
 
 
 class Feature(Enum):
-    """One capability and the first minor version that has it: (slug, minor)."""
+    """One capability and the first minor version that has it: (slug, minor, where that was read).
 
-    NETWORKING_V1 = ("networking-v1", 22)
-    TELEMETRY_V1 = ("telemetry-v1", 22)
-    PEER_AUTHENTICATION_V1 = ("peer-authentication-v1", 22)
-    AUTHORIZATION_V1 = ("authorization-v1", 19)
-    URI_REGEX_REWRITE = ("uri-regex-rewrite", 19)
-    BASIC_AUTH_FILTER = ("basic-auth-filter", 21)
-    UPSTREAM_VERIFY_BY_DEFAULT = ("upstream-verify", 21)
-    PATH_TEMPLATES = ("path-templates", 22)
-    GATEWAY_API = ("gateway-api", 22)
-    JWT_FROM_COOKIES = ("jwt-from-cookies", 23)
-    CORS_UNMATCHED_PREFLIGHTS = ("cors-unmatched-preflights", 23)
-    RETRY_RESET_BEFORE_REQUEST = ("retry-reset-before-request", 24)
-    ROUTE_DOMAIN_NAME_MATCH = ("route-domain-name-match", 25)
-    LOCAL_LIMIT_WILDCARD = ("local-limit-wildcard", 26)
-    CREDENTIAL_NAMES = ("credential-names", 26)
-    JWT_WITHOUT_ISSUER = ("jwt-without-issuer", 27)
-    CA_CREDENTIAL_NAME = ("ca-credential-name", 28)
-    MIRROR_WITHOUT_SHADOW = ("mirror-without-shadow", 28)
-    MULTIPLE_CUSTOM_PROVIDERS = ("multiple-custom-providers", 30)
+    Builders ask for these; :mod:`gateshift.istio.fields` checks every field of what they made.
+    """
+
+    NETWORKING_V1 = ("networking-v1", 22, "CRDs of istio 1.22.0 serve v1")
+    TELEMETRY_V1 = ("telemetry-v1", 22, "CRDs of istio 1.22.0 serve v1")
+    PEER_AUTHENTICATION_V1 = ("peer-authentication-v1", 22, "CRDs of istio 1.22.0 serve v1")
+    JWT_FROM_COOKIES = ("jwt-from-cookies", 21, "istio 1.21.0 releasenotes/notes/jwt-from-cookies.yaml")
+    UPSTREAM_VERIFY_BY_DEFAULT = (
+        "upstream-verify",
+        21,
+        "VERIFY_CERTIFICATE_AT_CLIENT is true in pilot/pkg/features of istio 1.21.0, false in 1.20.0",
+    )
+    GATEWAY_API = ("gateway-api", 22, "gateway-api v1.1 (GRPCRoute v1) in istio 1.22.0's go.mod")
+    BASIC_AUTH_FILTER = (
+        "basic-auth-filter",
+        22,
+        "BasicAuthPerRoute in the Envoy API of istio 1.22.0's go.mod; 1.21 has the filter without it",
+    )
+    CORS_UNMATCHED_PREFLIGHTS = ("cors-unmatched-preflights", 23, "CRDs of istio 1.23.0")
+    RETRY_RESET_BEFORE_REQUEST = (
+        "retry-reset-before-request",
+        23,
+        "istio 1.23.0 releasenotes/notes/reset-before-request.yaml",
+    )
+    LOCAL_LIMIT_WILDCARD = (
+        "local-limit-wildcard",
+        26,
+        "max_dynamic_descriptors in the Envoy API of istio 1.26.0's go.mod",
+    )
+    CREDENTIAL_NAMES = ("credential-names", 26, "CRDs of istio 1.26.0")
+    OAUTH2_PER_ROUTE = ("oauth2-per-route", 30, "OAuth2PerRoute in the Envoy API of istio 1.30.0's go.mod")
 
     @property
     def slug(self) -> str:
@@ -51,6 +63,11 @@ class Feature(Enum):
     def since(self) -> str:
         """First Istio version with the feature, for example ``1.23``."""
         return f"1.{self.value[1]}"
+
+    @property
+    def source(self) -> str:
+        """Where the first version was read."""
+        return self.value[2]
 
 
 @dataclass(frozen=True, slots=True, order=True)

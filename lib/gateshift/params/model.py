@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 
 from gateshift.params.base import DnsName, Model, Name, Quantity, Seconds, Url, Version, as_tuple
+from gateshift.params.login import LoginParams
 from gateshift.params.traffic import (
     ClientsParams,
     CloudflareParams,
@@ -34,6 +35,7 @@ __all__ = [
     "InstallParams",
     "IstioFirstParams",
     "JudgeParams",
+    "LoginParams",
     "Mechanism",
     "MetricsParams",
     "Mode",
@@ -193,7 +195,8 @@ class TranslateParams(Model):
 
     ``rate_limit_service`` (host:port) counts limits together for all gateway pods, ``login_provider`` and
     ``tracing_provider`` are names under ``meshConfig.extensionProviders``, and ``trusted_proxies`` is the
-    number of proxies in front of the gateway that add to X-Forwarded-For.
+    number of proxies in front of the gateway that add to X-Forwarded-For. ``login`` lets Envoy itself log
+    users in for openid-connect.
 
     ``output: gateway-api`` emits a host as Gateway API routes where that is exact, and as a VirtualService
     where it is not.
@@ -207,6 +210,7 @@ class TranslateParams(Model):
     inline_credentials: bool = False
     emit_metrics_telemetry: bool = False
     rate_limit_service: str | None = None
+    login: LoginParams = LoginParams()
     login_provider: str | None = None
     tracing_provider: str | None = None
     trusted_proxies: int | None = Field(default=None, ge=0, le=10)

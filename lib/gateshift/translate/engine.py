@@ -7,6 +7,7 @@ from typing import Any
 
 from gateshift.apisix.model import Configuration, Kind, Severity
 from gateshift.apisix.routing import default_router
+from gateshift.istio.fields import check_fields
 from gateshift.istio.versions import parse_version
 from gateshift.params.model import TranslateParams
 from gateshift.translate.certificates import tls_names
@@ -33,7 +34,8 @@ def translate(configuration: Configuration, params: TranslateParams, target: Tar
 
     Routes that a blocker holds back are not emitted; in the tables where another route would otherwise
     take over their requests, a refusal (503) stands in their place. Raises GateshiftError when a source
-    leaf is unaccounted for, InputError for an Istio version outside the table.
+    leaf is unaccounted for or a field would be emitted that the version lacks, InputError for an Istio
+    version outside the table.
     """
     version = parse_version(target.version)
     router = target.router or default_router(configuration)
@@ -65,6 +67,8 @@ def translate(configuration: Configuration, params: TranslateParams, target: Tar
     for name, extra in job.extra.items():
         unique = {str(one): one for one in extra}
         files[name] = (*files[name], *unique.values())
+    for field in check_fields(version, (one for made in files.values() for one in made)):
+        job.warn(f"{field} is in no table of fields by version: see that Istio {version} takes it")
     account_leftovers(job, drafts, streams)
     _account_input(job)
     for finding in configuration.findings:

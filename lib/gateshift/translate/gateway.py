@@ -32,10 +32,15 @@ def _server(job: Job, ssl: Resource, snis: list[str], field: str) -> dict[str, A
             note = f"put it into {where} (kubectl create secret tls); never copied"
             job.mark(ssl, (key,), Fidelity.MANUAL, field, note)
     if spec.get("certs") or spec.get("keys"):
+        several = job.has(Feature.CREDENTIAL_NAMES)
         for key in ("certs", "keys"):
-            note = f"second certificate: {where}-2"
-            job.mark(ssl, (key,), Fidelity.MANUAL, "Gateway servers[].tls.credentialNames", note)
-        if job.has(Feature.CREDENTIAL_NAMES):
+            if several:
+                note = f"second certificate: {where}-2"
+                job.mark(ssl, (key,), Fidelity.MANUAL, "Gateway servers[].tls.credentialNames", note)
+            else:
+                note = f"only the first is served: more than one needs Istio {Feature.CREDENTIAL_NAMES.since}"
+                job.mark(ssl, (key,), Fidelity.NONE, "", note)
+        if several:
             tls.pop("credentialName")
             tls["credentialNames"] = [secret, f"{secret}-2"]
         else:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gateshift.apisix.model import Kind, Resource
+from gateshift.istio.versions import Feature
 from gateshift.translate.health import CHECK, active_check, outlier_detection
 from gateshift.translate.job import Job
 from gateshift.translate.ledger import Path
@@ -178,6 +179,9 @@ def _rest(job: Job, spec: Mapping[str, Any], owner: Resource, path: Path) -> Non
             job.mark(owner, place, Fidelity.IGNORED_DEFAULT, "", "documentation only")
         elif key == "retries":
             note = "tried again on connection failures, not after the request was sent"
+            reset = Feature.RETRY_RESET_BEFORE_REQUEST
+            if not job.has(reset):
+                note += f"; a connection reset before that is tried again from Istio {reset.since} on"
             job.mark(owner, place, Fidelity.APPROXIMATE, "VirtualService http[].retries.attempts", note)
         elif key == "retry_timeout":
             note = "no such field: the route's timeout bounds all tries together"

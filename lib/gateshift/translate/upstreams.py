@@ -15,6 +15,7 @@ from typing import Any
 
 from gateshift.apisix.model import Resource
 from gateshift.istio.builders import build, dns_label
+from gateshift.istio.versions import Feature
 from gateshift.plan import digest_of
 from gateshift.translate.health import CHECK, check_filter
 from gateshift.translate.job import Draft, Job
@@ -242,6 +243,9 @@ class UpstreamBook:
             policy["connectionPool"] = {"http": {"h2UpgradePolicy": "UPGRADE"}}
         if tls and not verify:
             policy["tls"]["insecureSkipVerify"] = True
+        elif tls and not self._job.has(Feature.UPSTREAM_VERIFY_BY_DEFAULT):
+            # Older versions take any certificate unless they are told what to look at.
+            policy["tls"] |= {"caCertificates": "system", "subjectAltNames": [host]}
         return self._use(name, port, 1, policy, source)
 
     def _external(self, host: str, port: int, spec: Mapping[str, Any], source: str) -> None:

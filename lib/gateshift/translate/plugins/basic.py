@@ -46,7 +46,7 @@ def basic_auth(use: Use) -> None:
     config = use.config
     if not use.job.has(Feature.BASIC_AUTH_FILTER):
         raise Inexpressible(
-            f"istio-proxy {use.job.version} has no basic_auth filter: it came with "
+            f"istio-proxy {use.job.version} has no basic_auth filter for single routes: it came with "
             f"{Feature.BASIC_AUTH_FILTER.since}"
         )
     if config.get("anonymous_consumer"):

@@ -195,4 +195,6 @@ def jwt_auth(use: Use) -> None:
     if config.get("anonymous_consumer"):
         use.block("anonymous_consumer lets requests without token through", "split the route by hand")
     note = "a missing token is answered 403 instead of 401, and iss must be the consumer's issuer"
+    if not use.job.has(Feature.JWT_FROM_COOKIES):
+        note += f"; tokens in cookies are not found before Istio {Feature.JWT_FROM_COOKIES.since}"
     use.approximate(target="RequestAuthentication + AuthorizationPolicy", note=note)

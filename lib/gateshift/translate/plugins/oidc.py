@@ -1,7 +1,8 @@
-"""openid-connect: bearer tokens as RequestAuthentication, logins as a CUSTOM policy of a provider.
+"""openid-connect: bearer tokens as RequestAuthentication, logins as a CUSTOM policy or by Envoy itself.
 
 A login flow (``bearer_only`` false) is nothing that a RequestAuthentication can do: it needs a service such
-as oauth2-proxy under ``meshConfig.extensionProviders``, named by ``translate.login_provider``.
+as oauth2-proxy under ``meshConfig.extensionProviders``, named by ``translate.login_provider``, or what
+``translate.login`` says (:mod:`gateshift.translate.plugins.login`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from gateshift.plan import digest_of
 from gateshift.translate.conditions import Inexpressible
 from gateshift.translate.job import Policy
 from gateshift.translate.jwk import KeyFormatError, jwk_from_pem
+from gateshift.translate.plugins.login import envoy_login
 from gateshift.translate.plugins.registry import Use, handles
 
 _WELL_KNOWN = "/.well-known/openid-configuration"
@@ -153,16 +155,19 @@ def _bearer(use: Use) -> None:
 
 @handles("openid-connect")
 def openid_connect(use: Use) -> None:
-    """Require a bearer token that the provider signed; a login needs translate.login_provider."""
+    """Require a bearer token; a login needs translate.login_provider or translate.login."""
     if use.config.get("bearer_only"):
         _bearer(use)
         return
     provider = use.job.params.login_provider
     if not provider:
-        use.block(
-            "it sends browsers to a login, which Istio does not do by itself",
-            "run oauth2-proxy, name it under meshConfig.extensionProviders and set translate.login_provider",
-        )
+        if not envoy_login(use):
+            use.block(
+                "it sends browsers to a login, which Istio does not do by itself",
+                "run oauth2-proxy, name it under meshConfig.extensionProviders and set "
+                "translate.login_provider, or let Envoy do it: translate.login needs a folder with the "
+                f"secrets and the endpoints of {use.config.get('discovery', 'its discovery document')}",
+            )
         return
     exempt = ("OPTIONS",) if any(one.name == "cors" for one in use.draft.effective.plugins) else ()
     use.draft.policies.append(
