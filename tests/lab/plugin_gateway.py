@@ -109,7 +109,7 @@ def applied(running: LabState, folder: Path) -> Iterator[Gateway]:
         assert done.returncode == 0, done.stderr
         found = Gateway(running["istio_http"], seen, running["envoy_admin"])
         wanted = [name for name in config.PLUGINS if name in ("plain", "echo-headers", "transcode")]
-        assert eventually(lambda: all(_known(found, name) for name in wanted), 30), _rejected(running)
+        assert eventually(lambda: all(_known(found, name) for name in wanted), 30), _why(running)
         assert _rejected(running) == before
         yield found
         found.client.close()
@@ -119,7 +119,7 @@ def _write_secrets(folder: Path, translation: Translation) -> None:
     """Write the files that the gateway's Secret would mount: one client's, and the signatures' key."""
     folder.mkdir()
     text = json.dumps(list(translation.objects))
-    for name in sorted(set(re.findall(r"login-[0-9a-f]+-(?:token|hmac)\\.yaml", text))):
+    for name in sorted(set(re.findall(r"login-[0-9a-f]+-(?:token|hmac)\.yaml", text))):
         kind = "token" if "token" in name else "hmac"
         value = {"token": CLIENT_SECRET, "hmac": f"signs cookies of {name}"}[kind]
         secret = {"@type": _SECRET, "name": kind, "generic_secret": {"secret": {"inline_string": value}}}
@@ -158,6 +158,13 @@ def _trace_to(tools: Tools) -> None:
     where = ("configmap", "istio", "-n", "istio-system")
     done = tools.run("kubectl", "patch", *where, "--type=merge", "-p", patch)
     assert done.returncode == 0, done.stderr
+
+
+def _why(state: LabState) -> list[str]:
+    """Return what Envoy refused, in its own words."""
+    log = Path(state["kubeconfig"]).parent / "logs" / "istio-proxy.cri"
+    lines = log.read_text(errors="replace").splitlines()
+    return [*_rejected(state), *(line for line in lines if "rejected" in line)]
 
 
 def _rejected(state: LabState) -> list[str]:

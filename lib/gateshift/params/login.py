@@ -21,7 +21,7 @@ class LoginParams(Model):
 
     ``secrets`` is a folder of the gateway's pods with the files that docs/translation.md describes (the
     default gateway mounts Secret ``istio-ingressgateway-certs`` at ``/etc/istio/ingressgateway-certs``).
-    Envoy refuses its whole listener while one of them is missing. ``endpoints`` names each ``discovery``
+    Envoy keeps its old routes, all of them, while one is missing. ``endpoints`` names each ``discovery``
     address with what its document says.
     """
 

@@ -152,7 +152,7 @@ def envoy_login(use: Use) -> bool:
         use.draft.headers("request", "set")["x-access-token"] = "%REQ(AUTHORIZATION)%"
     use.job.warn(
         f"{use.owner.kind}/{use.owner.id}: before its EnvoyFilter is applied, {login.secrets} of the "
-        f"gateway's pods must hold {label}-token.yaml and {label}-hmac.yaml: Envoy refuses its listener "
+        f"gateway's pods must hold {label}-token.yaml and {label}-hmac.yaml: Envoy takes no new route "
         "without them"
     )
     _account(use, f"{login.secrets}/{label}")
