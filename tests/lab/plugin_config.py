@@ -55,6 +55,12 @@ LOGIN = {
     "scope": "openid email",
     "session": {"secret": "of APISIX alone, unused here"},
 }
+STRIP = """
+local spoofed = {"x-user-id", "x-tenant"} -- never from clients
+return function()
+  for _, h in ipairs(spoofed) do ngx.req.clear_header(h) end
+end
+"""
 ACTIVE = {
     "http_path": "/healthz",
     "timeout": 5,
@@ -248,6 +254,27 @@ PLUGINS: dict[str, dict[str, Any]] = {
     "whisk": {"openwhisk": {"api_host": FUNCTION, "service_token": "u:p", "namespace": "ns", "action": "do"}},
     "filtered": {
         "uri-blocker": {"block_rules": ["bad"], "_meta": {"filter": [["http_x_trusted", "~=", "1"]]}}
+    },
+    "function": {
+        "serverless-pre-function": {
+            "phase": "rewrite",
+            "functions": [
+                STRIP,
+                'return function(conf, ctx) ngx.req.set_header("X-Gate", "a; \\"b\\"") end',
+            ],
+        },
+        "limit-count": {
+            "count": 2,
+            "time_window": 60,
+            "rejected_code": 429,
+            "key_type": "var",
+            "key": "http_x_tenant",
+        },
+    },
+    "function-answer": {
+        "serverless-post-function": {
+            "functions": ['return function() ngx.status = 418 ngx.say("short and stout") ngx.exit(418) end']
+        }
     },
     "echo-headers": {"echo": {"headers": {"X-Echo": "1"}}},
     "transcode": {

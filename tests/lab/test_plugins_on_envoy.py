@@ -336,6 +336,19 @@ def test_limits(gateway: Gateway) -> None:
     assert [gateway.status("workflow") for _ in range(2)] == [200, 503]
 
 
+def test_functions_that_are_recognised(gateway: Gateway) -> None:
+    spoofed = {"X-User-Id": "root", "X-Tenant": "one", "X-Gate": "mine"}
+    told = gateway.arrived("function", headers=spoofed)["headers"]
+    assert "x-user-id" not in told
+    assert "x-tenant" not in told
+    assert told["x-gate"] == 'a; "b"'
+    # What was removed first cannot choose a bucket of its own afterwards.
+    answers = [gateway.status("function", headers={"X-Tenant": str(one)}) for one in range(4)]
+    assert answers[-1] == 429
+    answer = gateway.ask("function-answer")
+    assert (answer.status_code, answer.text) == (418, "short and stout\n")
+
+
 def test_where_requests_go(gateway: Gateway) -> None:
     assert gateway.arrived("split")["service"] == "echo"
     assert gateway.arrived("split", headers={"X-Beta": "1"})["service"] == "second"
