@@ -417,7 +417,7 @@ def translated(secrets: str = "/etc/istio/ingressgateway-certs") -> Translation:
         inline_credentials=True,
         rate_limit_service=service("ratelimit", 8081),
         tracing_provider="lab-traces",
-        login={"secrets": secrets, "endpoints": {DISCOVERY: endpoints}},  # type: ignore[arg-type]  # as above
+        login={"secrets": secrets, "endpoints": {DISCOVERY: endpoints}},  # type: ignore[arg-type]  # pydantic reads plain mappings
     )
     target = Target(version="1.31.0", namespace=NAMESPACE)
     return translate(configuration(), signed(configuration(), params, target), target)

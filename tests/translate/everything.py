@@ -8,7 +8,7 @@ from gateshift.apisix.model import Configuration, Kind, Origin, Resource, Router
 from gateshift.params.model import TranslateParams
 from gateshift.translate import Target, Translation, translate
 from tests.lab import plugin_config
-from tests.translate.helpers import SIGNED, route
+from tests.translate.helpers import route, signed
 
 _NODES = {"shop:80": 1}
 
@@ -136,13 +136,13 @@ def translated(version: str) -> Translation:
     discovery = plugin_config.DISCOVERY
     endpoints = {"authorization": "https://idp.test/auth", "token": "https://idp.test/token"}
     params = TranslateParams(
-        accept=(*SIGNED, {**SIGNED[0], "plugin": "workflow"}),  # type: ignore[arg-type]  # pydantic reads plain mappings
         jwt_issuers={"*": plugin_config.ISSUER},
         inline_credentials=True,
         rate_limit_service="ratelimit:8081",
         tracing_provider="otel",
         emit_metrics_telemetry=True,
         trusted_proxies=1,
-        login={"secrets": "/secrets", "endpoints": {discovery: endpoints}},  # type: ignore[arg-type]  # as above
+        login={"secrets": "/secrets", "endpoints": {discovery: endpoints}},  # type: ignore[arg-type]  # pydantic reads plain mappings
     )
-    return translate(configuration(), params, Target(version=version, namespace="app"))
+    target = Target(version=version, namespace="app")
+    return translate(configuration(), signed(configuration(), params, target), target)

@@ -339,7 +339,9 @@ def _effects(use: Use) -> Iterator[_Effect]:
     if phase not in ("rewrite", "access", "header_filter"):
         raise Inexpressible(f"its functions run in the phase {phase}")
     functions = use.config.get("functions")
-    for number, source in enumerate(functions if isinstance(functions, list | tuple) else (), start=1):
+    if not isinstance(functions, list | tuple) or not functions:
+        raise Inexpressible("it names no functions, which APISIX would refuse")
+    for number, source in enumerate(functions, start=1):
         try:
             effect = _Reader(str(source), phase).effect
         except _Unknown as reason:
