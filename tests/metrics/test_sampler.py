@@ -3,7 +3,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateshift.judge.model import MissingKind
+from gateshift.judge.model import MissingKind, Side
 from gateshift.metrics.sampler import Sampler
 from gateshift.metrics.source import PrometheusSource
 from gateshift.params.model import MetricsParams
@@ -47,6 +47,17 @@ def test_increases_and_a_first_error_code_counts_from_zero(scrapes: Scrapes, sam
     assert (sample.baseline.requests, sample.baseline.errors) == (91.0, 1.0)
     assert sample.canary.buckets == ((10.0, 22.5), (float("inf"), 45.0))
     assert 'reporter="source"' in sample.canary.source
+
+
+def test_the_time_between_the_scrapes_is_told(scrapes: Scrapes, sampler: Sampler) -> None:
+    scrapes.scraped_at = 99.2
+    sampler.sample(99, 100)
+    scrapes.scraped_at = 101.4
+    scrapes.istio["pod-b"] = {"200": 5.0}  # not there before: it covers nothing yet
+    side = sampler.sample(100, 101.5).canary
+    assert side.covered == pytest.approx(2.2)
+    assert Side.from_json(side.as_json()) == side
+    assert "covered" not in Side(requests=1.0).as_json()  # samples of before keep their bytes
 
 
 def test_the_state_at_since_is_read_after_a_restart(wire: Wire, scrapes: Scrapes, sampler: Sampler) -> None:

@@ -64,3 +64,16 @@ def test_old_intervals_do_not_speak_when_the_new_ones_suffice() -> None:
     assert window_share([*before, *after], 10).arrived
     assert not window_share([*after, *before], 10).arrived
     assert not window_share([], 10).arrived
+
+
+def test_a_scrape_more_of_one_gateway_moves_no_share() -> None:
+    # 300 requests a second, half each; Istio's window happens to hold nine scrapes, APISIX's eight.
+    requests = [(150.0, 150.0)] * 7 + [(300.0, 150.0)]
+    seconds = [(1.0, 1.0)] * 7 + [(2.0, 1.0)]
+    assert not window_share(requests, 50).arrived
+    aligned = window_share(requests, 50, seconds=seconds)
+    assert aligned.percent == pytest.approx(50)
+    assert aligned.arrived
+    # Unknown times, or none passed at one side, leave the counts as they are.
+    for unknown in ([*seconds[:-1], (None, 1.0)], [(0.0, 1.0)] * 8, seconds[1:]):
+        assert window_share(requests, 50, seconds=unknown).percent == pytest.approx(52.94, abs=0.01)

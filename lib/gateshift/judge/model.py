@@ -54,7 +54,8 @@ class Side:
 
     ``requests`` and ``errors`` are counts (errors: 5xx answers), ``buckets`` cumulative latency counts in
     milliseconds. When ``missing`` is set the figures are None. ``source`` says where the figures come from,
-    for example ``reporter="source"``.
+    for example ``reporter="source"``. ``covered`` is the time in seconds between the scrapes that the figures
+    lie between: with a scrape more or less it differs from the interval, and from the other side's.
     """
 
     requests: float | None = None
@@ -62,6 +63,7 @@ class Side:
     buckets: Buckets | None = None
     missing: Missing | None = None
     source: str = ""
+    covered: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON; infinity is written as the text ``+Inf``, as Prometheus does.
@@ -81,6 +83,8 @@ class Side:
             "buckets": buckets,
             "missing": missing,
             "source": self.source,
+            # Only where it is known, so that samples of before it was recorded give the same bytes.
+            **({} if self.covered is None else {"covered": float(self.covered)}),
         }
 
     @classmethod
@@ -94,6 +98,7 @@ class Side:
             buckets=None if buckets is None else tuple((float(le), float(count)) for le, count in buckets),
             missing=None if missing is None else Missing(MissingKind(missing["kind"]), missing["detail"]),
             source=data.get("source", ""),
+            covered=_float(data.get("covered")),
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["Increase", "Process", "Snapshot", "Target", "increase"]
+__all__ = ["Increase", "Process", "Snapshot", "Target", "covered", "increase"]
 
 Target = tuple[str, str]
 """One scraped process: (job, instance)."""
@@ -60,3 +60,14 @@ def increase(before: Snapshot, after: Snapshot) -> Increase:
             sums[key] = sums.get(key, 0.0) + grown
     vanished = tuple(sorted(set(before.processes) - set(after.processes)))
     return Increase(sums, tuple(sorted(reset)), vanished, tuple(sorted(newcomers)))
+
+
+def covered(before: Snapshot, after: Snapshot) -> float | None:
+    """Return the seconds between the scrapes of *before* and *after*, on average over processes in both.
+
+    None where there is no such process or the time of a scrape is not known.
+    """
+    pairs = [(before.processes[t], p) for t, p in after.processes.items() if t in before.processes]
+    if not pairs or any(old.scraped <= 0 or new.scraped <= 0 for old, new in pairs):
+        return None
+    return sum(new.scraped - old.scraped for old, new in pairs) / len(pairs)

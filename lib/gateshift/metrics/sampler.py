@@ -12,7 +12,7 @@ from itertools import pairwise
 from gateshift.errors import MetricsError
 from gateshift.judge.model import Buckets, Missing, MissingKind, Sample, Side
 from gateshift.metrics.catalogue import CATALOGUE, render
-from gateshift.metrics.counters import Process, Snapshot, Target, increase
+from gateshift.metrics.counters import Process, Snapshot, Target, covered, increase
 from gateshift.metrics.source import Answer, PrometheusSource
 from gateshift.params.model import MetricsParams
 
@@ -215,6 +215,7 @@ class Sampler:
             errors=errors,
             buckets=_buckets(shape.by_key),
             source=_source_text(gateway, memory.reporter),
+            covered=covered(before, after),
         )
 
     def _snapshot(

@@ -29,15 +29,13 @@ def recent_share(
     history: list[Sample], target: float, tolerance: float, *, shortest: int = SHARE_WINDOW_STEPS
 ) -> Share | None:
     """Return the observed share over the newest samples, or None while either side is unknown."""
-    known = [
-        (s.canary.requests or 0.0, s.baseline.requests or 0.0)
-        for s in history
-        if _known(s.canary) and _known(s.baseline)
-    ]
+    both = [s for s in history if _known(s.canary) and _known(s.baseline)]
+    known = [(s.canary.requests or 0.0, s.baseline.requests or 0.0) for s in both]
+    seconds = [(s.canary.covered, s.baseline.covered) for s in both]
     # Old figures do not speak for the present: without new ones the share is unknown.
     if not known or not any(_known(s.canary) and _known(s.baseline) for s in history[-shortest:]):
         return None
-    share = window_share(known, target, tolerance, shortest=shortest)
+    share = window_share(known, target, tolerance, shortest=shortest, seconds=seconds)
     return None if share.percent is None else share
 
 

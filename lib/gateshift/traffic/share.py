@@ -73,6 +73,7 @@ def window_share(
     tolerance_percent: float = 2.0,
     *,
     shortest: int = 8,
+    seconds: Sequence[tuple[float | None, float | None]] = (),
 ) -> Share:
     """Return the share over the newest intervals, as many of them as the sampling error needs.
 
@@ -80,13 +81,17 @@ def window_share(
     doubled while its bounds are too wide to tell an arrival, so that little traffic makes the answer later
     and not impossible; a longer window also holds requests of before the arrival, which errs on the safe
     side.
+
+    *seconds* are the times between the scrapes of each gateway's increases. The gateways are scraped at
+    moments of their own, so that a window may hold one scrape more of one of them: of eight scrapes each, a
+    share of 50 % would be seen as 47 or 53 %. Where the times are known, rates are compared instead.
     """
     length = shortest
     while True:
-        part = requests[-length:]
+        part = _alike(requests[-length:], seconds[-length:])
         share = observed_share(
-            sum(i for i, _ in part) if part else None,
-            sum(a for _, a in part) if part else None,
+            part[0] if part else None,
+            part[1] if part else None,
             target_percent,
             tolerance_percent,
         )
@@ -95,6 +100,23 @@ def window_share(
         if not wide or length >= len(requests):
             return share
         length *= 2
+
+
+def _alike(
+    requests: Sequence[tuple[float, float]], seconds: Sequence[tuple[float | None, float | None]]
+) -> tuple[float, float] | None:
+    """Return both sums, brought to the same time (the mean of both) where times are known."""
+    if not requests:
+        return None
+    istio, apisix = math.fsum(i for i, _ in requests), math.fsum(a for _, a in requests)
+    known = [(i, a) for i, a in seconds if i is not None and a is not None]
+    if len(known) < len(requests):
+        return istio, apisix
+    istio_time, apisix_time = math.fsum(i for i, _ in known), math.fsum(a for _, a in known)
+    if istio_time <= 0 or apisix_time <= 0:
+        return istio, apisix
+    mean = (istio_time + apisix_time) / 2
+    return istio * mean / istio_time, apisix * mean / apisix_time
 
 
 def _usable(value: float | None) -> bool:
