@@ -40,6 +40,7 @@ def write_metrics(recording: Path) -> Path | None:
             ("errors", pa.float64()),
             ("missing", pa.string()),
             ("detail", pa.string()),
+            ("covered", pa.float64()),
             ("source", pa.string()),
             ("buckets", pa.list_(edge)),
         ]
@@ -73,6 +74,7 @@ def _rows(lines: list[str]) -> Any:
                     "errors": side["errors"],
                     "missing": missing.get("kind"),
                     "detail": missing.get("detail"),
+                    "covered": side.get("covered"),
                     "source": side["source"],
                     "buckets": [{"le": float(le), "count": n} for le, n in buckets],
                 }
