@@ -57,6 +57,12 @@ _RECORDED = "reason."
 _NAMES: Final = ("term.", "standing.", "decision.", "phase.", "title.")
 """Single words and names, said in another language only where they stand alone."""
 _NAME = re.compile(r"\{(\w+)\}")
+_VALUE: Final = {
+    **dict.fromkeys(("stage", "count", "all", "percent"), r"[-+]?[\d.,]+"),
+    # The reasons of another sentence: several may be joined.
+    **dict.fromkeys(("reason", "reasons", "why"), r".+"),
+}
+"""How a value of this name looks; any other is a text without a semicolon, which joins reasons."""
 
 
 @cache
@@ -73,8 +79,7 @@ def _whole(prefixes: tuple[str, ...]) -> Mapping[str, str]:
 def _patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
     """Return the sentences that are recorded in English, each with the pattern that finds its values.
 
-    A value has no semicolon: reasons are joined by them. The longest sentences come first, so that a general
-    one does not swallow what a special one says better.
+    The longest sentences come first, so that a general one does not swallow what a special one says better.
     """
     found = [
         (key, re.compile("".join(_part(piece) for piece in re.split(r"(\{\w+\})", texts["en"]))))
@@ -86,7 +91,7 @@ def _patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
 
 def _part(piece: str) -> str:
     name = _NAME.fullmatch(piece)
-    return f"(?P<{name[1]}>[^;]+?)" if name else re.escape(piece)
+    return f"(?P<{name[1]}>{_VALUE.get(name[1], '[^;]+?')})" if name else re.escape(piece)
 
 
 def term(text: str) -> str:
