@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateshift import errors, words
+from gateshift.diagnose.causes import KNOWN
 from gateshift.migration.state import Phase
 from gateshift.runbook.order import NOTEBOOKS
 
@@ -91,6 +92,7 @@ def fragments(text: str) -> list[str]:
 def test_every_recorded_sentence_is_made_by_the_code_as_it_stands_in_the_catalogue() -> None:
     """Whoever rewords a reason in the code has to reword it here: else it would stay English unnoticed."""
     made = [text for text in constants()[0] if len(text) > 2]
+    made += [cause.title for cause in KNOWN.values()]
     gone = {
         key: part
         for key, texts in words.catalogue().items()
@@ -99,6 +101,16 @@ def test_every_recorded_sentence_is_made_by_the_code_as_it_stands_in_the_catalog
         if not covered(part.strip(" %;,.():s"), made)
     }
     assert gone == {}
+
+
+def test_every_cause_that_can_be_named_is_in_the_catalogue() -> None:
+    found = {
+        key.removeprefix("reason.cause.").replace("_", "-"): texts["en"]
+        for key, texts in words.catalogue().items()
+        if key.startswith("reason.cause.")
+    }
+    plain = {code: re.sub(r"\{(\w+):[^}]*\}", r"{\1}", cause.title) for code, cause in KNOWN.items()}
+    assert found == plain
 
 
 def covered(part: str, made: list[str]) -> bool:

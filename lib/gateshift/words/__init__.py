@@ -82,16 +82,25 @@ def _patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
     The longest sentences come first, so that a general one does not swallow what a special one says better.
     """
     found = [
-        (key, re.compile("".join(_part(piece) for piece in re.split(r"(\{\w+\})", texts["en"]))))
+        (key, re.compile(_pattern(texts["en"])))
         for key, texts in catalogue().items()
         if key.startswith(_RECORDED) and _NAME.search(texts["en"])
     ]
     return tuple(sorted(found, key=lambda one: -len(one[1].pattern)))
 
 
-def _part(piece: str) -> str:
-    name = _NAME.fullmatch(piece)
-    return f"(?P<{name[1]}>{_VALUE.get(name[1], '[^;]+?')})" if name else re.escape(piece)
+def _pattern(sentence: str) -> str:
+    parts, seen = [], set()
+    for piece in re.split(r"(\{\w+\})", sentence):
+        name = _NAME.fullmatch(piece)
+        if name is None:
+            parts.append(re.escape(piece))
+        elif name[1] in seen:  # the same value once more
+            parts.append(f"(?P={name[1]})")
+        else:
+            seen.add(name[1])
+            parts.append(f"(?P<{name[1]}>{_VALUE.get(name[1], '[^;]+?')})")
+    return "".join(parts)
 
 
 def term(text: str) -> str:
