@@ -28,6 +28,7 @@ PICTURES = os.environ.get("GATESHIFT_SCREENSHOTS")
 """Folder for the screenshots that docs and README show; without it they stay in the migration's archive."""
 
 SCREEN = {"width": 1280, "height": 900}
+TALL = {"width": 1280, "height": 1020}
 
 
 def chromium() -> str | None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.browser.conftest import SCREEN, Desk
+from tests.browser.conftest import SCREEN, TALL, Desk
 
 pytestmark = [pytest.mark.lab, pytest.mark.browser]
 
@@ -138,7 +138,7 @@ def test_the_plot_moves_and_a_killed_kernel_resumes_the_stage(desk: Desk) -> Non
         time.sleep(1)
     bar = desk.panel.locator(".gateshift-wait").last
     assert "left" in bar.inner_text() or "so far" in bar.inner_text()
-    desk.page.set_viewport_size({"width": 1280, "height": 1020})  # the whole plot, and the bar below it
+    desk.page.set_viewport_size(TALL)  # the whole plot, and the bar below it
     # By a script, at once: the element that is waited for would be another one by then.
     desk.page.evaluate(
         """() => { const panel = document.querySelector('.jp-NotebookPanel:not(.lm-mod-hidden)');
@@ -186,9 +186,11 @@ def test_roll_back_by_the_link_on_the_card(desk: Desk) -> None:
     said = desk.text()
     assert "users are back" in said, said[-3000:]
     assert "rolled back" in said
-    checklist = desk.panel.locator("table", has=desk.page.locator("th", has_text="item")).last
-    checklist.evaluate("(one) => one.scrollIntoView({block: 'start'})")
+    assert desk.panel.locator("th", has_text="item").count() == 1  # the checklist
+    desk.page.set_viewport_size(TALL)
+    desk.panel.locator(".jp-RenderedImage img").last.evaluate("(one) => one.scrollIntoView({block: 'start'})")
     desk.picture("rollback")
+    desk.page.set_viewport_size(SCREEN)
     assert desk.records[-1].kind == "run.ended"
 
 

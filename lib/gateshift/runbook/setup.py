@@ -111,7 +111,7 @@ class Preflight(Runbook):
         self.record("preflight.done", ok=not failed, failed=failed)
         if failed:
             raise Blocked(
-                f"preflight: {len(failed)} checks failed: {', '.join(failed)}",
+                f"preflight: {len(failed)} of {len(self.checks)} checks failed: {', '.join(failed)}",
                 hint="each failed check names its remedy in the table above",
             )
         return Note("pass", f"{len(self.checks)} checks, none failed")
