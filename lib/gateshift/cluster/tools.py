@@ -61,8 +61,17 @@ def run_tool(command: Sequence[str], *, timeout: float, accept: Sequence[int] = 
     except OSError as error:
         raise ClusterError(f"{name} cannot be run: {error.strerror or error}") from None
     if done.returncode not in accept:
-        raise ClusterError(f"`{name} {command[1]}` failed: {last_lines(done.stderr or done.stdout)}")
+        said = last_lines(done.stderr or done.stdout)
+        lonely = "no valid IP address in the service node id" in said
+        raise ClusterError(f"`{name} {command[1]}` failed: {said}", hint=_LONELY if lonely else None)
     return done.stdout
+
+
+# istioctl names itself to istiod by an address of this machine, and takes none of loopback.
+_LONELY = (
+    "this machine has no address but loopback, and istioctl needs one to ask istiod; connect it to a "
+    "network, or: ip link add dummy0 type dummy; ip addr add 192.0.2.10/32 dev dummy0; ip link set dummy0 up"
+)
 
 
 def last_lines(text: str, count: int = 3) -> str:

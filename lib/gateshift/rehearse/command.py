@@ -23,7 +23,7 @@ from gateshift.rehearse import kills
 from gateshift.rehearse.director import Director
 from gateshift.rehearse.ledger import ClientLedger
 from gateshift.rehearse.screen import Screen
-from gateshift.rehearse.table import stage_table
+from gateshift.rehearse.table import folded, stage_table
 from gateshift.runbook.inputs import project_root, resolvers
 
 __all__ = ["rehearse"]
@@ -92,7 +92,7 @@ def rehearse(  # noqa: PLR0917 - click passes by name
     for _, director in tables:
         click.echo(f"archive: {short_path(director.folder)}")
     for failure in failures:
-        click.echo(f"FAILED: {failure}", err=True)
+        click.echo(folded(f"FAILED: {failure}"), err=True)
     click.get_current_context().exit(1 if failures else 0)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gateshift.cli.notebooks import run_notebook
+from gateshift.cli.shared import short_path
 from gateshift.errors import Interrupted, LabError
 from gateshift.migration.journal import read_records
 from gateshift.runbook.approvals import write_approval
@@ -66,16 +67,17 @@ class Director:
             )
         leg = Leg(verb, label, outcome.exit_code, time.monotonic() - begun, outcome.path, outcome.error or "")
         self.legs.append(leg)
+        what = f"{verb} {label}".rstrip()
         if outcome.signal:
             raise Interrupted(
-                f"the rehearsal was stopped by {outcome.signal} during {verb} {label}".rstrip(),
-                hint=f"run `gateshift rehearse` again; what was done is in {leg.path.parent.parent}",
+                f"the rehearsal was stopped by {outcome.signal} during {what}",
+                hint=f"run `gateshift rehearse` again; what was done is in {short_path(self.folder)}",
             )
         if leg.exit_code not in expect:
             wanted = " or ".join(str(code) for code in sorted(expect))
             raise LabError(
-                f"{verb} {label} ended with exit code {leg.exit_code}, expected {wanted}: {leg.error}",
-                hint=f"look at {leg.path}",
+                f"{what} ended with exit code {leg.exit_code}, expected {wanted}: {leg.error}",
+                hint=f"look at {short_path(leg.path)}",
             )
         return leg
 

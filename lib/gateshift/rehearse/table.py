@@ -15,7 +15,7 @@ from rich.table import Table
 from gateshift.migration.journal import Record, read_records
 from gateshift.rehearse.director import Director
 
-__all__ = ["stage_table"]
+__all__ = ["folded", "stage_table"]
 
 
 def stage_table(title: str, director: Director) -> str:
@@ -28,16 +28,32 @@ def stage_table(title: str, director: Director) -> str:
     for stage in sorted(rows):
         table.add_row(*_cells(stage, rows[stage]))
     text = io.StringIO()
-    # As wide as the terminal; a pipe or a CI log gets 100 columns.
-    width = min(120, max(60, shutil.get_terminal_size((100, 24)).columns))
+    width = _width()
     console = Console(file=text, width=width, force_terminal=False)
-    console.print(table)
+    if rows:
+        console.print(table)
+    else:
+        console.print(f"{director.migration} ({title}): no stage was entered", markup=False, highlight=False)
     for record in records:
         if record.kind == "rollback.done":
             for line, indent in _rollback(record.data):
-                folded = textwrap.wrap(line, width, initial_indent=indent, subsequent_indent=f"{indent}  ")
-                console.print(*folded, sep="\n", markup=False, highlight=False, soft_wrap=True)
+                parts = textwrap.wrap(line, width, initial_indent=indent, subsequent_indent=f"{indent}  ")
+                console.print(*parts, sep="\n", markup=False, highlight=False, soft_wrap=True)
     return text.getvalue().rstrip()
+
+
+def _width() -> int:
+    """Return the columns to write in: the terminal's; a pipe or a CI log gets 100."""
+    return min(120, max(60, shutil.get_terminal_size((100, 24)).columns))
+
+
+def folded(text: str) -> str:
+    """Return *text* in lines no wider than the terminal, broken between words."""
+    lines = [
+        textwrap.wrap(line, _width(), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        for line in text.splitlines()
+    ]
+    return "\n".join(part for one in lines for part in one)
 
 
 def _rows(records: tuple[Record, ...]) -> dict[int, dict[str, Any]]:
