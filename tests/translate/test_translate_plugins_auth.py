@@ -72,7 +72,6 @@ def test_bearer_tokens_are_required_from_the_provider() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"use_jwks": False}, "introspection"),
         ({"discovery": "${{DISCOVERY}}"}, "issuer"),
         ({"bearer_only": False}, "login"),
         ({"claim_validator": {"audience": {"claim": "azp", "required": True}}}, "aud"),
@@ -82,6 +81,17 @@ def test_what_a_request_authentication_cannot_do_blocks(change: dict[str, Any], 
     translation = one({"openid-connect": {**BEARER, **change}})
     assert reason in translation.blockers[0].reason
     assert not of_kind(translation, "RequestAuthentication")
+
+
+def test_tokens_that_are_introspected_are_checked_by_signature_once_that_is_signed() -> None:
+    options = {**BEARER, "use_jwks": False, "introspection_endpoint": "https://id.test/introspect"}
+    translation = one({"openid-connect": options})
+    (authentication,) = of_kind(translation, "RequestAuthentication")
+    assert authentication["spec"]["jwtRules"][0]["issuer"] == "https://id.test/realms/a"
+    assert of_kind(translation, "AuthorizationPolicy")
+    unsigned = one({"openid-connect": options}, accept=())
+    assert "revoked token passes until it expires" in unsigned.blockers[0].reason
+    assert not rules(unsigned)
 
 
 def test_a_login_goes_to_the_provider_that_was_named() -> None:

@@ -52,6 +52,10 @@ _INTROSPECTION = (
     "introspection_expiry_claim",
     "introspection_addon_headers",
 )
+_INTROSPECTED = (
+    "APISIX asks the provider about each token; here its signature, issuer and expiry decide: a revoked "
+    "token passes until it expires, and one that is no JWT is refused"
+)
 _CLIENT = ("client_id", "client_secret", "scope", "ssl_verify", "timeout", "keepalive", "jwk_expires_in")
 
 
@@ -100,10 +104,7 @@ def _keys(use: Use) -> dict[str, Any]:
 
 def _bearer(use: Use) -> None:
     config, job = use.config, use.job
-    if not config.get("public_key") and not config.get("use_jwks"):
-        raise Inexpressible(
-            "tokens are checked by introspection at the identity provider (no public_key, no use_jwks)"
-        )
+    introspected = not config.get("public_key") and not config.get("use_jwks")
     scopes = [str(one) for one in config.get("required_scopes") or ()]
     for issuer in _issuers(use):
         rule: dict[str, Any] = {"issuer": issuer, **_keys(use)}
@@ -140,6 +141,9 @@ def _bearer(use: Use) -> None:
     missing = "a missing token is answered 403 instead of 401; realm and error are not told"
     use.exact("discovery", "public_key", "use_jwks", "claim_validator", "bearer_only", target=target)
     use.approximate("bearer_only", target=target, note=missing)
+    if introspected:
+        # Nothing is taken for granted silently: this is a difference that a person signs.
+        use.approximate("bearer_only", "introspection_endpoint", target=target, note=_INTROSPECTED)
     use.exact("required_scopes", target="AuthorizationPolicy when request.auth.claims[scope]")
     use.approximate("token_signing_alg_values_expected", note="the keys' own alg decides")
     use.approximate("set_userinfo_header", note="X-Userinfo is base64url without padding, not base64")
