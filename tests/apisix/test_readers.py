@@ -177,6 +177,49 @@ def test_apisix_route_becomes_what_the_controller_writes(tmp_path: Path) -> None
     assert any("basic-auth" in f.message for f in found.findings)
 
 
+HEALTH = """
+apiVersion: apisix.apache.org/v2
+kind: ApisixUpstream
+metadata: {name: web, namespace: ns}
+spec:
+  healthCheck:
+    active:
+      type: https
+      httpPath: /health
+      strictTLS: false
+      requestHeaders: ["X-A: b"]
+      timeout: 3000000000
+      healthy: {httpCodes: [200], interval: 3s, successes: 3}
+      unhealthy: {httpCodes: [500], httpFailures: 2, tcpFailures: 4, timeout: 5, interval: 1m}
+    passive:
+      unhealthy: {httpCodes: [502], httpFailures: 1}
+---
+"""
+
+
+def test_health_checks_have_the_names_that_apisix_knows(tmp_path: Path) -> None:
+    start = APISIX_ROUTE.index("---", APISIX_ROUTE.index("kind: ApisixUpstream"))
+    found = read(tmp_path, HEALTH + APISIX_ROUTE[start + 4 :].replace("plugin_config_name: pc", ""))
+    assert found.of(Kind.ROUTE)["ns_shop_main"].spec["upstream"]["checks"] == {
+        "active": {
+            "type": "https",
+            "http_path": "/health",
+            "https_verify_certificate": False,
+            "req_headers": ["X-A: b"],
+            "timeout": 3,
+            "healthy": {"http_statuses": [200], "interval": 3, "successes": 3},
+            "unhealthy": {
+                "http_statuses": [500],
+                "http_failures": 2,
+                "tcp_failures": 4,
+                "timeouts": 5,
+                "interval": 60,
+            },
+        },
+        "passive": {"unhealthy": {"http_statuses": [502], "http_failures": 1}},
+    }
+
+
 def test_http_route_prefix_is_by_segment(tmp_path: Path) -> None:
     text = """
 apiVersion: gateway.networking.k8s.io/v1

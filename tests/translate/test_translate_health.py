@@ -110,6 +110,12 @@ def test_every_option_has_its_field_and_its_difference() -> None:
     assert not any(status == "manual" for status, _ in known.values())
 
 
+def test_options_that_nobody_knows_are_said() -> None:
+    told = fates(checked({"http_code": 1, "healthy": {"http_codes": [200]}, "unhealthy": {"every": 3}}))
+    assert told["active.http_code"][0] == told["active.healthy.http_codes[0]"][0] == "manual"
+    assert told["active.unhealthy.every"][0] == "manual"
+
+
 def test_the_least_limit_counts_because_envoy_has_one() -> None:
     limits = {"http_failures": 6, "tcp_failures": 9, "timeouts": 3}
     translation = checked({"unhealthy": limits})

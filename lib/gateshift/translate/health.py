@@ -199,9 +199,11 @@ def _account(job: Job, spec: Mapping[str, Any], owner: Resource, here: Path, sen
 
     exact, near = Fidelity.EXACT, Fidelity.APPROXIMATE
     job.mark(owner, here, near, _TARGET, _EVERY)
-    for key in active:
-        if key not in _KNOWN:
-            job.mark(owner, (*here, key), Fidelity.MANUAL, "", "no option of a check that gateshift knows")
+    for section, known in _KNOWN.items():
+        for key in _section(active, section) if section else active:
+            if key not in known:
+                place = (*here, section, key) if section else (*here, key)
+                job.mark(owner, place, Fidelity.MANUAL, "", "no option of a check that gateshift knows")
     kind, http = str(active.get("type", "http")), "http_health_check"
     tls = "the check makes a TLS handshake as requests do, APISIX only connects"
     mark("type", near, "", f"{_EVERY}; {tls}" if kind == "tcp" and spec.get("scheme") in _TLS else _EVERY)
@@ -235,18 +237,22 @@ def _account(job: Job, spec: Mapping[str, Any], owner: Resource, here: Path, sen
         )
 
 
-_KNOWN = (
-    "type",
-    "timeout",
-    "concurrency",
-    "host",
-    "port",
-    "http_path",
-    "https_verify_certificate",
-    "healthy",
-    "unhealthy",
-    "req_headers",
-)
+_KNOWN = {
+    "": (
+        "type",
+        "timeout",
+        "concurrency",
+        "host",
+        "port",
+        "http_path",
+        "https_verify_certificate",
+        "healthy",
+        "unhealthy",
+        "req_headers",
+    ),
+    "healthy": ("interval", "successes", "http_statuses"),
+    "unhealthy": ("interval", "http_statuses", *_FAILURES),
+}
 
 
 def outlier_detection(

@@ -91,7 +91,7 @@ def _settings(spec: Mapping[str, Any], manifest: Manifest, builder: Builder) -> 
     if isinstance(spec.get("timeout"), Mapping):
         out["timeout"] = {k: seconds(v) for k, v in spec["timeout"].items()}
     if isinstance(spec.get("healthCheck"), Mapping):
-        out["checks"] = _snake(spec["healthCheck"])
+        out["checks"] = _checks(spec["healthCheck"])
     if isinstance(spec.get("tlsSecret"), Mapping):
         secret = spec["tlsSecret"]
         base = f"$secret://kubernetes/{secret.get('namespace') or manifest.namespace}/{secret.get('name')}"
@@ -108,13 +108,37 @@ def _settings(spec: Mapping[str, Any], manifest: Manifest, builder: Builder) -> 
     return out
 
 
-def _snake(value: Any) -> Any:
-    """Health checks: httpPath becomes http_path, durations become seconds."""
-    if isinstance(value, Mapping):
-        return {re.sub(r"(?<=[a-z])([A-Z])", r"_\1", str(k)).lower(): _snake(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_snake(item) for item in value]
-    return seconds(value)
+_CHECKS = {
+    "httpPath": "http_path",
+    "httpCodes": "http_statuses",
+    "httpFailures": "http_failures",
+    "tcpFailures": "tcp_failures",
+    "requestHeaders": "req_headers",
+    "strictTLS": "https_verify_certificate",
+}
+"""What the controller's health checks (api/v2 of apisix-ingress-controller) are called in APISIX."""
+_NANOSECONDS = 1_000_000_000
+
+
+def _checks(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Read health checks: names as in APISIX, durations as seconds, ``unhealthy.timeout`` as a number."""
+    found: dict[str, Any] = {}
+    for kind, check in value.items():
+        if not isinstance(check, Mapping):
+            found[str(kind)] = check
+            continue
+        found[str(kind)] = {}
+        for key, item in check.items():
+            if isinstance(item, Mapping):
+                known = _CHECKS | {"timeout": "timeouts"}
+                found[str(kind)][str(key)] = {known.get(str(k), str(k)): seconds(v) for k, v in item.items()}
+            elif key == "timeout" and isinstance(item, int):
+                # A number is a Go duration, and the controller hands on whole seconds, if any.
+                if item >= _NANOSECONDS:
+                    found[str(kind)][key] = item // _NANOSECONDS
+            else:
+                found[str(kind)][_CHECKS.get(str(key), str(key))] = seconds(item)
+    return found
 
 
 def seconds(value: object) -> object:
