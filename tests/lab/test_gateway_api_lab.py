@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
+import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from gateshift.apisix.model import Configuration, Kind
 from gateshift.apisix.readers import read_files
 from gateshift.apisix.routing import Request, RouteTable
+from gateshift.cluster import apply, permissions
 from gateshift.cluster.acceptance import unaccepted
 from gateshift.cluster.client import Cluster
-from gateshift.lab import build
+from gateshift.lab import build, topology
 from gateshift.lab.state import LabState
 from gateshift.params.model import ClusterParams, TranslateParams
 from gateshift.translate import Target, Translation, translate
@@ -256,3 +260,78 @@ def test_a_route_to_a_service_that_is_not_there_is_told_by_name(cluster: Cluster
 
     assert eventually(lambda: bool(told()), 10), unaccepted(cluster, objects)
     assert told()[0].startswith("HTTPRoute shop/n.api.test: BackendNotFound")
+
+
+def test_a_certificate_is_served_by_a_listener(
+    tools: Tools, cluster: Cluster, backends: Backends, applied: Applied
+) -> None:
+    config = configuration(
+        routes=[
+            route("shop", "/*", host=f"shop.{topology.ZONE}"),
+            route("rest", "/*", host=f"*.{topology.ZONE}"),
+        ],
+        ssls=[{"id": "hosts", "sni": f"*.{topology.ZONE}", "cert": "c", "key": "k"}],
+    )
+    params = PARAMS.model_copy(update={"credentials": {"hosts": topology.TLS_SECRET}})
+    translation = translate(config, params, TARGET)
+    assert {one.form for one in translation.forms} == {"HTTPRoute"}, translation.forms
+    objects = backends.behind(translation.objects, TARGET.namespace)
+    applied.replace(objects)
+    assert eventually(lambda: not unaccepted(cluster, objects), 20), unaccepted(cluster, objects)
+    context = ssl.create_default_context(cafile=tools.state["ca_file"])
+
+    def backend(name: str) -> str:
+        host = f"{name}.{topology.ZONE}"
+        try:
+            with httpx.Client(verify=context, trust_env=False, timeout=5) as client:
+                url = f"https://{tools.state['istio_https']}/x"
+                told = client.get(url, headers={"host": host}, extensions={"sni_hostname": host})
+        except httpx.HTTPError as error:
+            return str(error)
+        return str(told.json()["backend"]) if told.status_code == 200 else str(told.status_code)
+
+    assert eventually(lambda: backend("shop") == "shop:80", 10), backend("shop")
+    assert backend("other") == "rest:80"
+
+
+def test_the_operators_account_applies_and_prunes_both_forms(
+    tools: Tools, cluster: Cluster, backends: Backends
+) -> None:
+    """The account has the generated rights and nothing more; analyze reads the new kinds with it, too."""
+    config = configuration(routes=[route("shop", "/*", host="rights.test")])
+    forms = {
+        name: backends.behind(
+            translate(config, PARAMS.model_copy(update={"output": name}), TARGET).objects, TARGET.namespace
+        )
+        for name in ("gateway-api", "istio")
+    }
+    parts = {one["kind"]: one for one in forms["istio"] if one["kind"] in {"Service", "WorkloadEntry"}}
+    for one in parts.values():
+        cluster.apply(one)  # what stands in the cluster before the migration
+    kubeconfig = tools.state["operator_kubeconfig"]
+    operator = Cluster.connect(ClusterParams(kubeconfig=kubeconfig))
+    kinds: dict[str, set[str]] = {}
+    for name in ("gateway-api", "istio", "gateway-api"):
+        wanted = [one for one in forms[name] if one["kind"] not in parts]
+        plan = apply.plan(operator, wanted, migration="rights")
+        apply.execute(operator, wanted, plan)
+        kinds[name] = {step.target.split()[0] for step in plan.steps if step.verb == "delete"}
+    assert kinds["istio"] == {"HTTPRoute", "Gateway", "EnvoyFilter"}
+    assert kinds["gateway-api"] == {"VirtualService", "Gateway"}
+    wanted = [one for one in forms["gateway-api"] if one["kind"] not in parts]
+    assert eventually(lambda: not unaccepted(operator, wanted), 20), unaccepted(operator, wanted)
+    assert not permissions.covered(operator.calls)
+    analyzed = subprocess.run(
+        [tools.state["istioctl"], "analyze", "--all-namespaces", "-o", "json"],
+        env={**os.environ, "KUBECONFIG": kubeconfig},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert analyzed.returncode in {0, 79}, analyzed.stderr
+    assert "forbidden" not in analyzed.stderr
+    nothing = apply.plan(operator, [], migration="rights")
+    apply.execute(operator, [], nothing)
+    for one in parts.values():
+        cluster.delete(f"{one['apiVersion']}/{one['kind']}", one["metadata"]["name"], TARGET.namespace)
