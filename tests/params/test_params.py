@@ -183,3 +183,12 @@ def test_combinations_that_cannot_work_are_refused() -> None:
         validate(changed("stages.1.mechanism", "cloudflare"), source="x.yaml")
     with pytest.raises(ParamsError, match="front is route53 or cloudflare"):
         validate(changed("traffic.istio_first", {"front": "traffic-split"}), source="x.yaml")
+
+
+def test_istio_first_moves_virtual_services_and_no_other_routes() -> None:
+    """Its weights would not be written where a host is an HTTPRoute: that host would jump at once."""
+    data = changed("traffic.mechanism", "istio-first")
+    data["traffic"]["istio_first"] = {"front": "route53"}
+    validate(data, source="x.yaml")
+    with pytest.raises(ParamsError, match=r"istio-first .* needs translate.output: istio"):
+        validate({**data, "translate": {"output": "gateway-api"}}, source="x.yaml")

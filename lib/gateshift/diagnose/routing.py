@@ -180,7 +180,8 @@ def _exported(facts: Facts) -> Iterator[Cause]:
 
 
 def _in_envoy(facts: Facts) -> Iterator[Cause]:
-    wanted = wanted_routes(facts.objects("VirtualService"))
+    kinds = ("VirtualService", "HTTPRoute", "GRPCRoute")
+    wanted = wanted_routes(route for kind in kinds for route in facts.objects(kind))
     if not wanted:
         yield found("vs-none", "0 hosts wanted", "gateshift apply --act")
         return

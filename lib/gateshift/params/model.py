@@ -400,6 +400,8 @@ class Params(Model):
         by_admin = Mechanism.TRAFFIC_SPLIT in used and self.traffic.traffic_split.through == "admin"
         if by_admin and self.apisix.admin_url is None:
             raise ValueError("traffic-split needs apisix.admin_url, or traffic.traffic_split.through: crds")
+        if Mechanism.ISTIO_FIRST in used and self.translate.output != "istio":
+            raise ValueError("istio-first moves VirtualServices only: it needs translate.output: istio")
         return self
 
     def mechanism_of(self, stage: int) -> Mechanism:
