@@ -281,6 +281,11 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # preflight opens dozens of connections at once; the default of 5 resets some
+
+
 @pytest.fixture
 def api() -> FakeApi:
     found = FakeApi()
@@ -290,8 +295,7 @@ def api() -> FakeApi:
 
 @pytest.fixture
 def server(api: FakeApi) -> Iterator[str]:
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), _handler(api))
-    httpd.daemon_threads = True
+    httpd = _Server(("127.0.0.1", 0), _handler(api))
     thread = threading.Thread(target=httpd.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{httpd.server_address[1]}"
