@@ -66,6 +66,11 @@ class _OwnKernel(AsyncKernelManager):
             return KernelSpec(resource_dir="", **{**get_kernel_dict(), "argv": argv})
         return super().kernel_spec
 
+    async def _async_interrupt_kernel(self) -> None:
+        """Interrupt what runs, but not a kernel that is asked to leave: idle, it would log that as an error."""
+        if not self.shutting_down:
+            await super()._async_interrupt_kernel()
+
 
 class _Client(NotebookClient):  # type: ignore[misc]  # nbclient is not followed by mypy
     """Passes every output on as it comes, and notes a kernel that was asked to exit."""
