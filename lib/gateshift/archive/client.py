@@ -67,7 +67,7 @@ class _OwnKernel(AsyncKernelManager):
         return super().kernel_spec
 
     async def _async_interrupt_kernel(self) -> None:
-        """Interrupt what runs, but not a kernel that is asked to leave: idle, it would log that as an error."""
+        """Interrupt what runs; a kernel that is asked to leave is idle and would log that as an error."""
         if not self.shutting_down:
             await super()._async_interrupt_kernel()
 
