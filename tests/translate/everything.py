@@ -44,7 +44,12 @@ ROUTES: tuple[dict[str, Any], ...] = (
         **_upstream(
             scheme="https",
             checks={
-                "active": {"type": "https", "req_headers": ["X-A: b"], "host": "a.test"},
+                "active": {
+                    "type": "https",
+                    "http_method": "HEAD",
+                    "req_headers": ["X-A: b"],
+                    "host": "a.test",
+                },
                 "passive": {"unhealthy": {"http_failures": 3}},
             },
         ),

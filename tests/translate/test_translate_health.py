@@ -66,7 +66,8 @@ def test_defaults_are_those_of_apisix_and_not_of_envoy() -> None:
         "reuse_connection": False,
     }
     bad = {404, 429, 500, 501, 502, 503, 504, 505}
-    assert (request["path"], request["host"]) == ("/", "shop.app.svc.cluster.local")
+    assert (request["path"], request["host"]) == ("/", "shop")
+    assert "method" not in request
     assert spread(request["retriable_statuses"]) == bad
     assert spread(request["expected_statuses"]) == set(ALL) - bad
     (rule,) = of_kind(translation, "DestinationRule")
@@ -78,6 +79,8 @@ def test_every_option_has_its_field_and_its_difference() -> None:
         {
             "type": "http",
             "http_path": "/health",
+            "http_method": "HEAD",
+            "http_req_body": "",
             "host": "health.test",
             "port": 80,
             "timeout": 0.5,
@@ -97,12 +100,12 @@ def test_every_option_has_its_field_and_its_difference() -> None:
     assert (found["timeout"], found["interval"], found["unhealthy_interval"]) == ("0.5s", "7s", "2s")
     assert (found["healthy_threshold"], found["unhealthy_threshold"]) == (3, 4)
     request = found["http_health_check"]
-    assert (request["path"], request["host"]) == ("/health", "health.test")
+    assert (request["method"], request["path"], request["host"]) == ("HEAD", "/health", "health.test")
     assert spread(request["retriable_statuses"]) == {500}, "a status in both lists is healthy, as in APISIX"
     headers = {one["header"]["key"]: one["header"]["value"] for one in request["request_headers_to_add"]}
     assert headers == {"user-agent": "100%%", "x-who": "me"}
     known = fates(translation)
-    exact = ("active.http_path", "active.host", "active.port", "active.healthy.interval")
+    exact = ("active.http_path", "active.http_method", "active.port", "active.healthy.interval")
     assert {known[one][0] for one in exact} == {"exact"}
     assert known["active.concurrency"][0] == "none"
     assert known["active.unhealthy.timeouts"] == ("approximate", "all kinds together")
@@ -134,6 +137,7 @@ def test_the_least_limit_counts_because_envoy_has_one() -> None:
         ({"pass_host": "node"}, "shop"),
         ({}, "given.test"),
         ({"pass_host": "node", "nodes": {"shop:80": 1, "other:80": 1}}, "given.test"),
+        ({"pass_host": "node", "nodes": {"10.0.0.1:80": 1}}, "given.test"),
     ],
 )
 def test_the_host_header_is_what_apisix_sends(upstream: dict[str, Any], host: str) -> None:
@@ -185,6 +189,8 @@ def test_tls_is_checked_by_tls() -> None:
         ({"healthy": {"interval": 0}}, {}),
         ({"unhealthy": {"tcp_failures": 0}}, {}),
         ({"timeout": 0}, {}),
+        ({"http_method": "POST", "http_req_body": "ping"}, {}),
+        ({"http_method": "CONNECT"}, {}),
         ({"req_headers": ["Authorization: Bearer secret-of-mine"]}, {}),
         ({"req_headers": ["no header"]}, {}),
         ({"healthy": {"interval": "soon"}}, {}),

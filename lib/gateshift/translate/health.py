@@ -28,6 +28,7 @@ _UNHEALTHY = (404, 429, 500, 501, 502, 503, 504, 505)
 _LEAST, _PAST = 100, 600
 """Envoy knows statuses from 100 to 599."""
 _TLS = ("https", "grpcs")
+_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH")
 _FAILURES = {"http_failures": 5, "tcp_failures": 2, "timeouts": 3}
 
 
@@ -119,13 +120,16 @@ def _headers(job: Job, active: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _host(spec: Mapping[str, Any], active: Mapping[str, Any], nodes: Sequence[Any]) -> str:
-    """Return the Host header that APISIX's checks carry; empty for the node's own address."""
+    """Return the Host header of APISIX's checks, as far as it is one for all nodes; empty where it is not."""
     if spec.get("pass_host") == "rewrite" and spec.get("upstream_host"):
         return str(spec["upstream_host"])
     names = {str(one.host) for one in nodes}
-    if spec.get("pass_host") == "node" and len(names) == 1:
-        return names.pop()
-    return str(active.get("host") or "")
+    name = names.pop() if len(names) == 1 else ""
+    if name.replace(".", "").isdigit() or ":" in name:
+        name = ""  # an address, and APISIX's check of an address asks by active.host
+    if name and spec.get("pass_host") == "node":
+        return name
+    return str(active.get("host") or name)
 
 
 def _seconds(value: float) -> str:
@@ -163,8 +167,12 @@ def _check(
     if kind == "tcp":
         return found | {"tcp_health_check": {}}
     bad = _statuses(unhealthy, _UNHEALTHY) - _statuses(healthy, _HEALTHY)
+    method = str(active.get("http_method", "GET"))
+    if active.get("http_req_body") or method not in _METHODS:
+        raise _NoCheck(f"it sends a body or the method {method}")
     request: dict[str, Any] = {
         "path": str(active.get("http_path", "/")),
+        **({"method": method} if method != "GET" else {}),
         "expected_statuses": _ranges(set(range(_LEAST, _PAST)) - bad),
         # Without this a single one of them takes the endpoint out, whatever the threshold.
         "retriable_statuses": _ranges(bad),
@@ -211,12 +219,17 @@ def _account(job: Job, spec: Mapping[str, Any], owner: Resource, here: Path, sen
     mark("concurrency", Fidelity.NONE, "", "Envoy checks all endpoints side by side")
     mark("port", exact, "", "the port of the nodes")
     mark("http_path", exact, f"{http}.path")
+    mark("http_method", exact, f"{http}.method")
+    mark("http_req_body", Fidelity.IGNORED_DEFAULT, "", "empty")
     mark("req_headers", near, f"{http}.request_headers_to_add", "Envoy adds its own User-Agent where none is")
     verify = "the certificate is not verified, as for requests"
     mark("https_verify_certificate", near if active.get("https_verify_certificate") else exact, "", verify)
     host = sent.get(http, {}).get("host")
-    other = "" if host == active.get("host") else "pass_host decides the Host header, as in APISIX"
-    mark("host", exact, f"{http}.host", other)
+    if kind == "tcp" or host != active.get("host"):
+        mark("host", exact, "", "pass_host, or a check without Host header, makes it nothing, as in APISIX")
+    else:
+        note = "sent to every node; APISIX 3.18 itself prefers the name of a node that has one"
+        mark("host", near, f"{http}.host", note)
     mark("interval", exact, "interval", section="healthy")
     mark("successes", near, "healthy_threshold", _SUCCESSES, section="healthy")
     mark("http_statuses", near, f"{http}.expected_statuses", _NEITHER, section="healthy")
@@ -245,6 +258,8 @@ _KNOWN = {
         "host",
         "port",
         "http_path",
+        "http_method",
+        "http_req_body",
         "https_verify_certificate",
         "healthy",
         "unhealthy",
