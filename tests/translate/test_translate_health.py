@@ -219,6 +219,23 @@ def test_passive_checks_say_how_nodes_come_back() -> None:
     assert fates(broken)["passive.unhealthy.http_failures"][0] == "manual"
 
 
+def test_many_checks_are_spread_over_several_objects() -> None:
+    routes = [
+        {
+            "id": f"r{number}",
+            "uri": f"/{number}",
+            "upstream": {"nodes": {f"shop-{number}:80": 1}, "checks": {"active": {"http_path": "/" * 900}}},
+        }
+        for number in range(400)
+    ]
+    found = filters(run(configuration(routes=routes)))
+    names = [name for name in found if name.startswith("gateshift-health-checks")]
+    assert names == ["gateshift-health-checks", "gateshift-health-checks-2"]
+    sizes = [len(json.dumps(found[name])) for name in names]
+    assert max(sizes) < 700_000
+    assert sum(len(found[name]["spec"]["configPatches"]) for name in names) == 400
+
+
 def test_a_route_that_is_held_back_is_not_checked() -> None:
     spec = {"type": "roundrobin", "nodes": {"shop:80": 1}, "checks": {"active": {}}}
     held = {"id": "r", "uri": "/r", "upstream": spec, "filter_func": "function(vars) return true end"}

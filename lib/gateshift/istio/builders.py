@@ -6,13 +6,14 @@ Every object that gateshift emits goes through :func:`build`; no other place wri
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gateshift.istio.versions import IstioVersion
 
-__all__ = ["MANAGED_BY", "REFUSED_ANNOTATION", "SOURCE_ANNOTATION", "build", "dns_label", "prune"]
+__all__ = ["MANAGED_BY", "REFUSED_ANNOTATION", "SOURCE_ANNOTATION", "build", "dns_label", "prune", "spread"]
 
 SOURCE_ANNOTATION = "gateshift.dev/source"
 REFUSED_ANNOTATION = "gateshift.dev/refused"
@@ -104,3 +105,21 @@ def build(  # noqa: PLR0917 - kind, name and namespace always come in this order
         },
         "data" if kind == "ConfigMap" else "spec": dict(spec),
     }
+
+
+_LARGEST = 600_000
+"""Bytes of patches an object; etcd refuses objects beyond 1.5 MB, and kubectl keeps a second copy of each."""
+
+
+def spread(patches: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Spread an EnvoyFilter's patches over as many objects as their size needs, in their order."""
+    found: list[list[dict[str, Any]]] = []
+    size = _LARGEST
+    for one in patches:
+        weight = len(json.dumps(one))
+        if size + weight > _LARGEST:
+            found.append([])
+            size = 0
+        found[-1].append(one)
+        size += weight
+    return found

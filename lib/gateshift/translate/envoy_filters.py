@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gateshift.istio.builders import build, dns_label
+from gateshift.istio.builders import build, dns_label, spread
 from gateshift.translate.emit import Emission
 from gateshift.translate.gateway_api import retry_patches
 from gateshift.translate.job import Draft, HttpFilter, Job
@@ -69,7 +68,7 @@ def envoy_filters(job: Job, drafts: Sequence[Draft], emission: Emission) -> list
             if concern in draft.patches:
                 sources.add(draft.resource)
                 patches += _on_route(emission.names[draft.id], draft.patches[concern])
-        for number, part in enumerate(_parts(patches), start=1):
+        for number, part in enumerate(spread(patches), start=1):
             spec = {
                 # Lower numbers are applied first, so filters stand in APISIX's order before the router.
                 "priority": -max((one.priority for one in filters), default=0),
@@ -96,26 +95,8 @@ def _retries(job: Job, live: Sequence[Draft], emission: Emission) -> list[dict[s
             {"workloadSelector": selector, "configPatches": part},
             sources,
         )
-        for number, part in enumerate(_parts(patches), start=1)
+        for number, part in enumerate(spread(patches), start=1)
     ]
-
-
-_LARGEST = 600_000
-"""Bytes of patches an object; etcd refuses objects beyond 1.5 MB, and kubectl keeps a second copy of each."""
-
-
-def _parts(patches: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Spread patches over as many objects as their size needs, in their order."""
-    found: list[list[dict[str, Any]]] = []
-    size = _LARGEST
-    for one in patches:
-        weight = len(json.dumps(one))
-        if size + weight > _LARGEST:
-            found.append([])
-            size = 0
-        found[-1].append(one)
-        size += weight
-    return found
 
 
 def _tokens_only_where_wanted(job: Job, live: Sequence[Draft]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gateshift.apisix.model import Resource
-from gateshift.istio.builders import build
+from gateshift.istio.builders import build, dns_label, spread
 from gateshift.translate.job import Job
 from gateshift.translate.ledger import Path
 from gateshift.translate.model import Fidelity
@@ -303,9 +303,8 @@ def outlier_detection(
 def check_filter(
     job: Job, checks: Mapping[tuple[str, str], Mapping[str, Any]], sources: Iterable[str]
 ) -> list[dict[str, Any]]:
-    """Return the EnvoyFilter of *checks*, by cluster and default Host header; nothing when there is none."""
-    if not checks:
-        return []
+    """Return the EnvoyFilters of *checks*, by cluster and default Host header."""
+    sources = tuple(sources)
     patches = []
     for (cluster, name), check in sorted(checks.items()):
         one = dict(check)
@@ -323,9 +322,12 @@ def check_filter(
         patches.append(
             {"applyTo": "CLUSTER", "match": match, "patch": {"operation": "MERGE", "value": value}}
         )
-    spec = {
-        "workloadSelector": {"labels": dict(job.target.gateway_selector)},
-        "configPatches": patches,
-    }
-    namespace = job.target.gateway_namespace
-    return [build(job.version, "EnvoyFilter", "gateshift-health-checks", namespace, spec, sources)]
+    found = []
+    for number, part in enumerate(spread(patches), start=1):
+        spec = {
+            "workloadSelector": {"labels": dict(job.target.gateway_selector)},
+            "configPatches": part,
+        }
+        name = dns_label("gateshift-health-checks", *((str(number),) if number > 1 else ()))
+        found.append(build(job.version, "EnvoyFilter", name, job.target.gateway_namespace, spec, sources))
+    return found
