@@ -15,6 +15,8 @@ from scipy.stats import beta
 
 from gateshift.judge import evidence
 
+pytestmark = pytest.mark.slow  # a cross-check: it changes with the formula only
+
 GRID = evidence.dispersion_grid(0.1)
 INDEPENDENT = np.where(GRID[-1] <= GRID, 0.0, -1e6)[None, :]
 """What the past says about k when it is certain that errors are independent."""

@@ -111,6 +111,7 @@ def traffic(plane: Plane) -> Iterator[str]:
         yield f"http://127.0.0.1:{ready['port']}"
 
 
+@pytest.mark.slow
 def test_traffic_through_the_old_gateway_sees_what_the_sample_promises(traffic: str, plane: Plane) -> None:
     promised = {"200", "401", "404", "302"}
     deadline = time.monotonic() + 45
