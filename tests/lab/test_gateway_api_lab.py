@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 import ssl
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,12 +17,15 @@ import pytest
 from gateshift.apisix.model import Configuration, Kind
 from gateshift.apisix.readers import read_files
 from gateshift.apisix.routing import Request, RouteTable
-from gateshift.cluster import apply, permissions
+from gateshift.cluster import acceptance, apply, permissions, verify
 from gateshift.cluster.acceptance import unaccepted
 from gateshift.cluster.client import Cluster
+from gateshift.cluster.objects import Object
 from gateshift.lab import build, topology
 from gateshift.lab.state import LabState
+from gateshift.params import load
 from gateshift.params.model import ClusterParams, TranslateParams
+from gateshift.runbook.inputs import resolvers
 from gateshift.translate import Target, Translation, translate
 from gateshift.translate.model import dump_yaml
 from gateshift.translate.proof import boundary_requests
@@ -43,6 +46,7 @@ from tests.translate.helpers import CORPUS, configuration, route, signed
 pytestmark = pytest.mark.lab
 
 API = "sigs.k8s.io/gateway-api"
+LAB_PARAMS = Path(__file__).parents[2] / "params" / "lab.yaml"
 REQUESTS = 20
 PARAMS = TranslateParams.model_validate({"output": "gateway-api"})
 TARGET = Target(version="1.31", namespace="shop")
@@ -295,9 +299,13 @@ def test_a_certificate_is_served_by_a_listener(
 
 
 def test_the_operators_account_applies_and_prunes_both_forms(
-    tools: Tools, cluster: Cluster, backends: Backends
+    tools: Tools, cluster: Cluster, backends: Backends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The account has the generated rights and nothing more; analyze reads the new kinds with it, too."""
+    """The account has the generated rights and nothing more; Envoy must have each form before it counts."""
+    monkeypatch.setenv("GATESHIFT_LAB", "test")
+    given = load(LAB_PARAMS, overrides={"migration": "rights"}, resolvers=resolvers())
+    home = given.cluster.model_copy(update={"application_namespace": TARGET.namespace})
+    params = given.model_copy(update={"cluster": home})
     config = configuration(routes=[route("shop", "/*", host="rights.test")])
     forms = {
         name: backends.behind(
@@ -308,29 +316,27 @@ def test_the_operators_account_applies_and_prunes_both_forms(
     parts = {one["kind"]: one for one in forms["istio"] if one["kind"] in {"Service", "WorkloadEntry"}}
     for one in parts.values():
         cluster.apply(one)  # what stands in the cluster before the migration
-    kubeconfig = tools.state["operator_kubeconfig"]
-    operator = Cluster.connect(ClusterParams(kubeconfig=kubeconfig))
+    operator = Cluster.connect(params.cluster)
     kinds: dict[str, set[str]] = {}
     for name in ("gateway-api", "istio", "gateway-api"):
         wanted = [one for one in forms[name] if one["kind"] not in parts]
         plan = apply.plan(operator, wanted, migration="rights")
-        apply.execute(operator, wanted, plan)
+
+        def accepted(wanted: list[Object] = wanted) -> object:
+            return acceptance.wait_in_sync(params, operator, wanted, since=time.time(), timeout=60)
+
+        apply.execute(operator, wanted, plan, accept=accepted)
         kinds[name] = {step.target.split()[0] for step in plan.steps if step.verb == "delete"}
     assert kinds["istio"] == {"HTTPRoute", "Gateway", "EnvoyFilter"}
     assert kinds["gateway-api"] == {"VirtualService", "Gateway"}
-    wanted = [one for one in forms["gateway-api"] if one["kind"] not in parts]
-    assert eventually(lambda: not unaccepted(operator, wanted), 20), unaccepted(operator, wanted)
+    checks = {
+        c.name: c for c in verify.run(params, operator, istio_target="lab.invalid", probing=lambda _: [])
+    }
+    for name in ("resources", "routes in Envoy", "proxy status"):
+        assert checks[name].status == "pass", checks[name]
+    assert checks["istioctl analyze"].status in {"pass", "warn"}, checks["istioctl analyze"]
+    assert "HTTPRoute" in str(checks["resources"].measured)
     assert not permissions.covered(operator.calls)
-    analyzed = subprocess.run(
-        [tools.state["istioctl"], "analyze", "--all-namespaces", "-o", "json"],
-        env={**os.environ, "KUBECONFIG": kubeconfig},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert analyzed.returncode in {0, 79}, analyzed.stderr
-    assert "forbidden" not in analyzed.stderr
     nothing = apply.plan(operator, [], migration="rights")
     apply.execute(operator, [], nothing)
     for one in parts.values():

@@ -17,6 +17,7 @@ from gateshift.apisix.model import Configuration, Router
 from gateshift.cli import cli
 from gateshift.istio.evaluator import Evaluator
 from gateshift.istio.gateway_api import GatewayApiEvaluator
+from gateshift.runbook.setup import Translate
 from gateshift.translate import Target, Translation
 from gateshift.translate.model import ROUTES_FILE
 from gateshift.translate.proof import prove
@@ -504,3 +505,17 @@ def test_the_two_evaluators_keep_to_their_own_objects() -> None:
     assert GatewayApiEvaluator(translation.objects).host_of("a.test") == "a.test"
     counts = itertools.groupby(sorted(one["kind"] for one in translation.objects))
     assert {kind for kind, _ in counts} >= {"Gateway", "HTTPRoute", "EnvoyFilter"}
+
+
+def test_the_notebook_shows_the_forms_above_the_differences() -> None:
+    book = Translate.__new__(Translate)  # the table needs a translation and nothing else of a run
+    book.translation = translated(
+        configuration(
+            routes=[route("a", "/*", host="a.test"), route("p", "/p", host="p.test", methods=["PURGE"])]
+        )
+    )
+    assert [row[:2] for row in book.ledger().rows[:2]] == [
+        ("HTTPRoute", "host a.test"),
+        ("VirtualService", "host p.test"),
+    ]
+    assert "PURGE" in book.ledger().rows[1][2]
