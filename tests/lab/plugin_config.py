@@ -100,7 +100,11 @@ PLUGINS: dict[str, dict[str, Any]] = {
     "rewrite-method": {"proxy-rewrite": {"method": "PUT"}},
     "answer-headers": {
         "response-rewrite": {
-            "headers": {"set": {"X-Set": "$request_uri"}, "add": ["X-Add: 1"], "remove": ["X-Backend"]}
+            "headers": {
+                "set": {"X-Set": "$request_uri", "X-Path": "$uri"},
+                "add": ["X-Add: 1"],
+                "remove": ["X-Backend"],
+            }
         }
     },
     "answer-body": {

@@ -99,7 +99,7 @@ def test_rewrites(gateway: Gateway) -> None:
 
 def test_answers_are_changed(gateway: Gateway) -> None:
     answer = gateway.ask("answer-headers", "/x?y=1")
-    assert answer.headers["x-set"] == "/x?y=1"
+    assert (answer.headers["x-set"], answer.headers["x-path"]) == ("/x?y=1", "/x")
     assert answer.headers["x-add"] == "1"
     assert "x-backend" not in answer.headers
     short = gateway.ask("answer-body", "/status/500")

@@ -108,6 +108,7 @@ ROUTES: tuple[dict[str, Any], ...] = (
             }
         },
     ),
+    route("path-value", "/27", plugins={"response-rewrite": {"headers": {"set": {"X-Path": "$uri"}}}}),
     route("asks-tls", "/19", plugins={"forward-auth": {"uri": "https://auth.test/check"}}),
     route("wildcard", "/15", hosts=["*.wide.test", "narrow.wide.test"]),
     route("balanced", "/16", upstream={"type": "roundrobin", "nodes": {"shop:80": 3, "other:80": 1}}),

@@ -46,6 +46,7 @@ class Feature(Enum):
         23,
         "istio 1.23.0 releasenotes/notes/reset-before-request.yaml",
     )
+    PATH_FORMAT = ("path-format", 26, "changelogs/1.34.0.yaml of Envoy, which istio 1.26 is built with")
     LOCAL_LIMIT_WILDCARD = (
         "local-limit-wildcard",
         26,

@@ -127,9 +127,9 @@ def response_rewrite(use: Use) -> None:
         if value == "":
             use.draft.remove_header("response", name.lower())
         else:
-            use.draft.headers("response", "set")[name.lower()] = header_value(value)
+            use.draft.headers("response", "set")[name.lower()] = header_value(use, value)
     for name, value in added(groups.get("add")):
-        use.draft.headers("response", "add")[name.lower()] = header_value(value)
+        use.draft.headers("response", "add")[name.lower()] = header_value(use, value)
     for name in groups.get("remove") or ():
         use.draft.remove_header("response", str(name).lower())
     note = "not set on answers that Envoy makes before it has chosen a route"

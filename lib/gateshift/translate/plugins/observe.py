@@ -122,11 +122,11 @@ def request_id(use: Use) -> None:
     """Envoy makes the id and keeps one that the client sent; it goes back where APISIX sends it back."""
     name = str(use.config.get("header_name", "X-Request-Id")).lower()
     if name != "x-request-id":
-        use.draft.headers("request", "set")[name] = header_value("$request_id")
+        use.draft.headers("request", "set")[name] = header_value(use, "$request_id")
     else:
         on_gateway(use, "request-id", {"preserve_external_request_id": True})
     if use.config.get("include_in_response", True):
-        use.draft.headers("response", "set")[name] = header_value("$request_id")
+        use.draft.headers("response", "set")[name] = header_value(use, "$request_id")
     kept = "Envoy always writes UUIDs; x-request-id from clients is kept on every route of the gateway"
     use.approximate(target="VirtualService http[].headers", note=kept)
     use.exact("include_in_response", target="VirtualService http[].headers")

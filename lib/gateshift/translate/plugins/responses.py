@@ -28,7 +28,7 @@ def mocking(use: Use) -> None:
     if config.get("with_mock_header", True):
         headers["x-mock-by"] = "APISIX/gateshift"
     for name, value in (config.get("response_headers") or {}).items():
-        headers[str(name).lower()] = header_value(value)
+        headers[str(name).lower()] = header_value(use, value)
     use.exact("response_status", "response_example", target="VirtualService http[].directResponse")
     use.exact("content_type", "response_headers", target="VirtualService http[].headers.response")
     use.approximate("with_mock_header", note="the header's value names gateshift")
@@ -72,7 +72,7 @@ def fault_injection(use: Use) -> None:
             answer: dict[str, Any] = {"directResponse": {"status": status}}
             if abort.get("body"):
                 answer["directResponse"]["body"] = _body(abort["body"])
-            headers = {str(k).lower(): header_value(v) for k, v in (abort.get("headers") or {}).items()}
+            headers = {str(k).lower(): header_value(use, v) for k, v in (abort.get("headers") or {}).items()}
             if headers:
                 answer["headers"] = {"response": {"set": headers}}
             use.guard("abort", conditions, answer)
@@ -98,7 +98,7 @@ def echo(use: Use) -> None:
     if config.get("before_body") or config.get("after_body"):
         raise Inexpressible("text around the backend's body has no equivalent")
     for name, value in (config.get("headers") or {}).items():
-        use.draft.headers("response", "set")[str(name).lower()] = header_value(value)
+        use.draft.headers("response", "set")[str(name).lower()] = header_value(use, value)
     use.exact("headers", target="VirtualService http[].headers.response")
     if config.get("body"):
         raise Inexpressible("replacing the backend's body has no equivalent")

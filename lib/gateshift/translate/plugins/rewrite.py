@@ -57,7 +57,7 @@ def _headers(use: Use, raw: Mapping[str, Any]) -> None:
             elif str(name).lower() == "host":
                 use.draft.http.setdefault("rewrite", {})["authority"] = str(value)
             elif guard_credential(use, str(name), value):
-                use.draft.headers("request", operation)[str(name).lower()] = header_value(value)
+                use.draft.headers("request", operation)[str(name).lower()] = header_value(use, value)
     for name in groups.get("remove") or ():
         use.draft.remove_header("request", str(name).lower())
     use.exact("headers", target="VirtualService http[].headers.request")

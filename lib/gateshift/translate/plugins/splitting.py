@@ -83,7 +83,7 @@ def traffic_label(use: Use) -> None:
         if len(actions) > 1:
             raise Inexpressible("a label chosen by weight has no equivalent")
         conditions: list[Condition] = from_vars(rule["match"], use.ports()) if rule.get("match") else [{}]
-        values = {str(k).lower(): header_value(v) for k, v in (headers[0] if headers else {}).items()}
+        values = {str(k).lower(): header_value(use, v) for k, v in (headers[0] if headers else {}).items()}
         variants.append((conditions, {"headers": {"request": {"set": values}}}))
     use.vary(variants)
     use.exact(target="VirtualService http[].headers.request")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from gateshift.istio.versions import Feature
 from gateshift.translate.conditions import Inexpressible
 from gateshift.translate.plugins.envoy import quoted
 from gateshift.translate.plugins.registry import Use
@@ -19,7 +20,7 @@ _VARIABLES = {
     "remote_port": "%DOWNSTREAM_REMOTE_PORT%",
     "host": "%REQ(:AUTHORITY)%",
     "http_host": "%REQ(:AUTHORITY)%",
-    "uri": "%REQ_WITHOUT_QUERY(:PATH)%",
+    "uri": "%PATH(NQ:PATH)%",
     "request_uri": "%REQ(:PATH)%",
     "request_method": "%REQ(:METHOD)%",
     "scheme": "%REQ(:SCHEME)%",
@@ -32,11 +33,14 @@ _VARIABLES = {
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 
-def header_value(text: object) -> str:
+def header_value(use: Use, text: object) -> str:
     """Write a value with ``$variables`` as Envoy's format; ``%`` is doubled. Raises Inexpressible."""
+    path = Feature.PATH_FORMAT
 
     def operator(found: re.Match[str]) -> str:
         name = found[1] or found[2]
+        if name == "uri" and not use.job.has(path):
+            raise Inexpressible(f"the variable $uri in a header needs Istio {path.since}")
         if name in _VARIABLES:
             return _VARIABLES[name]
         if name.startswith("http_"):
