@@ -21,7 +21,7 @@ from gateshift.errors import InputError
 from gateshift.migration.identity import identity
 from gateshift.migration.journal import Journal, Record
 from gateshift.migration.state import State, VerdictMark
-from gateshift.words import gloss, language, tell
+from gateshift.words import gloss, language, tell, term
 
 __all__ = ["write_report"]
 
@@ -246,7 +246,7 @@ def _how(way: str) -> str:
     key = {"params": "gate.how.params", "prompt": "gate.how.prompt", "approval file": "gate.how.file"}.get(
         way
     )
-    return tell(key) if key else way
+    return tell(key) if key else gloss(way)
 
 
 def _diffs(folder: Path, records: Sequence[Record]) -> str:
@@ -319,7 +319,13 @@ def _attempts(records: Sequence[Record]) -> str:
     if len(known) < 2:
         return ""
     rows = [
-        (i, _clock(a["began"]), a.get("promoted", 0), f"{a.get('top', 0)} %", a.get("end", "not rolled back"))
+        (
+            i,
+            _clock(a["began"]),
+            a.get("promoted", 0),
+            f"{a.get('top', 0)} %",
+            gloss(a.get("end", "not rolled back")),
+        )
         for i, a in enumerate(known, 1)
     ]
     return table(("attempt", "began (UTC)", "stages promoted", "highest weight", "end"), rows)
@@ -332,7 +338,7 @@ def _runs(state: State, notebooks: Sequence[Notebook]) -> str:
     rows = []
     for mark in state.runs:
         links = " ".join(f'<a href="{escape(b.page)}">{escape(b.name)}</a>' for b in pages.get(mark.run, ()))
-        outcome = mark.outcome or "under way or died"
+        outcome = term(mark.outcome or "under way or died")
         rows.append(
             f"<tr><td>{_clock(mark.started)}</td><td>{escape(mark.notebook)}</td>"
             f"<td>{escape(outcome)}</td><td>{links}</td></tr>"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gateshift.migration.journal import Record
-from gateshift.words import gloss, known, tell
+from gateshift.words import gloss, known, tell, term
 
 __all__ = ["column", "listed", "outcome_words", "said"]
 
@@ -106,7 +106,7 @@ _SAID: Mapping[str, Callable[[Data], str]] = {
     "run.ended": _plain(
         "run_ended",
         notebook=lambda d: d["notebook"],
-        outcome=lambda d: d["outcome"],
-        error=lambda d: d.get("error", ""),
+        outcome=lambda d: term(str(d["outcome"])),
+        error=lambda d: gloss(str(d.get("error") or "")),
     ),
 }
