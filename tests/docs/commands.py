@@ -98,7 +98,7 @@ ON_LAB: tuple[tuple[str, Expected], ...] = (
     ("gateshift diagnose -p symptom=404 -p host=api.example.com -p path=/v1/cart", Expected("")),
     ("gateshift diagnose -p symptom=404 -p host=api.example.com -p path=/v1/cart -p rule=cart", Expected("")),
     ("gateshift diagnose -p symptom=lint", Expected("")),
-    ('gateshift rollback -f params/production.yaml --act -p reason="what you see"', Expected(GATED, 4)),
+    ('gateshift rollback -f params/production.yaml --act -p reason="what you see"', Expected(GATED)),
     ("gateshift approve -f params/production.yaml DIGEST", Expected("")),
     ("gateshift shift --restore --act", Expected(GATED)),
     ("gateshift approve DIGEST", Expected("")),

@@ -79,3 +79,20 @@ def test_json_is_the_last_line_even_of_bad_input(arguments: list[str]) -> None:
     assert last["exit_code"] == 2
     assert last["error"]
     assert last["hint"]
+
+
+def test_a_person_at_a_terminal_sees_the_plan_and_what_did_not_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    plan = {"kind": "50_canary", **PLAN}
+    said = results.shown(found(tmp_path, 0), plan, CHECKS)
+    assert "Stage 1 — 40 steps, digest 0123456789abcdef" in said  # the digest on record
+    assert "record 0" in said
+    assert "Way back: 80_rollback" in said
+    assert "3 checks, 1 failed" in said
+    for text in ("300 s", "lower it", "3 cores | missing", "raise it"):
+        assert text in said
+    assert "as named" not in said
+    assert max(len(line) for line in said.splitlines()) <= 100
+    assert results.shown({"digest": None}, {}, CHECKS[:1]) == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,11 +20,12 @@ from gateshift.errors import InputError, Interrupted
 from gateshift.migration.journal import read_records
 from gateshift.migration.state import fold
 from gateshift.notify import problem
-from gateshift.params import Params, load, secrets_of
+from gateshift.params import Mode, Params, load, secrets_of
 from gateshift.params.load import parse_override
 from gateshift.runbook.context import Context
 from gateshift.runbook.inputs import migration_folder, project_root, resolvers
 from gateshift.runbook.order import NOTEBOOKS
+from gateshift.words import use
 
 __all__ = ["run_notebook", "tell_pipeline"]
 
@@ -61,7 +63,12 @@ def run_notebook(
         data,
         secrets=secrets_of(params),
         cwd=root / "notebooks",
-        env={"GATESHIFT_RUN": run, "GATESHIFT_PARAMS": params_file},
+        env={
+            "GATESHIFT_RUN": run,
+            "GATESHIFT_PARAMS": params_file,
+            # What the kernel prints for a person is as wide as this terminal; a pipe gets 110 columns.
+            "COLUMNS": str(shutil.get_terminal_size((110, 24)).columns),
+        },
         on_output=on_output,
     )
     for warning in (*outcome.warnings, *keep_safe(folder.parent, params.archive)):
@@ -154,6 +161,11 @@ def tell_pipeline(
     if summary:
         with Path(summary).open("a", encoding="utf-8") as file:
             file.write(results.summary(found, results.plan_of(run), results.checks_of(run)))
+    if not as_json:
+        plan = results.plan_of(run) if params.mode is Mode.PLAN else {}
+        use(params.lang)
+        if text := results.shown({**found, "digest": plan.get("digest")}, plan, results.checks_of(run)):
+            click.echo(text)
     if outcome.error:
         click.echo(f"{'held' if outcome.exit_code == 3 else 'error'}: {outcome.error}", err=True)
         if outcome.hint:

@@ -12,9 +12,12 @@ from gateshift.archive.outcome import Outcome
 from gateshift.errors import GateshiftError
 from gateshift.migration.journal import read_records
 from gateshift.migration.state import State, fold
+from gateshift.notebook.show import PlanView, Table
+from gateshift.plan import Plan, Step
 from gateshift.runbook.order import due_notebook
+from gateshift.words import tell, term
 
-__all__ = ["checks_of", "json_line", "junit", "plan_of", "result", "summary"]
+__all__ = ["checks_of", "json_line", "junit", "plan_of", "result", "shown", "summary"]
 
 
 def result(verb: str, outcome: Outcome, *, migration: str, stages: int) -> dict[str, Any]:
@@ -134,6 +137,23 @@ def summary(found: Mapping[str, Any], plan: Mapping[str, Any], checks: Sequence[
             lines.append(f"\n{len(steps) - 30} more steps are in the archive.")
         lines += ["", f"Way back: {_cell(plan['way_back'])}"]
     return "\n".join(lines) + "\n\n"
+
+
+def shown(found: Mapping[str, Any], plan: Mapping[str, Any], checks: Sequence[Mapping[str, str]]) -> str:
+    """Return what a person at a terminal has to see of a run: its plan, and checks that did not pass."""
+    parts = []
+    if found["digest"] and plan["steps"]:
+        steps = tuple(Step(**step) for step in plan["steps"])
+        read = Plan(plan["kind"], plan["title"], steps, plan["way_back"])
+        parts.append(repr(PlanView(read, digest=str(found["digest"]))))
+    bad = tuple(
+        (c["result"], term(c["name"]), c["measured"], c["remedy"]) for c in checks if c["result"] != "pass"
+    )
+    if bad:
+        failed = sum(c["result"] == "fail" for c in checks)
+        title = tell("checks.title", count=len(checks), failed=failed)
+        parts.append(repr(Table(title, ("result", "check", "measured", "remedy"), bad)))
+    return "\n".join(parts)
 
 
 def _cell(value: Any) -> str:

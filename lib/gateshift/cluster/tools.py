@@ -70,7 +70,7 @@ def run_tool(command: Sequence[str], *, timeout: float, accept: Sequence[int] = 
 # istioctl names itself to istiod by an address of this machine, and takes none of loopback.
 _LONELY = (
     "this machine has no address but loopback, and istioctl needs one to ask istiod: connect it to "
-    "a network, or: sudo ip addr add 192.0.2.10/32 dev lo"
+    "a network, or give it an interface with an address of its own (ip link add ... type dummy)"
 )
 
 

@@ -203,6 +203,8 @@ class PlanView:
 
     plan: Plan
     most: int = 40
+    digest: str = ""
+    """The digest on record, for a plan that was read back (what is secret in it is not kept)."""
 
     def _table(self) -> Table:
         shown: Sequence[Any] = self.plan.steps[: self.most]
@@ -215,7 +217,7 @@ class PlanView:
                 "plan.title",
                 title=gloss(self.plan.title),
                 count=len(self.plan.steps),
-                digest=self.plan.digest,
+                digest=self.digest or self.plan.digest,
             ),
             ("#", *columns),
             tuple(rows),

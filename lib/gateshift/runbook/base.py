@@ -66,8 +66,8 @@ class Runbook:
         self.context.journal.way_back = self.way_back
         with self._disk():
             self.context.run_folder.mkdir(parents=True, exist_ok=True)
-        headless = "GATESHIFT_RUN" in os.environ
-        place(project_root() / "notebooks", self.context.run_folder if headless else None)
+        self._headless = "GATESHIFT_RUN" in os.environ
+        place(project_root() / "notebooks", self.context.run_folder if self._headless else None)
         display.install(secrets_of(params), explain=self._explain)
         self.context.journal.redactor.learn(secrets_of(params))
         self.notifier = self.context.notifier()
@@ -145,6 +145,8 @@ class Runbook:
         """
         plan = self._planned()
         if plan.empty:
+            if self._headless:
+                say(tell("gate.nothing"))
             return Note("pass", tell("gate.nothing"))
         if self.params.mode is Mode.PLAN:
             return Note("info", tell("gate.plan_mode", digest=plan.digest))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Collection
@@ -10,6 +11,7 @@ from gateshift import notify
 from gateshift.errors import GateClosed
 from gateshift.migration.state import CONSUMING
 from gateshift.notebook.progress import Waiting
+from gateshift.notebook.show import PlanView
 from gateshift.plan import Plan
 from gateshift.runbook.approvals import JOURNAL, nameable, read_approval
 from gateshift.runbook.context import Context, identity
@@ -100,6 +102,8 @@ class Gate:
         who = read_approval(folder, plan.digest, besides, since=since)
         if who is None:
             self._tell_people(notify.waiting(plan.digest, plan.title))
+        if who is None and not besides and "GATESHIFT_RUN" in os.environ:
+            print(repr(PlanView(plan)), flush=True)  # whoever waits in a terminal has not seen it yet
         if besides and who is None:
             self._say(tell("gate.second", digest=plan.digest, who=_names(besides)))
         waiting = None
