@@ -43,7 +43,8 @@ class Memory:
         return [
             o
             for o in self.objects
-            if o["kind"] == kind
+            if (f"{o['apiVersion']}/{o['kind']}" if "/" in kind else o["kind"]) == kind
+            and ("/" in kind or o["apiVersion"] in API_VERSIONS.get(kind, (o["apiVersion"],)))
             and namespace in {None, o["metadata"]["namespace"]}
             and wanted.items() <= (o["metadata"].get("labels") or {}).items()
         ]
@@ -445,6 +446,24 @@ def test_missing_permission_is_said_with_the_grant_and_skipped() -> None:
     assert first.code == "vs-none"
     assert second.title == "skipped, no permission: denied"
     assert "--verb=list --resource=pods" in second.remedy
+
+
+def test_a_gateway_of_the_gateway_api_is_a_gateway_and_its_certificate_is_looked_for() -> None:
+    tls = {"mode": "Terminate", "certificateRefs": [{"name": "nowhere"}]}
+    https = {"name": "https", "port": 443, "protocol": "HTTPS", "hostname": "a.com", "tls": tls}
+    gateway = obj("Gateway", "gateshift-gateway-api", "istio-system")
+    gateway["apiVersion"] = "gateway.networking.k8s.io/v1"
+    gateway["spec"] = {"gatewayClassName": "istio", "listeners": [https]}
+    others = [o for o in healthy() if o["kind"] != "Gateway"]
+
+    def codes(one: dict[str, Any]) -> set[str]:
+        return {c.code for c in run_probes("", Context([*others, one]), probes=OFFLINE)}
+
+    assert "tls-secret-missing" in codes(gateway)
+    assert "gateway-missing" not in codes(gateway)
+    theirs = codes({**gateway, "spec": {**gateway["spec"], "gatewayClassName": "apisix"}})
+    assert "tls-secret-missing" not in theirs
+    assert "gateway-missing" in theirs
 
 
 def test_probe_that_fails_half_way_keeps_what_it_found() -> None:

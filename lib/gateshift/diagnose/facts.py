@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, cast
 
 from gateshift.cluster.client import Cluster
+from gateshift.cluster.front import servers_of
 from gateshift.cluster.gateways import gateway_pods, load_balancer_name, pod_ready, proxy_status
-from gateshift.cluster.objects import Object, name_of
+from gateshift.cluster.objects import API_GATEWAY, Object, name_of
 from gateshift.diagnose import envoy as admin
 from gateshift.diagnose.requests import Entry, parse_log
 from gateshift.diagnose.routes import Explanation, explain
@@ -91,9 +92,18 @@ class Facts:
         return self.get("Service", self.params.istio.gateway_service, self.params.istio.namespace)
 
     @property
+    def gateways(self) -> list[Object]:
+        """The Gateways of Istio, and those of the Gateway API that Istio serves."""
+        of_api = self.objects(API_GATEWAY)
+        return [
+            *self.objects("Gateway"),
+            *(g for g in of_api if g["spec"].get("gatewayClassName") == "istio"),
+        ]
+
+    @property
     def servers(self) -> list[Object]:
-        """The servers of all Gateways."""
-        return [s for g in self.objects("Gateway") for s in g["spec"].get("servers") or []]
+        """The servers of all Gateways, of either kind."""
+        return [s for g in self.gateways for s in servers_of(g)]
 
     @property
     def pods(self) -> list[Object]:

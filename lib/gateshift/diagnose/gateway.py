@@ -207,7 +207,7 @@ def _reach(facts: Facts) -> Iterator[Cause]:
 
 def _selector(facts: Facts) -> Iterator[Cause]:
     gateways = facts.objects("Gateway")
-    if not gateways:
+    if not facts.gateways:
         yield found("gateway-missing", "0 Gateways in the cluster", "gateshift apply --act")
     labels = [p["metadata"].get("labels") or {} for p in facts.workload]
     ports = {p["port"] for p in (facts.service or {}).get("spec", {}).get("ports") or []}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gateshift.cluster.certificates import certificate_problems
+from gateshift.cluster.front import servers_of
 from gateshift.cluster.objects import Object, name_of, title_of
 from gateshift.diagnose.causes import found
 from gateshift.diagnose.facts import Facts
@@ -17,8 +18,8 @@ __all__ = ["certificates", "server_names"]
 def certificates(facts: Facts) -> Iterator[Cause]:
     """Find what keeps a TLS server from answering: no settings, no Secret, a bad certificate."""
     home = facts.params.istio.namespace
-    for gateway in facts.objects("Gateway"):
-        for server in gateway["spec"].get("servers") or []:
+    for gateway in facts.gateways:
+        for server in servers_of(gateway):
             tls, port = server.get("tls") or {}, server.get("port") or {}
             if port.get("protocol") in {"HTTPS", "TLS"} and not tls:
                 yield found(
