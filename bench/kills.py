@@ -37,8 +37,10 @@ from gateshift.rehearse.director import Director
 from gateshift.runbook.inputs import project_root
 
 MARKS = ("<!-- kills:begin (written by python -m bench.kills --write) -->", "<!-- kills:end -->")
-LIVES = (2.5, 13.0)
-"""Seconds after which a command dies: from the start of its kernel to the end of a short stage."""
+LIVES = (0.0, 12.0)
+"""Seconds after which a command dies, from the moment its run is on record to the end of a short stage."""
+EARLY = 0.15
+"""Share of the deaths before that moment: while the kernel starts."""
 WEIGHTS = (20, 60, 100)
 MOST = 60
 """Commands a migration may take to come to its end."""
@@ -74,6 +76,7 @@ class Story:
         pairs = [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in values.items()]
         command = [str(Path(sys.executable).parent / "gateshift"), verb, "-f", self.director.params_file]
         command += [*("--act", "--json"), *(word for pair in pairs for word in ("-p", pair))]
+        runs = self._runs()
         with self.director.watching():
             process = subprocess.Popen(
                 [*command, *(("--yes",) if verb == "rollback" else ())],
@@ -82,7 +85,7 @@ class Story:
                 start_new_session=True,
             )
             try:
-                code = process.wait(timeout=240 if life is None else life)
+                code = process.wait(timeout=240 if life is None else self._moment(process, runs, life))
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 code = process.wait()
@@ -93,6 +96,19 @@ class Story:
         weight = weight_in_dns(self.lab)
         if weight not in (known := self.state.possible_weights):
             self.wrong.append(f"DNS is at {weight} %, the journal knows {sorted(known)}")
+
+    def _runs(self) -> int:
+        records = read_records(self.director.folder / "journal.jsonl")
+        return sum(r.kind == "run.started" for r in records)
+
+    def _moment(self, process: subprocess.Popen[bytes], runs: int, life: float) -> float:
+        """Return how long to wait now; a negative *life* counts from the start of the process, not the run."""
+        if life < 0:
+            return -life
+        deadline = time.monotonic() + 60
+        while self._runs() == runs and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return life
 
     def judge(self) -> None:
         """Note what the ended migration got wrong."""
@@ -166,7 +182,7 @@ def main() -> int:
     deaths: Counter[str] = Counter()
     with ready_lab(flags.lab, 2.0, until), tempfile.TemporaryDirectory() as folder:
         while deaths.total() < flags.deaths and time.monotonic() < until:
-            laboratory.forget_migrations(flags.lab)
+            laboratory.reset(flags.lab)  # DNS simple again, as before any migration
             one = story(flags.lab, Path(folder), len(told), chance)
             told.append(one)
             for _ in range(MOST):
@@ -174,7 +190,8 @@ def main() -> int:
                 if verb is None:
                     break
                 dies = deaths.total() + one.deaths.total() < flags.deaths and chance.random() < 0.85
-                one.run(verb, chance.uniform(*LIVES) if dies else None)
+                life = -chance.uniform(0.5, 4.0) if chance.random() < EARLY else chance.uniform(*LIVES)
+                one.run(verb, life if dies else None)
             one.judge()
             deaths += one.deaths
             sys.stderr.write(f"{one.director.migration}: {dict(one.deaths)} died, wrong: {one.wrong}\n")
