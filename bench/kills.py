@@ -102,7 +102,7 @@ class Story:
         return sum(r.kind == "run.started" for r in records)
 
     def _moment(self, process: subprocess.Popen[bytes], runs: int, life: float) -> float:
-        """Return how long to wait now; a negative *life* counts from the start of the process, not the run."""
+        """Return how long to wait now; a negative *life* counts from the start of the process."""
         if life < 0:
             return -life
         deadline = time.monotonic() + 60
