@@ -187,3 +187,17 @@ def test_errors_speak_chinese_with_the_detail_kept() -> None:
     text = repr(failure_of(ParamsError("params/x.yaml: stages: weights must rise")))
     assert "发生了什么: params/x.yaml: stages: weights must rise" in text
     assert "更正参数文件" in text
+
+
+def test_a_table_speaks_the_language_in_use_in_a_notebook_and_in_a_terminal() -> None:
+    table = Table("Preflight", ("result", "why it matters"), (("warn", "the way back leads here"),))
+    try:
+        words.use("zh")
+        for said in (table._repr_html_(), repr(table)):
+            assert "预检" in said
+            assert "为何重要" in said
+            assert "警告" in said
+            assert "退路通向这里" in said
+            assert "why it matters" not in said
+    finally:
+        words.use("")

@@ -23,10 +23,12 @@ __all__ = ["Waiting", "narrated", "sit_out", "spoken"]
 def spoken(seconds: float) -> str:
     """Return a duration as a person says it: ``48 s``, ``12 min``, ``3.5 h``, ``13 d``."""
     if seconds < 90:
-        return f"{max(0.0, seconds):.0f} s"
+        return tell("time.seconds", count=f"{max(0.0, seconds):.0f}")
     if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.0f} d"
+        return tell("time.minutes", count=f"{seconds / 60:.0f}")
+    if seconds < 172800:
+        return tell("time.hours", count=f"{seconds / 3600:.1f}")
+    return tell("time.days", count=f"{seconds / 86400:.0f}")
 
 
 @dataclass

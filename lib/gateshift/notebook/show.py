@@ -75,7 +75,7 @@ class Table:
     def _repr_html_(self) -> str:
         head = "".join(
             f'<th style="{_CELL};cursor:pointer" tabindex="0" role="columnheader" onclick="{_SORT}" '
-            f"onkeydown=\"if(event.key==='Enter')this.click()\">{escape(c)}</th>"
+            f"onkeydown=\"if(event.key==='Enter')this.click()\">{escape(term(c))}</th>"
             for c in self.columns
         )
         body = "".join(

@@ -61,6 +61,7 @@ _VALUE: Final = {
     **dict.fromkeys(("stage", "count", "all", "percent"), r"[-+]?[\d.,]+"),
     # The reasons of another sentence: several may be joined.
     **dict.fromkeys(("reason", "reasons", "why"), r".+"),
+    **dict.fromkeys(("field", "is_"), r"\S+"),
 }
 """How a value of this name looks; any other is a text without a semicolon, which joins reasons."""
 
