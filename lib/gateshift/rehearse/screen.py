@@ -62,5 +62,6 @@ class Screen:
         if not self._live:  # whoever reads a log later has a width of his own
             self._console.print(text, markup=False, soft_wrap=True)
             return
-        for line in textwrap.wrap(text, self._console.width, subsequent_indent=" " * _INDENT):
+        width, indent = self._console.width, " " * _INDENT
+        for line in textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False):
             self._console.print(line, markup=False, soft_wrap=True)

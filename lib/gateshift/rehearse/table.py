@@ -37,7 +37,13 @@ def stage_table(title: str, director: Director) -> str:
     for record in records:
         if record.kind == "rollback.done":
             for line, indent in _rollback(record.data):
-                parts = textwrap.wrap(line, width, initial_indent=indent, subsequent_indent=f"{indent}  ")
+                parts = textwrap.wrap(
+                    line,
+                    width,
+                    initial_indent=indent,
+                    subsequent_indent=f"{indent}  ",
+                    break_on_hyphens=False,  # names of hosts have some
+                )
                 console.print(*parts, sep="\n", markup=False, highlight=False, soft_wrap=True)
     return text.getvalue().rstrip()
 
