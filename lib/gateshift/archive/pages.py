@@ -77,8 +77,6 @@ def _outputs(node: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def write_pages(migration: Path, notebooks: list[Notebook]) -> list[Path]:
     """Render each notebook to ``html/``; a page that is newer than its notebook is kept."""
-    from nbconvert import HTMLExporter  # noqa: PLC0415 - takes most of a second, and only a report needs it
-
     exporter: Any = None
     pages = []
     for book in notebooks:
@@ -87,6 +85,8 @@ def write_pages(migration: Path, notebooks: list[Notebook]) -> list[Path]:
         if target.exists() and target.stat().st_mtime > book.path.stat().st_mtime:
             continue
         if exporter is None:
+            from nbconvert import HTMLExporter  # noqa: PLC0415 - takes seconds, and only a new page needs it
+
             exporter = HTMLExporter(template_name="basic")
         body, _ = exporter.from_notebook_node(book.node)
         title = f"{book.name} — {book.run} — {book.outcome}"
