@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -128,3 +129,17 @@ def test_open_prints_the_notebook_that_is_due_and_starts_nothing(tmp_path: Path)
     assert done.exit_code == 0, done.output
     assert "00_preflight is due" in done.output
     assert (tmp_path / "outputs" / "voiceassistant" / "desk" / "50_canary.ipynb").is_file()
+
+
+def test_a_stranger_called_python3_is_not_the_kernel_of_the_desk(tmp_path: Path) -> None:
+    spec = tmp_path / ".local/share/jupyter/kernels/python3"
+    spec.mkdir(parents=True)
+    stranger = {"argv": ["/bin/false", "{connection_file}"], "display_name": "stranger", "language": "python"}
+    (spec / "kernel.json").write_text(json.dumps(stranger), encoding="utf-8")
+    ask = "from jupyter_client.kernelspec import get_kernel_spec; print(get_kernel_spec('python3').argv)"
+    env = {**environment("params/lab.yaml"), "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", ask], env=env, capture_output=True, text=True, check=True)
+    assert "ipykernel" in done.stdout
+    found = {**env, "JUPYTER_PREFER_ENV_PATH": "0"}
+    other = subprocess.run([sys.executable, "-c", ask], env=found, capture_output=True, text=True, check=True)
+    assert "/bin/false" in other.stdout  # what would have been taken
