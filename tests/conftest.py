@@ -15,3 +15,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("lab"):
             item.add_marker(pytest.mark.xdist_group("lab"))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Stop where groups were asked for and are not made: two labs would run on each other's cores."""
+    grouped = getattr(session.config.option, "loadgroup", False) and hasattr(session.config, "workerinput")
+    labs = (item.nodeid for item in session.items if item.get_closest_marker("lab"))
+    loose = [nodeid for nodeid in labs if "@lab" not in nodeid]
+    if grouped and loose:
+        raise pytest.UsageError(f"pytest-xdist does not group tests with this pytest: {loose[0]}")
