@@ -78,6 +78,7 @@ def admin(**values: tuple[int, int]) -> Admin:
             "slow-endpoint",
         ),
     ],
+    ids=["pool", "retries", "gateway", "endpoint"],  # the logs hold the present time, which no name may
 )
 def test_where_the_time_goes(
     tmp_path: Path, values: dict[str, tuple[int, int]], logs: str, code: str
