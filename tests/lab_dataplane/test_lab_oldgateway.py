@@ -187,6 +187,7 @@ def test_metrics_have_apisix_names_and_count_answers_without_a_backend(plane: Pl
         return sum(float(v) for labels, v in rows if f'code="{code}",route="{route}"' in labels)
 
     before = count("401", "users-me"), count("404", "")
+    plane.ask("POST", "/api/v1/auth/login")
     plane.ask("GET", "/api/v1/users/me")
     plane.ask("GET", "/nothing")
     assert (count("401", "users-me"), count("404", "")) == (before[0] + 1, before[1] + 1)
