@@ -28,7 +28,7 @@ _NAME = click.option(
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the state as JSON, for scripts.")
 
 
-RATE = 450.0
+RATE = 500.0
 """Client requests a second: enough for a verdict on a stage in half a minute, a third of one core's work."""
 
 
