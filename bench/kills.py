@@ -28,7 +28,9 @@ from pathlib import Path
 
 import httpx
 
-from bench.rollback import BEFORE_A_STAGE, ready_lab
+from bench.pages import write_between
+from bench.rollback import ready_lab
+from bench.story import BEFORE_A_STAGE
 from gateshift import lab as laboratory
 from gateshift.archive.audit import verify
 from gateshift.migration.journal import Journal, read_records
@@ -203,18 +205,8 @@ def main() -> int:
     )
     sys.stdout.write(text + "\n")
     if flags.write:
-        write_docs(text)
+        write_between("archive.md", MARKS, f"\n{text}\n")
     return 0 if not wrong and deaths.total() >= flags.deaths else 1
-
-
-def write_docs(text: str) -> None:
-    """Write the figures between the page's marks."""
-    page = project_root() / "docs" / "archive.md"
-    head, begin, rest = page.read_text(encoding="utf-8").partition(MARKS[0])
-    _, end, tail = rest.partition(MARKS[1])
-    if not begin or not end:
-        raise SystemExit(f"{page} has no marks {MARKS}")
-    page.write_text(f"{head}{begin}\n{text}\n{end}{tail}", encoding="utf-8")
 
 
 if __name__ == "__main__":

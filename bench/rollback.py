@@ -36,6 +36,8 @@ from typing import Any
 import httpx
 import yaml
 
+from bench.pages import write_between
+from bench.story import BEFORE_A_STAGE
 from gateshift import lab as laboratory
 from gateshift.errors import LabError
 from gateshift.migration.journal import Record, read_records
@@ -49,17 +51,6 @@ KEPT = project_root() / "build"
 MARKS = ("<!-- rollback:begin (written by python -m bench.rollback --write) -->", "<!-- rollback:end -->")
 ACCEPTED = 5.0
 """Seconds the acceptance of the weights may take."""
-
-BEFORE_A_STAGE: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("migration.opened", {"params_digest": "bench"}),
-    ("preflight.done", {"ok": True}),
-    ("install.intent", {}),
-    ("install.done", {}),
-    ("apply.intent", {"snapshot": ""}),
-    ("apply.done", {}),
-    ("verify.done", {"ok": True}),
-)
-"""What a migration's journal has before its first stage; the lab itself is prepared only once."""
 
 CANARY = """
 import sys
@@ -195,14 +186,9 @@ def table(ttl: float, rounds: list[dict[str, Any]]) -> str:
 
 def write_docs() -> None:
     """Write the table of every TTL that has rounds between the page's marks."""
-    page = project_root() / "docs" / "dns.md"
-    head, begin, rest = page.read_text(encoding="utf-8").partition(MARKS[0])
-    _, end, tail = rest.partition(MARKS[1])
-    if not begin or not end:
-        raise SystemExit(f"{page} has no marks {MARKS}")
     files = sorted(KEPT.glob("rollback-ttl*.jsonl"), key=lambda p: float(p.stem.removeprefix("rollback-ttl")))
     tables = [table(float(f.stem.removeprefix("rollback-ttl")), read_rounds(f)) for f in files]
-    page.write_text("\n\n".join((head.rstrip() + "\n\n" + begin, *tables, end)) + tail, encoding="utf-8")
+    write_between("dns.md", MARKS, "\n\n".join(("", *tables, "")))
 
 
 def one_round(folder: Path, number: int, ttl: float, chance: random.Random) -> dict[str, Any]:

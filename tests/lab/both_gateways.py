@@ -25,11 +25,15 @@ from gateshift.lab.oldgateway.balancer import Resolver
 from gateshift.lab.oldgateway.gateway import Gateway
 from gateshift.lab.oldgateway.proxy import HttpProxy
 from gateshift.lab.oldgateway.store import Store
+from gateshift.translate import Target
 from gateshift.translate.upstreams import read_nodes
 
 COMPARED = frozenset({"proxy-rewrite", "redirect"})
 """Plugins that decide where a request goes; what others do is checked plugin by plugin."""
 _ROUTING = (Kind.ROUTE, Kind.SERVICE, Kind.UPSTREAM, Kind.PLUGIN_CONFIG)
+
+TARGET = Target(version="1.31", namespace="shop")
+"""What the configurations are translated for."""
 
 _TAKEN = topology.APPLICATION_NAMESPACE
 _APART = f"{_TAKEN}-compared"

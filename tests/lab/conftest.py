@@ -5,11 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from gateshift import lab
+from gateshift.cluster.client import Cluster
 from gateshift.lab.state import LabState
+from gateshift.params.model import ClusterParams
+from tests.lab.both_gateways import TARGET, Backends, Loop
+
+if TYPE_CHECKING:
+    from tests.lab.test_controlplane_lab import Tools
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +40,25 @@ def running(state_home: Path) -> Iterator[LabState]:
         yield state
     finally:
         lab.down("test")
+
+
+@pytest.fixture(scope="module")
+def cluster(tools: Tools) -> Cluster:
+    """Return the cluster of the module's ``tools``, with a namespace for what is translated."""
+    found = Cluster.connect(ClusterParams(kubeconfig=tools.state["kubeconfig"]))
+    found.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": TARGET.namespace}})
+    return found
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[Loop]:
+    found = Loop()
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def backends(loop: Loop) -> Iterator[Backends]:
+    found = Backends(loop)
+    yield found
+    found.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,11 +13,12 @@ from gateshift.apisix.readers import read_files
 from gateshift.apisix.routing import RouteTable
 from gateshift.cluster.client import Cluster
 from gateshift.lab.state import LabState
-from gateshift.params.model import ClusterParams, TranslateParams
-from gateshift.translate import Target, Translation, translate
+from gateshift.params.model import TranslateParams
+from gateshift.translate import Translation, translate
 from gateshift.translate.model import dump_yaml
 from gateshift.translate.proof import boundary_requests
 from tests.lab.both_gateways import (
+    TARGET,
     Answer,
     Applied,
     Backends,
@@ -37,7 +37,6 @@ pytestmark = pytest.mark.lab
 SAMPLE = Path(__file__).parents[2] / "params" / "lab" / "apisix.yaml"
 REQUESTS = 20
 PARAMS = TranslateParams()
-TARGET = Target(version="1.31", namespace="shop")
 
 
 def translated(given: Configuration) -> Translation:
@@ -55,27 +54,6 @@ def tools(running: LabState, tmp_path_factory: pytest.TempPathFactory) -> Tools:
     installed = tools.install()
     assert installed.returncode == 0, installed.stdout + installed.stderr
     return tools
-
-
-@pytest.fixture(scope="module")
-def cluster(tools: Tools) -> Cluster:
-    found = Cluster.connect(ClusterParams(kubeconfig=tools.state["kubeconfig"]))
-    found.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": TARGET.namespace}})
-    return found
-
-
-@pytest.fixture(scope="module")
-def loop() -> Iterator[Loop]:
-    found = Loop()
-    yield found
-    found.close()
-
-
-@pytest.fixture(scope="module")
-def backends(loop: Loop) -> Iterator[Backends]:
-    found = Backends(loop)
-    yield found
-    found.close()
 
 
 def test_istiod_admits_every_object_and_analyze_has_no_error(

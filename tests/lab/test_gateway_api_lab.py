@@ -24,12 +24,13 @@ from gateshift.cluster.objects import Object
 from gateshift.lab import build, topology
 from gateshift.lab.state import LabState
 from gateshift.params import load
-from gateshift.params.model import ClusterParams, TranslateParams
+from gateshift.params.model import TranslateParams
 from gateshift.runbook.inputs import resolvers
-from gateshift.translate import Target, Translation, translate
+from gateshift.translate import Translation, translate
 from gateshift.translate.model import dump_yaml
 from gateshift.translate.proof import boundary_requests
 from tests.lab.both_gateways import (
+    TARGET,
     Answer,
     Applied,
     Backends,
@@ -49,7 +50,6 @@ API = "sigs.k8s.io/gateway-api"
 LAB_PARAMS = Path(__file__).parents[2] / "params" / "lab.yaml"
 REQUESTS = 20
 PARAMS = TranslateParams.model_validate({"output": "gateway-api"})
-TARGET = Target(version="1.31", namespace="shop")
 
 
 def translated(given: Configuration) -> Translation:
@@ -80,27 +80,6 @@ def tools(running: LabState, tmp_path_factory: pytest.TempPathFactory) -> Tools:
     installed = tools.install()
     assert installed.returncode == 0, installed.stdout + installed.stderr
     return tools
-
-
-@pytest.fixture(scope="module")
-def cluster(tools: Tools) -> Cluster:
-    found = Cluster.connect(ClusterParams(kubeconfig=tools.state["kubeconfig"]))
-    found.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": TARGET.namespace}})
-    return found
-
-
-@pytest.fixture(scope="module")
-def loop() -> Iterator[Loop]:
-    found = Loop()
-    yield found
-    found.close()
-
-
-@pytest.fixture(scope="module")
-def backends(loop: Loop) -> Iterator[Backends]:
-    found = Backends(loop)
-    yield found
-    found.close()
 
 
 @pytest.fixture

@@ -25,16 +25,6 @@ ISTIO_LB = "istio-lab.elb.us-east-1.amazonaws.com"
 NLB_ZONE = "Z26RNL4JYFTOTI"
 ZONE = "voiceassistant.com"
 HOSTS = ("api.voiceassistant.com", "ws.voiceassistant.com", "grpc.voiceassistant.com")
-BEFORE_A_STAGE: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("migration.opened", {"params_digest": "x"}),
-    ("preflight.done", {"ok": True}),
-    ("install.intent", {}),
-    ("install.done", {}),
-    ("apply.intent", {"snapshot": ""}),
-    ("apply.done", {}),
-    ("verify.done", {"ok": True}),
-)
-"""What the journal of a migration holds before its first stage, as (kind, data)."""
 _NS = {"r": "https://route53.amazonaws.com/doc/2013-04-01/"}
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bench.story import BEFORE_A_STAGE
 
 from gateshift.errors import NotEnoughEvidence, RolledBack
 from gateshift.migration.state import Phase
@@ -28,7 +29,7 @@ from gateshift.runbook.shifting import (
 )
 from tests.metrics.prometheus import Scrapes, serve
 
-from .conftest import APISIX_LB, BEFORE_A_STAGE, HOSTS, ISTIO_LB, ZONE, Wire, alias
+from .conftest import APISIX_LB, HOSTS, ISTIO_LB, ZONE, Wire, alias
 
 pytestmark = pytest.mark.slow
 

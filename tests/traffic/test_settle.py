@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bench.story import BEFORE_A_STAGE
 
 from gateshift.errors import GateClosed
 from gateshift.params import Params, validate
@@ -17,7 +18,7 @@ from gateshift.runbook.shifting import finish_waiting, keep_original, make_weigh
 from tests.cluster.conftest import FakeApi, api, kubeconfig, server  # noqa: F401 - fixtures
 from tests.metrics.prometheus import Scrapes, serve
 
-from .conftest import APISIX_LB, BEFORE_A_STAGE, HOSTS, ISTIO_LB, ZONE, Wire
+from .conftest import APISIX_LB, HOSTS, ISTIO_LB, ZONE, Wire
 
 pytestmark = pytest.mark.slow
 

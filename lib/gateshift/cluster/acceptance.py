@@ -18,14 +18,13 @@ from gateshift.cluster.gateways import (
     wanted_routes,
     watch,
 )
-from gateshift.cluster.objects import HIDDEN, Object, name_of, title_of
+from gateshift.cluster.objects import GATEWAY_API, HIDDEN, Object, name_of, title_of
 from gateshift.errors import ClusterError
 from gateshift.params.model import Params
 from gateshift.plan import Step, canonical_json
 
 __all__ = ["brings_push", "missing_from_gateway", "unaccepted", "wait_in_sync", "wanted_listeners"]
 
-_GATEWAY_API = "gateway.networking.k8s.io"
 _CONTROLLER = "istio.io/gateway-controller"
 _REFUSED = "rejected by Envoy"
 _UNSENT = "istiod has sent nothing new yet"
@@ -99,7 +98,7 @@ def unaccepted(cluster: Cluster, objects: Iterable[Object]) -> list[str]:
     found = []
     for obj in objects:
         group = str(obj.get("apiVersion", "")).partition("/")[0]
-        if group != _GATEWAY_API or obj["kind"] not in {"Gateway", "HTTPRoute", "GRPCRoute"}:
+        if group != GATEWAY_API or obj["kind"] not in {"Gateway", "HTTPRoute", "GRPCRoute"}:
             continue
         kind = f"{obj['apiVersion']}/{obj['kind']}"
         live = cluster.get(kind, name_of(obj), obj["metadata"].get("namespace"))

@@ -124,9 +124,9 @@ def _examine(cluster: Cluster, obj: Object, new_namespaces: set[str]) -> Step | 
         result = cluster.apply(obj, dry_run=True)
     except ClusterError as error:
         return error
-    before, after = clean(live), clean(result)
     if unmasked(live) == unmasked(result):
         return None
+    before, after = clean(live), clean(result)
     if before is None:
         return Step("create", title_of(obj), None, after)
     note = diff_text(before, after) or "a secret value in it, which is not shown"

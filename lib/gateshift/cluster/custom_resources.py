@@ -9,6 +9,7 @@ a kind that may not be listed stops the reading: half a configuration would be t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from gateshift.apisix.model import Configuration, Origin, Severity
@@ -17,13 +18,12 @@ from gateshift.apisix.readers.builder import Builder
 from gateshift.apisix.readers.source import Document
 from gateshift.cluster.client import Cluster
 from gateshift.cluster.failures import ApiError
-from gateshift.cluster.objects import API_GATEWAY, Object, name_of, title_of
+from gateshift.cluster.objects import API_GATEWAY, GATEWAY_API, Object, name_of, title_of
 from gateshift.errors import ClusterError
 
 __all__ = ["KINDS", "read_custom_resources"]
 
 _APISIX = "apisix.apache.org"
-_GATEWAY_API = "gateway.networking.k8s.io"
 _CONTROLLER = "apisix"
 
 _OWN = (
@@ -40,7 +40,7 @@ _ROUTES = ("HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute")
 KINDS: dict[str, tuple[str, ...]] = {
     **{kind: tuple(f"{_APISIX}/{v}/{kind}" for v in ("v2", "v2beta3", "v2beta2")) for kind in _OWN},
     **{kind: (f"{_APISIX}/v1alpha1/{kind}",) for kind in _POLICIES},
-    **{kind: tuple(f"{_GATEWAY_API}/{v}/{kind}" for v in ("v1", "v1alpha3", "v1alpha2")) for kind in _ROUTES},
+    **{kind: tuple(f"{GATEWAY_API}/{v}/{kind}" for v in ("v1", "v1alpha3", "v1alpha2")) for kind in _ROUTES},
     "Ingress": ("networking.k8s.io/v1/Ingress",),
 }
 """What is read, by kind: the versions in which it may be served, the first that is served is taken."""
@@ -54,32 +54,30 @@ class _Reading:
     namespaces: Sequence[str]
     denied: list[str]
 
-    def objects(self, kind: str) -> list[Object] | None:
-        """Return the objects of *kind* (``group/version/Kind``) in the namespaces; None when denied."""
+    def objects(self, kind: str, *, everywhere: bool = False) -> list[Object]:
+        """Return the objects of *kind* (``group/version/Kind``) in the namespaces, as far as allowed."""
         found: list[Object] = []
-        seen = True
-        for namespace in self.namespaces or (None,):
-            try:
+        for namespace in (None,) if everywhere else self.namespaces or (None,):
+            with self._allowed("list", kind, f" in namespace {namespace}" if namespace else ""):
                 found += self.cluster.list(kind, namespace)
-            except ApiError as error:
-                if error.status != 403:
-                    raise
-                resource = self.cluster.resource(kind)
-                where = f" in namespace {namespace}" if namespace else ""
-                self.denied.append(f"list {resource.plural}.{resource.group}{where}")
-                seen = False
-        return found if seen else None
+        return found
 
     def get(self, kind: str, name: str, namespace: str | None = None) -> Object | None:
         """Return one object; None when it does not exist or may not be read."""
-        try:
+        with self._allowed("get", kind, f" {name}"):
             return self.cluster.get(kind, name, namespace)
+        return None
+
+    @contextmanager
+    def _allowed(self, verb: str, kind: str, what: str) -> Iterator[None]:
+        """Note a right that is missing and go on: all of them are named together."""
+        try:
+            yield
         except ApiError as error:
             if error.status != 403:
                 raise
             resource = self.cluster.resource(kind)
-            self.denied.append(f"get {resource.plural}.{resource.group} {name}")
-            return None
+            self.denied.append(f"{verb} {resource.plural}.{resource.group}{what}")
 
 
 def read_custom_resources(
@@ -105,11 +103,12 @@ def read_custom_resources(
         builder.find(
             Severity.INFO, Origin(source, ""), f"only the namespaces {', '.join(namespaces)} were read"
         )
-    found: list[Object] = list(_classes(reading))
+    # The classes belong to no namespace and tell whose an Ingress is.
+    found = reading.objects("IngressClass", everywhere=True)
     for kind, name in served.items():
         if name is not None and kind not in _ROUTES:
-            found += reading.objects(name) or []
-    routes = [one for kind in _ROUTES if (name := served[kind]) for one in reading.objects(name) or []]
+            found += reading.objects(name)
+    routes = [one for kind in _ROUTES if (name := served[kind]) for one in reading.objects(name)]
     found += _of_apisix(reading, routes, builder, source)
     if reading.denied:
         raise ClusterError(
@@ -124,16 +123,6 @@ def read_custom_resources(
 def _where(source: str, obj: Object) -> str:
     namespace = obj["metadata"].get("namespace")
     return f"{source}/{namespace}" if namespace else source
-
-
-def _classes(reading: _Reading) -> Iterator[Object]:
-    """Yield the IngressClasses: they belong to no namespace and tell whose an Ingress is."""
-    try:
-        yield from reading.cluster.list("IngressClass")
-    except ApiError as error:
-        if error.status != 403:
-            raise
-        reading.denied.append("list ingressclasses.networking.k8s.io")
 
 
 def _of_apisix(

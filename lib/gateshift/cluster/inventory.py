@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from gateshift.cluster.client import ApiError, Cluster, Resource
-from gateshift.cluster.objects import Object, name_of, title_of
+from gateshift.cluster.objects import GATEWAY_API, Object, name_of, title_of
 
 __all__ = ["Inventory", "contents", "namespaced_resources", "users_of"]
 
@@ -165,7 +165,7 @@ def _ingresses(cluster: Cluster, namespace: str) -> list[str]:
 
 def _gateway_api(cluster: Cluster, namespace: str) -> list[str]:
     """Gateways of a class that APISIX's controller serves; their routes hang on them."""
-    group = "gateway.networking.k8s.io/v1"
+    group = f"{GATEWAY_API}/v1"
     if not cluster.serves(f"{group}/GatewayClass"):
         return []
     ours = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateshift.cluster.client import Cluster
-from gateshift.cluster.objects import Object, name_of
+from gateshift.cluster.objects import GATEWAY_API, Object, name_of
 
 __all__ = ["CRD_SUFFIX", "crds", "first", "last"]
 
@@ -44,7 +44,7 @@ def last(cluster: Cluster, namespace: str) -> list[Object]:
     classes = [
         c for c in cluster.list("IngressClass") if "apisix" in str(c.get("spec", {}).get("controller", ""))
     ]
-    kind = "gateway.networking.k8s.io/v1/GatewayClass"
+    kind = f"{GATEWAY_API}/v1/GatewayClass"
     if cluster.serves(kind):
         classes += [
             c for c in cluster.list(kind) if "apisix" in str(c.get("spec", {}).get("controllerName", ""))

@@ -12,6 +12,7 @@ import yaml
 __all__ = [
     "API_GATEWAY",
     "API_VERSIONS",
+    "GATEWAY_API",
     "HIDDEN",
     "ISTIO_KINDS",
     "MANAGED_BY",
@@ -45,9 +46,9 @@ MIGRATION = "gateshift.dev/migration"
 # version that the cluster serves is used.
 _ISTIO_V1 = ("v1", "v1beta1")
 
-_GATEWAY_API = "gateway.networking.k8s.io"
+GATEWAY_API = "gateway.networking.k8s.io"
 
-API_GATEWAY = f"{_GATEWAY_API}/v1/Gateway"
+API_GATEWAY = f"{GATEWAY_API}/v1/Gateway"
 """The Gateway of the Gateway API; the bare kind is Istio's own."""
 
 API_VERSIONS: Mapping[str, tuple[str, ...]] = {
@@ -87,10 +88,10 @@ API_VERSIONS: Mapping[str, tuple[str, ...]] = {
     "MutatingWebhookConfiguration": ("admissionregistration.k8s.io/v1",),
     "SelfSubjectAccessReview": ("authorization.k8s.io/v1",),
     "ApisixRoute": ("apisix.apache.org/v2",),
-    "HTTPRoute": (f"{_GATEWAY_API}/v1",),
-    "GRPCRoute": (f"{_GATEWAY_API}/v1",),
-    "GatewayClass": (f"{_GATEWAY_API}/v1",),
-    "ReferenceGrant": (f"{_GATEWAY_API}/v1beta1",),
+    "HTTPRoute": (f"{GATEWAY_API}/v1",),
+    "GRPCRoute": (f"{GATEWAY_API}/v1",),
+    "GatewayClass": (f"{GATEWAY_API}/v1",),
+    "ReferenceGrant": (f"{GATEWAY_API}/v1beta1",),
     **{
         kind: tuple(f"networking.istio.io/{v}" for v in _ISTIO_V1)
         for kind in (

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from gateshift.cluster.client import Call, Cluster
+from gateshift.cluster.objects import GATEWAY_API
 from gateshift.params.model import Params
 
 __all__ = ["TABLE", "binding", "cluster_role", "covered", "missing", "needed", "needed_here"]
@@ -22,7 +23,6 @@ _RESTORE = ("get", "list", "create", "delete")
 _WATCH = ("watch",)
 _ISTIO = "networking.istio.io"
 _SECURITY = "security.istio.io"
-_GATEWAY_API = "gateway.networking.k8s.io"
 _RBAC = "rbac.authorization.k8s.io"
 _ADMISSION = "admissionregistration.k8s.io"
 _APISIX = (
@@ -87,7 +87,7 @@ TABLE: tuple[tuple[str, tuple[str, ...], tuple[str, ...], str], ...] = (
     ("apisix.apache.org", _APISIX, _RESTORE, "clean-up and restore"),
     ("apisix.apache.org", ("apisixroutes",), ("update",), "shift: traffic-split through the cluster"),
     (
-        _GATEWAY_API,
+        GATEWAY_API,
         ("gateways", "httproutes", "grpcroutes", "referencegrants"),
         _WRITE,
         "apply with translate.output gateway-api; clean-up: who is served by APISIX",
@@ -98,8 +98,8 @@ TABLE: tuple[tuple[str, tuple[str, ...], tuple[str, ...], str], ...] = (
         ("list",),
         "translate: apisix.read_cluster",
     ),
-    (_GATEWAY_API, ("tlsroutes", "tcproutes", "udproutes"), ("list",), "translate: apisix.read_cluster"),
-    (_GATEWAY_API, ("gatewayclasses",), _RESTORE, "clean-up and restore; uninstall: what istiod made"),
+    (GATEWAY_API, ("tlsroutes", "tcproutes", "udproutes"), ("list",), "translate: apisix.read_cluster"),
+    (GATEWAY_API, ("gatewayclasses",), _RESTORE, "clean-up and restore; uninstall: what istiod made"),
     # istioctl analyze watches what it reads
     (
         "",
@@ -140,7 +140,7 @@ TABLE: tuple[tuple[str, tuple[str, ...], tuple[str, ...], str], ...] = (
         "istioctl analyze",
     ),
     ("telemetry.istio.io", ("telemetries",), _WATCH, "istioctl analyze"),
-    (_GATEWAY_API, ("gateways", "httproutes", "grpcroutes"), _WATCH, "istioctl analyze"),
+    (GATEWAY_API, ("gateways", "httproutes", "grpcroutes"), _WATCH, "istioctl analyze"),
     ("extensions.istio.io", ("wasmplugins", "trafficextensions"), _WATCH, "istioctl analyze"),
 )
 

@@ -11,17 +11,15 @@ from gateshift.judge.measure import Quantile
 __all__ = ["Finding", "LatencyFinding", "Window", "ratio"]
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Evidence gathered from interval *start* on, and the sums it rests on."""
+class _Counted:
+    """The rates of what counts requests and events of both sides."""
 
-    start: int
+    __slots__ = ()
+
     requests: float
     events: float
     baseline_requests: float
     baseline_events: float
-    relative: float
-    absolute: float
 
     @property
     def rate(self) -> float:
@@ -35,7 +33,20 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Window(_Counted):
+    """Evidence gathered from interval *start* on, and the sums it rests on."""
+
+    start: int
+    requests: float
+    events: float
+    baseline_requests: float
+    baseline_events: float
+    relative: float
+    absolute: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finding(_Counted):
     """Evidence (natural logarithms, weights of the windows included) with its thresholds.
 
     ``window`` is the one that speaks loudest for rolling back; the other sums are over the whole history.
@@ -65,16 +76,6 @@ class Finding:
     def absolute(self) -> float:
         """Evidence against "within the limit"."""
         return self.window.absolute
-
-    @property
-    def rate(self) -> float:
-        """Events per request of the canary."""
-        return self.events / self.requests if self.requests > 0 else 0.0
-
-    @property
-    def baseline_rate(self) -> float:
-        """Events per request of the baseline."""
-        return self.baseline_events / self.baseline_requests if self.baseline_requests > 0 else 0.0
 
     @property
     def rolls_back(self) -> bool:

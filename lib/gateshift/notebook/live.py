@@ -47,8 +47,8 @@ class LiveFigure:
         self._handle: Any = None
         self._due = 0.0
         self._last: Callable[[], Figure] | None = None
-        plots = "gateshift.notebook.plots"
-        threading.Thread(target=importlib.import_module, args=(plots,), daemon=True, name="plots").start()
+        slow = "matplotlib.figure"
+        threading.Thread(target=importlib.import_module, args=(slow,), daemon=True, name="plots").start()
 
     def update(self, draw: Callable[[], Figure]) -> None:
         """Redraw, unless the last frame is fresh; *draw* is called only when its frame is shown."""

@@ -248,7 +248,7 @@ class Canary(Runbook):
         )
 
     def _figure(self, watch: StageWatch, verdict: Verdict | None) -> Figure:
-        from gateshift.notebook.plots import canary_figure  # noqa: PLC0415 - LiveFigure has loaded it
+        from gateshift.notebook.plots import canary_figure  # noqa: PLC0415 - LiveFigure has loaded what is slow
 
         history: list[Sample] = watch.history
         return canary_figure(

@@ -266,6 +266,6 @@ def _row(data: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _figure(history: list[Any], stage: Any, migration: str) -> Figure:
-    from gateshift.notebook.plots import canary_figure  # noqa: PLC0415 - LiveFigure has loaded it
+    from gateshift.notebook.plots import canary_figure  # noqa: PLC0415 - LiveFigure has loaded what is slow
 
     return canary_figure(history, stage, verdict=None, title=f"{migration}: stable run")

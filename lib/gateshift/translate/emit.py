@@ -9,7 +9,7 @@ from typing import Any
 from gateshift.istio.builders import build, dns_label
 from gateshift.translate.certificates import GATEWAY_NAME
 from gateshift.translate.conditions import MAX_ALTERNATIVES, Condition, Inexpressible, combine_all
-from gateshift.translate.gateway_api import Routed, Table, forms_of, grants, route_objects, within
+from gateshift.translate.gateway_api import Routed, Table, forms_of, gates_of, grants, route_objects, within
 from gateshift.translate.job import Draft, Job
 from gateshift.translate.model import HostForm
 from gateshift.translate.paths import Pattern
@@ -248,7 +248,7 @@ def _groups(lists: Mapping[str, HostList], tls: Mapping[str, Sequence[str]]) -> 
     """Return the hosts that share a list and certificates, sorted; without those that serve nothing."""
     groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for host, pairs in lists.items():
-        covering = tuple(("", gate) for gate, served in tls.items() if any(within(host, s) for s in served))
+        covering = tuple(("", gate) for gate in gates_of((host,), tls))
         signature = (*covering, *((draft.id, pattern.source) for draft, pattern in pairs))
         if host.startswith("*"):
             groups[(("", host), *signature)] = [host]
@@ -288,8 +288,7 @@ def _emit_service(  # noqa: PLR0917 - the table, and what it is emitted into
     tls: Mapping[str, Sequence[str]],
 ) -> None:
     names = list(table.hosts)
-    bound = [GATEWAY_NAME]
-    bound += [g for g, served in tls.items() if any(within(n, s) for n in names for s in served)]
+    bound = [GATEWAY_NAME, *gates_of(names, tls)]
     open_: set[str] = set()
     refused: set[str] = set()
     for draft, _ in pairs:
@@ -325,6 +324,4 @@ def _emit_routes(
             if retries is not None:
                 emission.retries[name] = retries
     emission.api_hosts += table.hosts
-    emission.api_gates |= {
-        g for g, served in tls.items() if any(within(h, s) for h in table.hosts for s in served)
-    }
+    emission.api_gates.update(gates_of(table.hosts, tls))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gateshift.istio.builders import build, dns_label, spread
 from gateshift.translate.emit import Emission
 from gateshift.translate.gateway_api import retry_patches
 from gateshift.translate.job import Draft, HttpFilter, Job
@@ -68,15 +67,9 @@ def envoy_filters(job: Job, drafts: Sequence[Draft], emission: Emission) -> list
             if concern in draft.patches:
                 sources.add(draft.resource)
                 patches += _on_route(emission.names[draft.id], draft.patches[concern])
-        for number, part in enumerate(spread(patches), start=1):
-            spec = {
-                # Lower numbers are applied first, so filters stand in APISIX's order before the router.
-                "priority": -max((one.priority for one in filters), default=0),
-                "workloadSelector": {"labels": dict(job.target.gateway_selector)},
-                "configPatches": part,
-            }
-            name = dns_label("gateshift", concern, *((str(number),) if number > 1 else ()))
-            found.append(build(job.version, "EnvoyFilter", name, job.target.gateway_namespace, spec, sources))
+        # Lower numbers are applied first, so filters stand in APISIX's order before the router.
+        priority = -max((one.priority for one in filters), default=0)
+        found += job.envoy_filters(("gateshift", concern), patches, sources, priority=priority)
     return found + _retries(job, live, emission) + _slashes(job, live)
 
 
@@ -84,19 +77,7 @@ def _retries(job: Job, live: Sequence[Draft], emission: Emission) -> list[dict[s
     """Give routes of the Gateway API the retries of APISIX, for which its standard channel has no field."""
     patches = [p for name, patch in retry_patches(emission.retries).items() for p in _on_route([name], patch)]
     sources = {d.resource for d in live if any(emission.entries[name] == d.id for name in emission.retries)}
-    selector = {"labels": dict(job.target.gateway_selector)}
-    namespace = job.target.gateway_namespace
-    return [
-        build(
-            job.version,
-            "EnvoyFilter",
-            dns_label("gateshift-retries", *((str(number),) if number > 1 else ())),
-            namespace,
-            {"workloadSelector": selector, "configPatches": part},
-            sources,
-        )
-        for number, part in enumerate(spread(patches), start=1)
-    ]
+    return job.envoy_filters(("gateshift-retries",), patches, sources)
 
 
 def _tokens_only_where_wanted(job: Job, live: Sequence[Draft]) -> None:
@@ -128,18 +109,13 @@ def _slashes(job: Job, live: Sequence[Draft]) -> list[dict[str, Any]]:
         "listener": {"filterChain": {"filter": {"name": "envoy.filters.network.http_connection_manager"}}},
     }
     patch = {"operation": "MERGE", "value": {"typed_config": {"@type": _HCM, **reading}}}
-    spec = {
-        "workloadSelector": {"labels": dict(job.target.gateway_selector)},
-        "configPatches": [{"applyTo": "NETWORK_FILTER", "match": match, "patch": patch}],
-    }
+    patches = [{"applyTo": "NETWORK_FILTER", "match": match, "patch": patch}]
     note = "a path with // or %2F reaches the backend as it is compared (/ once), APISIX forwards it as sent"
     for draft in guarded:
         job.mark(
             draft.route, ("uris" if "uris" in draft.route.spec else "uri",), Fidelity.APPROXIMATE, "", note
         )
-    namespace = job.target.gateway_namespace
-    sources = {d.resource for d in guarded}
-    return [build(job.version, "EnvoyFilter", "gateshift-paths", namespace, spec, sources)]
+    return job.envoy_filters(("gateshift-paths",), patches, {d.resource for d in guarded})
 
 
 def _on_route(names: Sequence[str], value: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -11,11 +11,12 @@ routes. EnvoyFilters that speak to one route use the name that istiod gives to e
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from gateshift.istio.builders import build, dns_label
+from gateshift.istio.gateway_api import GROUP
 from gateshift.istio.versions import Feature
 from gateshift.translate.certificates import certificate_of, secret_of
 from gateshift.translate.http_routes import Action, action_of, retry_patch
@@ -30,6 +31,7 @@ __all__ = [
     "Routed",
     "Table",
     "forms_of",
+    "gates_of",
     "gateway_objects",
     "grants",
     "retry_patches",
@@ -40,7 +42,7 @@ __all__ = [
 API_GATEWAY = "gateshift-gateway-api"
 """The Gateway of the Gateway API; the HTTP port and each certificate have a listener of their own."""
 
-_API = "gateway.networking.k8s.io/v1"
+_API = f"{GROUP}/v1"
 _HTTP_LISTENER = "http"
 _HOSTNAME = re.compile(r"(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _GRPC_PATH = re.compile(r"/(\.?[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)(?:/([A-Za-z_]\w*))?", re.ASCII)
@@ -186,6 +188,12 @@ def within(host: str, bound: str) -> bool:
     return bound.startswith("*") and host.removeprefix("*").endswith(bound[1:])
 
 
+def gates_of(hosts: Iterable[str], tls: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the Gateways of *tls* (certificates by Gateway) that serve any of *hosts*."""
+    hosts = tuple(hosts)
+    return [gate for gate, snis in tls.items() if any(within(h, s) for h in hosts for s in snis)]
+
+
 def forms_of(
     job: Job, tables: Sequence[Table], tls: Mapping[str, Sequence[str]]
 ) -> tuple[dict[tuple[str, ...], Routed], list[HostForm]]:
@@ -273,8 +281,7 @@ def route_objects(
     hosts = sorted(routed.table.hosts)
     for start in range(0, len(hosts), _HOSTNAMES):
         names = hosts[start : start + _HOSTNAMES]
-        gates = [g for g, snis in tls.items() if any(within(n, s) for n in names for s in snis)]
-        sections = [_HTTP_LISTENER, *map(_listener, gates)]
+        sections = [_HTTP_LISTENER, *map(_listener, gates_of(names, tls))]
         parents = [
             {"name": API_GATEWAY, "namespace": job.target.gateway_namespace, "sectionName": one}
             for one in sections
@@ -306,15 +313,14 @@ def grants(job: Job, routed: Sequence[Routed]) -> list[dict[str, Any]]:
     for space, kinds in sorted(wanted.items()):
         spec = {
             "from": [
-                {"group": "gateway.networking.k8s.io", "kind": kind, "namespace": job.target.namespace}
-                for kind in sorted(kinds)
+                {"group": GROUP, "kind": kind, "namespace": job.target.namespace} for kind in sorted(kinds)
             ],
             "to": [
                 {"group": "", "kind": "Service", "name": name}
                 for name in sorted({service for names in kinds.values() for service in names})
             ],
         }
-        kind = "gateway.networking.k8s.io/v1beta1/ReferenceGrant"
+        kind = f"{GROUP}/v1beta1/ReferenceGrant"
         name = dns_label("gateshift", job.target.namespace)
         found.append(build(job.version, kind, name, space, spec, sources[space]))
     return found

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gateshift.apisix.model import Resource
-from gateshift.istio.builders import build, dns_label, spread
 from gateshift.translate.job import Job
 from gateshift.translate.ledger import Path
 from gateshift.translate.model import Fidelity
@@ -242,12 +241,12 @@ def _account(job: Job, spec: Mapping[str, Any], owner: Resource, here: Path, sen
         alone = limit == least and len(set(limits.values())) == 1
         mark(key, near, "unhealthy_threshold", "all kinds together" if alone else note, section="unhealthy")
     if kind == "tcp":
-        for section in ("healthy", "unhealthy"):
-            job_note = "a TCP check reads no status"
-            mark("http_statuses", Fidelity.IGNORED_DEFAULT, "", job_note, section=section)
-        mark(
-            "http_failures", Fidelity.IGNORED_DEFAULT, "", "a TCP check reads no status", section="unhealthy"
-        )
+        for section, key in (
+            ("healthy", "http_statuses"),
+            ("unhealthy", "http_statuses"),
+            ("unhealthy", "http_failures"),
+        ):
+            mark(key, Fidelity.IGNORED_DEFAULT, "", _NO_STATUS, section=section)
 
 
 _KNOWN = {
@@ -304,7 +303,6 @@ def check_filter(
     job: Job, checks: Mapping[tuple[str, str], Mapping[str, Any]], sources: Iterable[str]
 ) -> list[dict[str, Any]]:
     """Return the EnvoyFilters of *checks*, by cluster and default Host header."""
-    sources = tuple(sources)
     patches = []
     for (cluster, name), check in sorted(checks.items()):
         one = dict(check)
@@ -322,12 +320,4 @@ def check_filter(
         patches.append(
             {"applyTo": "CLUSTER", "match": match, "patch": {"operation": "MERGE", "value": value}}
         )
-    found = []
-    for number, part in enumerate(spread(patches), start=1):
-        spec = {
-            "workloadSelector": {"labels": dict(job.target.gateway_selector)},
-            "configPatches": part,
-        }
-        name = dns_label("gateshift-health-checks", *((str(number),) if number > 1 else ()))
-        found.append(build(job.version, "EnvoyFilter", name, job.target.gateway_namespace, spec, sources))
-    return found
+    return job.envoy_filters(("gateshift-health-checks",), patches, sources)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateshift.apisix.model import Configuration, Resource, Router
+from gateshift.istio.builders import build, dns_label, spread
 from gateshift.istio.versions import Feature, IstioVersion
 from gateshift.params.model import TranslateParams
 from gateshift.translate.conditions import Condition
@@ -176,6 +177,30 @@ class Job:
     def has(self, feature: Feature) -> bool:
         """Tell whether the target version knows *feature*."""
         return self.version.has(feature)
+
+    def envoy_filters(
+        self,
+        label: Sequence[str],
+        patches: Sequence[dict[str, Any]],
+        sources: Iterable[str],
+        *,
+        priority: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """Return *patches* for the gateway as EnvoyFilters of this name, numbered from the second one on."""
+        first = {} if priority is None else {"priority": priority}
+        selector = {"labels": dict(self.target.gateway_selector)}
+        sources = tuple(sources)
+        return [
+            build(
+                self.version,
+                "EnvoyFilter",
+                dns_label(*label, *((str(number),) if number > 1 else ())),
+                self.target.gateway_namespace,
+                {**first, "workloadSelector": selector, "configPatches": part},
+                sources,
+            )
+            for number, part in enumerate(spread(patches), start=1)
+        ]
 
     def warn(self, text: str) -> None:
         """Note something that an operator should read once."""
