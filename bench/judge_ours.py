@@ -107,12 +107,12 @@ def _fewest(n: float, limit: float, threshold: float) -> int:
 
 
 def _ends(
-    scrapes: int, n_c: int, limit: float, strength: float, limit_evidence: float | None
+    scrapes: int, n_c: int, limit: float, strength: float, limit_evidence: float | None, from_start: float
 ) -> tuple[Any, ...]:
     """Lay the windows of all ends out: index of each end's first, starts, thresholds, fewest errors."""
     first, starts, needs, fewest = [0, 0], [], [], []
     for end in range(1, scrapes + 1):
-        for start, weight in evidence.windows(end):
+        for start, weight in evidence.windows(end, from_start):
             starts.append(start)
             needs.append(strength - weight)
             asked = strength - weight if limit_evidence is None else limit_evidence
@@ -127,6 +127,7 @@ def rolls_back(
     *,
     limit_evidence: float = LIMIT_EVIDENCE,
     strength: float = STRENGTH,
+    from_start: float = evidence.FROM_START,
 ) -> npt.NDArray[np.int64]:
     """Return the first scrape at which the judge rolls back for its error rate, by run (or NEVER).
 
@@ -142,7 +143,7 @@ def rolls_back(
     against = evidence.against(before)
     canary, baseline = Side(played.canary), Side(played.baseline)
     n_c, n_b = played.canary.requests, played.baseline.requests
-    layout = _ends(scrapes, n_c, limit, strength, None if alone else limit_evidence)
+    layout = _ends(scrapes, n_c, limit, strength, None if alone else limit_evidence, from_start)
     begin = np.ones(runs, dtype=np.int64)
     for most in _ROUNDS:
         found, begin = kernel.candidates(

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_plus
 
 import pytest
 
 from gateshift import diagnose
 from gateshift.diagnose.engine import run as run_probes
+from gateshift.metrics.source import PrometheusSource
 from tests.diagnose.admin import Admin, config_dump, route, serve
 from tests.diagnose.test_diagnose import OFFLINE, Context, _envoy_filter, healthy
+from tests.served import served
 
 CLUSTER = "outbound|80||cart.shop.svc.cluster.local"
 _LOCAL = "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit"
@@ -170,3 +175,43 @@ def test_an_endpoint_that_takes_most_of_the_load(tmp_path: Path, active: tuple[i
     causes = [c for c in ask("latency", tmp_path, one, "") if c.code == "hot-endpoint"]
     assert len(causes) == found
     assert all("10.0.0.1:80 has 30 of 34 requests in flight" in c.evidence for c in causes)
+
+
+class DownTarget(BaseHTTPRequestHandler):
+    """A Prometheus that cannot scrape the gateway and knows nothing else."""
+
+    def do_GET(self) -> None:
+        """Answer any query; only ``up == 0`` has a series."""
+        asked = self.path + self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+        down = {"metric": {"job": "istio-ingressgateway", "instance": "pod"}, "value": [time.time(), "0"]}
+        found = [down] if "up == 0" in unquote_plus(asked) else []
+        data = {"resultType": "vector", "result": found}
+        body = json.dumps({"status": "success", "data": data}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_GET  # noqa: N815 - named by http.server
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize(("dead", "first"), [(True, "gateway-crash"), (False, "metrics-target-down")])
+def test_figures_that_ended_with_their_gateway(tmp_path: Path, dead: bool, first: str) -> None:
+    """Prometheus is named only where the gateway itself is alive."""
+    envoy = admin()
+    if dead:
+        envoy.config = None
+    with serve(envoy, tmp_path) as kubectl, served(DownTarget) as prometheus:
+        context = Context(healthy())
+        istio = context.params.istio.model_copy(update={"kubectl": kubectl})
+        metrics = context.params.metrics.model_copy(update={"url": prometheus})
+        context.params = context.params.model_copy(update={"istio": istio, "metrics": metrics})
+        context.source = PrometheusSource(metrics)
+        reason = "no figures of the new gateway (Istio) for 21 s: scrape gap"
+        causes = diagnose.explain_rollback(reason, context)
+    codes = [c.code for c in causes]
+    assert codes[0] == first
+    assert "metrics-target-down" in codes

@@ -3,15 +3,16 @@ import math
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateshift.errors import InputError
+from gateshift.errors import InputError, NotEnoughEvidence
 from gateshift.judge.command import judge_group
 from gateshift.judge.measure import quantile
 from gateshift.judge.model import Decision, Missing, MissingKind, Sample, Side, Verdict
 from gateshift.judge.replay import SampleLog, replay, write_parquet
-from gateshift.judge.verdict import attempt_share, judge
+from gateshift.judge.verdict import EDITION, attempt_share, judge
 from gateshift.params.model import JudgeParams, StageParams
 
 FIRST = StageParams(weight_percent=10, dwell="12s", error_rate_limit_percent=1.0)
@@ -288,3 +289,20 @@ def test_replay_knows_which_observation_of_the_stage_it_was(tmp_path: Path) -> N
     now = history[-1].time
     log.verdict(judge(history, FIRST, PARAMS, stage_index=0, stages=5, started=999.0, now=now, attempt=3))
     assert [r.same for r in replay(tmp_path)] == [True]
+
+
+def test_a_verdict_of_another_edition_is_not_called_different(tmp_path: Path) -> None:
+    history = line((9, side(50, 3), side(150)))
+    log = SampleLog(tmp_path / "samples.jsonl", FIRST, PARAMS, 0)
+    for sample in history:
+        log.write(sample)
+    now = history[-1].time
+    log.verdict(judge(history, FIRST, PARAMS, stage_index=0, stages=5, started=999.0, now=now))
+    file = tmp_path / "samples.jsonl"
+    file.write_text(file.read_text().replace(f'"judge":{EDITION},', '"judge":1,'))
+    (found,) = replay(tmp_path)
+    assert (found.same, found.other_edition) == (False, True)
+    assert "edition 1" in found.reason
+    said = CliRunner().invoke(judge_group, ["replay", str(tmp_path)])
+    assert isinstance(said.exception, NotEnoughEvidence)
+    assert "NOT REPLAYED: stage 1" in said.output

@@ -132,7 +132,12 @@ def explain_rollback(
     """
     window = 900.0  # the rollback itself has taken minutes; what led to it is older
     causes: tuple[Cause, ...] = ()
-    if symptom := symptom_of(reason):
+    symptom = symptom_of(reason)
+    if symptom == "no-metrics" and "new gateway" in reason:
+        # A gateway that died gives no figures either, and then Prometheus is not to blame.
+        both = [p for p in PROBES if p.symptoms & {"gateway", "no-metrics"}]
+        causes = run("", context, window=window, probes=both, progress=progress)
+    elif symptom:
         causes = run(symptom, context, window=window, progress=progress)
     if not any(c.level == Level.ERROR for c in causes):
         others = [p for p in PROBES if not p.symptoms & {"stuck", "lint"}]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gateshift.errors import GateshiftError
+from gateshift.errors import GateshiftError, NotEnoughEvidence
 from gateshift.judge.replay import replay
 
 __all__ = ["judge_group"]
@@ -27,7 +27,7 @@ def replay_command(archive: Path) -> None:
     results = replay(archive)
     for result in results:
         decision = result.recorded.get("decision", "?")
-        word = "same" if result.same else "DIFFERENT"
+        word = "same" if result.same else "NOT REPLAYED" if result.other_edition else "DIFFERENT"
         click.echo(f"{word}: stage {result.stage_index + 1}, {decision} ({result.path.name})")
         if result.recomputed is None:
             click.echo(f"  {result.reason}")
@@ -37,8 +37,13 @@ def replay_command(archive: Path) -> None:
             )
     if not results:
         click.echo("samples are recorded, but no verdict is")
-    if any(not result.same for result in results):
+    if any(not result.same and not result.other_edition for result in results):
         raise GateshiftError(
             "recorded and recomputed verdicts differ",
-            hint="samples or journal were changed, or another version judged: `gateshift audit verify`",
+            hint="samples or journal were changed: `gateshift audit verify` says which",
+        )
+    if any(not result.same for result in results):
+        raise NotEnoughEvidence(
+            "another edition of the judge reached these verdicts, so they were not recomputed",
+            hint="install the version of gateshift that manifest.json names, and replay with it",
         )

@@ -121,14 +121,14 @@ _RESTART_EVERY = 4
 _RESTART_GROWTH = 3
 """How much further back each restart that is looked at lies than the one before."""
 
-_FROM_START = 0.7
+FROM_START = 0.85
 """Weight of the evidence gathered from the stage's first interval; the restarts share the rest."""
 
 _EARLY_RESTARTS = 30
 """Restarts that have about equal weight; later ones fall off with the square, so that the sum stays 1."""
 
 
-def windows(intervals: int) -> list[tuple[int, float]]:
+def windows(intervals: int, from_start: float = FROM_START) -> list[tuple[int, float]]:
     """Return (first interval, log weight) of the evidence to look at after *intervals* intervals.
 
     A canary may turn bad after a long healthy time, which evidence from the first interval alone would
@@ -136,13 +136,13 @@ def windows(intervals: int) -> list[tuple[int, float]]:
     weights of all restarts ever sum to 1, the mixture keeps the guarantee. Only restarts about 4, 12, 36,
     ... intervals ago are looked at: leaving terms of a sum away errs on the safe side.
     """
-    found = [(0, float(np.log(_FROM_START)))]
+    found = [(0, float(np.log(from_start)))]
     length = _RESTART_EVERY
     while length < intervals:
         index = (intervals - length) // _RESTART_EVERY
         if index > 0 and index * _RESTART_EVERY != found[-1][0]:
             c = _EARLY_RESTARTS
-            weight = (1 - _FROM_START) * (c + 1) / ((index + c) * (index + c + 1))
+            weight = (1 - from_start) * (c + 1) / ((index + c) * (index + c + 1))
             found.append((index * _RESTART_EVERY, float(np.log(weight))))
         length *= _RESTART_GROWTH
     return found

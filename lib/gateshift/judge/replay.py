@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from gateshift.errors import InputError
 from gateshift.judge.model import Sample, Side, Verdict
-from gateshift.judge.verdict import judge
+from gateshift.judge.verdict import EDITION, judge
 from gateshift.params.model import JudgeParams, StageParams
 from gateshift.plan import canonical_json, digest_of
 
@@ -44,13 +44,17 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """A recorded verdict beside the recomputed one; ``same`` compares canonical JSON."""
+    """A recorded verdict beside the recomputed one; ``same`` compares canonical JSON.
+
+    Without a recomputed one *reason* says why it could not be had.
+    """
 
     path: Path
     stage_index: int
     recorded: Mapping[str, Any]
     recomputed: Verdict | None
     reason: str = ""
+    other_edition: bool = False
 
     @property
     def same(self) -> bool:
@@ -194,6 +198,13 @@ def _one(recordings: Sequence[Recording], verdict: Mapping[str, Any], path: Path
     if not isinstance(inputs, Mapping):
         return Replayed(path, -1, verdict, None, "the verdict does not say which samples it saw")
     count, index = int(inputs["samples"]), int(inputs["stage_index"])
+    edition = inputs.get("judge", 1)
+    if edition != EDITION:
+        reason = (
+            f"reached by edition {edition} of the judge, this version has edition {EDITION}: "
+            "replay it with the version of gateshift that manifest.json names"
+        )
+        return Replayed(path, index, verdict, None, reason, other_edition=True)
     for recording in recordings:
         if recording.stage_index != index or len(recording.samples) < count:
             continue

@@ -22,7 +22,7 @@ from gateshift.judge.stage_tests import ERROR_SHARE, errors_test, latency_test
 from gateshift.params.model import JudgeParams, StageParams
 from gateshift.plan import digest_of
 
-__all__ = ["Decision", "Verdict", "attempt_share", "evidence_curve", "judge"]
+__all__ = ["EDITION", "Decision", "Verdict", "attempt_share", "evidence_curve", "judge"]
 
 _FIRST_ATTEMPT = 0.9
 """Share of a stage's budget that its first observation may spend; those that resume it share the rest."""
@@ -42,6 +42,9 @@ def attempt_share(attempt: int | None) -> float:
         raise ValueError("observations are counted from 0")
     return _FIRST_ATTEMPT if attempt == 0 else (1 - _FIRST_ATTEMPT) / (attempt * (attempt + 1))
 
+
+EDITION = 2
+"""Edition of the judge, recorded with each verdict; raised when the same samples may be judged otherwise."""
 
 _SILENCE_EXPECTED = 30.0
 """Requests that must have been expected before silence counts as "traffic does not arrive": P = e^-30."""
@@ -83,6 +86,7 @@ def judge(
     alpha = params.false_rollback_budget / stages * attempt_share(attempt)
     case = _Case(history, stage, params, now)
     case.evidence["inputs"] = {
+        "judge": EDITION,
         "samples": len(history),
         "samples_digest": digest_of([sample.as_json() for sample in history]),
         "reference": len(reference),
