@@ -42,6 +42,7 @@ class Flow(Scrapes):
     def __init__(self) -> None:
         super().__init__()
         self.rates: list[tuple[float, float, float]] = [(time.time() - 60, 100.0, 100.0)]
+        self.lost = False
 
     def now(self, istio: float, apisix: float) -> None:
         self.rates.append((time.time(), istio, apisix))
@@ -52,7 +53,8 @@ class Flow(Scrapes):
         for (start, *rates), end in zip(self.rates, ends, strict=True):
             span = max(0.0, min(at, end) - start)
             counts = [n + rate * span for n, rate in zip(counts, rates, strict=True)]
-        self.istio, self.apisix = {"new": {"200": counts[0]}}, {"old": {"200": counts[1]}}
+        self.istio = {} if self.lost else {"new": {"200": counts[0]}}
+        self.apisix = {"old": {"200": counts[1]}}
         return super().__call__(query, at)
 
 
@@ -209,6 +211,18 @@ def test_without_proof_a_rollback_says_so_and_stays_open(
         run.act()
     assert weights(wire) == {("apisix", 100), ("istio", 0)}
     assert run.context.state.rolling_back
+    run.close()
+
+
+def test_without_the_new_gateways_figures_the_rollback_tells_what_the_old_one_serves(
+    wire: Wire, shifted: Params, flow: tuple[Flow, str]
+) -> None:
+    traffic = shifted.traffic.model_copy(update={"rollback_target": 1.5})
+    run = roll_back(shifted.model_copy(update={"traffic": traffic}))
+    flow[0].lost = True
+    with pytest.raises(NotEnoughEvidence, match=r"metrics cannot tell: .*; APISIX served [1-9]\d* requests"):
+        run.act()
+    assert weights(wire) == {("apisix", 100), ("istio", 0)}
     run.close()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from gateshift.errors import ClusterError, ExternalError, MetricsError, TrafficError
@@ -126,7 +126,8 @@ def watch_return(context: Context, redraw: Callable[[Return], None]) -> Return:
         seen.seconds = time.monotonic() - begun
         share = recent_share(history, 0.0, 2.0, shortest=_WINDOW_STEPS)
         if share is None or share.percent is None:
-            seen.why = f"metrics cannot tell: {missing}" if missing else "no requests were seen"
+            told = f"metrics cannot tell: {missing}{_served(history)}"
+            seen.why = told if missing else "no requests were seen"
             redraw(seen)
             continue
         seen.percent = 100.0 - share.percent
@@ -137,6 +138,15 @@ def watch_return(context: Context, redraw: Callable[[Return], None]) -> Return:
         if share.arrived:
             return seen
     return seen
+
+
+def _served(history: Sequence[Sample]) -> str:
+    """What the old gateway was seen to serve; no proof, but what a person asks for next."""
+    seen = [sample.baseline for sample in history if sample.baseline.requests is not None]
+    if not seen:
+        return ""
+    count = sum(side.requests or 0.0 for side in seen)
+    return f"; APISIX served {count:.0f} requests in {len(seen)} samples meanwhile"
 
 
 def collect_evidence(context: Context, write: Callable[[str, str], None]) -> list[str]:
