@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
+from gateshift.archive.redact import Redactor
 from gateshift.cluster import cleanup, restore
 from gateshift.cluster.client import Cluster
+from gateshift.cluster.exported import shown
 from gateshift.errors import Blocked, ClusterError, GateClosed
 from gateshift.params.model import Params
 from tests.cluster.conftest import FakeApi, make_params
@@ -128,7 +130,7 @@ def test_delete_export_and_restore(api: FakeApi, cluster: Cluster, kubeconfig: s
     api.add("ApisixRoute", "r", "apisix", spec={"http": []})
     before = {k: o for k, o in api.objects.items() if "apisix" in k[2:]}
     plan = cleanup.plan(params, cluster)
-    exported = [restore.portable(o) for o in cleanup.export(params, cluster, plan)]
+    exported = [shown(o, Redactor()) for o in cleanup.export(params, cluster, plan)]
     assert "c2VjcmV0" not in str(exported)
     cleanup.execute(params, cluster, plan)
     assert not [k for k in api.objects if k[2] == "apisix" and k[3] != "kube-root-ca.crt"]
@@ -151,12 +153,65 @@ def test_delete_export_and_restore(api: FakeApi, cluster: Cluster, kubeconfig: s
 def test_restore_names_the_secrets_it_lacks(api: FakeApi, cluster: Cluster, kubeconfig: str) -> None:
     params = confirmed(kubeconfig)
     plan = cleanup.plan(params, cluster)
-    exported = [restore.portable(o) for o in cleanup.export(params, cluster, plan)]
+    exported = [shown(o, Redactor()) for o in cleanup.export(params, cluster, plan)]
     cleanup.execute(params, cluster, plan)
     del api.objects[("v1", "secrets", "istio-system", "gateshift-kept-admin")]
     with pytest.raises(Blocked, match=r"Secret apisix/admin \(keys: key\)"):
         restore.plan(params, cluster, exported)
     assert api.find("Namespace", "apisix") is None
+
+
+CONFIG = """
+deployment:
+  admin:
+    admin_key:
+      - {name: admin, key: edd1c9f034335f136f87ad84b625c8f1, role: admin}
+apisix:
+  data_encryption: {keyring: [qeddd145sfvddff3]}
+etcd: {host: ["http://etcd:2379"], user: root, password: et-cd-pw}
+"""
+SECRETS = ("edd1c9f034335f136f87ad84b625c8f1", "qeddd145sfvddff3", "et-cd-pw", "jack-key", "env-token-1")
+
+
+def test_secrets_outside_of_secrets_are_exported_as_little(
+    api: FakeApi, cluster: Cluster, kubeconfig: str
+) -> None:
+    params = confirmed(kubeconfig)
+    variables = [{"name": "ETCD_TOKEN", "value": "env-token-1"}, {"name": "TZ", "value": "UTC"}]
+    spec = {"template": {"spec": {"containers": [{"name": "apisix", "env": variables}]}}}
+    api.add("ConfigMap", "apisix", "apisix", data={"config.yaml": CONFIG, "notes": "kept as they are: {"})
+    api.add("Deployment", "apisix-ingress", "apisix", spec=spec)
+    api.add("ApisixRoute", "r", "apisix", spec={"authParameter": {"keyAuth": {"value": {"key": "jack-key"}}}})
+    plan = cleanup.plan(params, cluster)
+    exported = [shown(o, Redactor()) for o in cleanup.export(params, cluster, plan)]
+    text = f"{exported}{plan}"
+    assert not [secret for secret in SECRETS if secret in text]
+    assert "http://etcd:2379" in text, "only the secrets go"
+    assert "'TZ', 'value': 'UTC'" in text
+    cleanup.execute(params, cluster, plan)
+    restore.execute(params, cluster, restore.plan(params, cluster, exported), exported)
+    data = {"config.yaml": CONFIG, "notes": "kept as they are: {"}
+    assert api.find("ConfigMap", "apisix", "apisix")["data"] == data  # type: ignore[index]
+    assert api.find("Deployment", "apisix-ingress", "apisix")["spec"] == spec  # type: ignore[index]
+    live = api.find("ApisixRoute", "r", "apisix")
+    assert live
+    assert live["spec"]["authParameter"]["keyAuth"]["value"] == {"key": "jack-key"}
+    assert "gateshift.dev/secrets" not in str(live)
+    assert restore.plan(params, cluster, exported).empty
+
+
+def test_a_secret_that_gateshift_was_told_is_known_anywhere(
+    api: FakeApi, cluster: Cluster, kubeconfig: str
+) -> None:
+    params = confirmed(kubeconfig)
+    api.add("ConfigMap", "plain", "apisix", data={"motto": "open sesame-77"})
+    told = Redactor(["sesame-77"])
+    plan = cleanup.plan(params, cluster, redactor=told)
+    exported = [shown(o, told) for o in cleanup.export(params, cluster, plan)]
+    assert "sesame-77" not in str(exported)
+    cleanup.execute(params, cluster, plan, redactor=told)
+    restore.execute(params, cluster, restore.plan(params, cluster, exported), exported)
+    assert api.find("ConfigMap", "plain", "apisix")["data"] == {"motto": "open sesame-77"}  # type: ignore[index]
 
 
 def test_an_interrupted_clean_up_goes_on(api: FakeApi, cluster: Cluster, kubeconfig: str) -> None:
@@ -190,7 +245,7 @@ def test_a_retained_volume_is_bound_again(api: FakeApi, cluster: Cluster, kubeco
     api.add("PersistentVolume", "pv1", spec=spec)
     api.add("PersistentVolumeClaim", "data", "apisix", spec={"volumeName": "pv1"})
     plan = cleanup.plan(params, cluster)
-    exported = [restore.portable(o) for o in cleanup.export(params, cluster, plan)]
+    exported = [shown(o, Redactor()) for o in cleanup.export(params, cluster, plan)]
     cleanup.execute(params, cluster, plan)
     restore.execute(params, cluster, restore.plan(params, cluster, exported), exported)
     volume = api.find("PersistentVolume", "pv1")

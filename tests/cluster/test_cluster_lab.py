@@ -17,8 +17,10 @@ import pytest
 import yaml
 
 from gateshift import lab
+from gateshift.archive.redact import Redactor
 from gateshift.cluster import acceptance, apply, cleanup, install, operator, permissions, restore, uninstall
 from gateshift.cluster.client import Cluster
+from gateshift.cluster.exported import shown
 from gateshift.cluster.objects import clean, title_of
 from gateshift.cluster.ownership import owner_selector
 from gateshift.cluster.tools import run_tool
@@ -284,7 +286,7 @@ def test_clean_up_restores_and_traffic_flows(params: Params, cluster: Cluster, r
     assert client.get(f"{running['admin_url']}/apisix/admin/routes", headers=admin).status_code == 200
     deployment = cluster.get("Deployment", "apisix", "apisix")
     plan = cleanup.plan(params, cluster)
-    exported = [restore.portable(o) for o in cleanup.export(params, cluster, plan)]
+    exported = [shown(o, Redactor()) for o in cleanup.export(params, cluster, plan)]
     cleanup.execute(params, cluster, plan)
     assert cluster.get("Namespace", "apisix") is None
     assert cluster.get("Namespace", SHOP)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from gateshift.archive.redact import Redactor
 from gateshift.cluster import leftovers
 from gateshift.cluster.client import Cluster
 from gateshift.cluster.gateways import watch
@@ -108,11 +109,14 @@ def _rank(obj: Object) -> tuple[int, int, str]:
     return (0 if obj["metadata"].get("finalizers") else 2, 0, title_of(obj))
 
 
-def plan(params: Params, cluster: Cluster, *, resuming: bool = False) -> Plan:
+def plan(
+    params: Params, cluster: Cluster, *, resuming: bool = False, redactor: Redactor | None = None
+) -> Plan:
     """List all that would be deleted, with owners, in order.
 
     Raises :class:`Blocked` naming everything that still needs APISIX. CRDs that others use stay. When
-    *resuming* a clean-up that was interrupted, a namespace that is gone already is no refusal.
+    *resuming* a clean-up that was interrupted, a namespace that is gone already is no refusal. *redactor*
+    knows secrets beside those that can be told by their names.
     """
     namespace = params.apisix.namespace
     home = cluster.get("Namespace", namespace)
@@ -122,7 +126,7 @@ def plan(params: Params, cluster: Cluster, *, resuming: bool = False) -> Plan:
         against = refusals(params, cluster, held)
         if against:
             raise Blocked(f"clean-up refuses: {'; '.join(against)}", hint="move or remove these first")
-    steps = [copy_step(params, o) for o in to_copy(params, cluster, held.objects)]
+    steps = [copy_step(params, o) for o in to_copy(params, cluster, held.objects, redactor or Redactor())]
     deleted = [*leftovers.first(cluster, namespace), *sorted(held.objects, key=_rank)]
     steps += [_delete(o) if _may_delete(cluster, o) else _goes(o) for o in deleted]
     if home is not None and not gone:
@@ -165,7 +169,7 @@ def _owner(obj: Object) -> str:
 
 
 def export(params: Params, cluster: Cluster, plan_: Plan) -> list[Object]:
-    """Return everything the plan deletes as it is now, for :func:`gateshift.cluster.restore.portable`.
+    """Return everything the plan deletes as it is now, for :func:`gateshift.cluster.exported.shown`.
 
     Raises :class:`ClusterError` when something of the plan is gone already.
     """
@@ -205,6 +209,7 @@ def execute(
     plan_: Plan,
     *,
     resuming: bool = False,
+    redactor: Redactor | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> None:
     """Delete what the plan lists, in its order, only objects with the planned uid; wait for the namespace.
@@ -213,7 +218,7 @@ def execute(
     """
     say = progress or (lambda _: None)
     need_typed_name(params)
-    if plan(params, cluster, resuming=resuming).digest != plan_.digest:
+    if plan(params, cluster, resuming=resuming, redactor=redactor).digest != plan_.digest:
         raise Blocked("the cluster changed since this plan was made", hint="read the new plan and approve it")
     for step in plan_.steps:
         if step.verb == "copy":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +52,14 @@ _PATIENCE = 45.0
 
 def manifests(params: Params) -> list[Object]:
     """Return what istioctl would apply for these params (no cluster is asked)."""
-    with _operator_file(params) as path:
-        printed = run_tool([params.istio.istioctl, "manifest", "generate", "-f", path], timeout=60)
+    return copy.deepcopy(_generated(params.istio.istioctl, render(params)))
+
+
+@lru_cache(maxsize=4)
+def _generated(istioctl: str, operator: str) -> list[Object]:
+    """Keep what istioctl makes of a file: plan, snapshot and execution ask for the same within seconds."""
+    with _operator_file(operator) as path:
+        printed = run_tool([istioctl, "manifest", "generate", "-f", path], timeout=60)
     return [o for o in yaml.load_all(printed, Loader=_Loader) if isinstance(o, dict) and o.get("kind")]
 
 
@@ -182,7 +190,7 @@ def execute(plan_: Plan, params: Params, cluster: Cluster, progress: Progress | 
     if plan(params, cluster).digest != plan_.digest:
         raise Blocked("the cluster changed since this plan was made", hint="read the new plan and approve it")
     precheck(params)
-    with _operator_file(params) as path:
+    with _operator_file(render(params)) as path:
         _run_install(params, cluster, path, say)
     wait_ready(params, cluster, progress=say)
 
@@ -372,8 +380,8 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 class _operator_file:  # noqa: N801 - used as a function
     """A temporary file with the IstioOperator document; gone when the block ends."""
 
-    def __init__(self, params: Params) -> None:
-        self._text = render(params)
+    def __init__(self, text: str) -> None:
+        self._text = text
 
     def __enter__(self) -> str:
         self._folder = tempfile.TemporaryDirectory(prefix="gateshift-")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from gateshift.cluster.client import Cluster
+from gateshift.cluster.exported import holds_secrets
 from gateshift.cluster.kept import copies, original
-from gateshift.cluster.objects import Object, clean, identity, name_of, title_of
+from gateshift.cluster.objects import Object, identity, name_of, title_of
 from gateshift.errors import Blocked
 from gateshift.params.model import Params
 from gateshift.plan import Plan, Step, digest_of
 
-__all__ = ["execute", "plan", "portable"]
+__all__ = ["execute", "plan"]
 
 # What others need comes first; what acts comes last, webhooks after the servers behind them.
 _ORDER = (
@@ -36,38 +36,6 @@ _ORDER = (
 _LAST = ("ValidatingWebhookConfiguration", "MutatingWebhookConfiguration")
 
 
-def portable(obj: Object) -> Object:
-    """Return *obj* as it can be created again, Secrets without their values."""
-    out = clean(obj) or {}
-    spec: dict[str, Any] = out.get("spec") or {}
-    out["metadata"].pop("finalizers", None)  # set again by whoever needs them
-    match out["kind"]:
-        case "Service":
-            # The old addresses may be taken; the load balancer gets a new one in any case.
-            for field in ("clusterIP", "clusterIPs"):
-                if spec.get(field) not in ("None", ["None"]):
-                    spec.pop(field, None)
-            spec.pop("healthCheckNodePort", None)
-            for port in spec.get("ports") or []:
-                port.pop("nodePort", None)
-        case "PersistentVolumeClaim":
-            notes = out["metadata"].get("annotations") or {}
-            for key in [k for k in notes if k.startswith("pv.kubernetes.io/")]:
-                del notes[key]
-        case "Job":
-            spec.pop("selector", None)
-            labels = spec.get("template", {}).get("metadata", {}).get("labels") or {}
-            for key in [k for k in labels if "controller-uid" in k or k.endswith("job-name")]:
-                del labels[key]
-        case "Namespace":
-            out["spec"] = {}
-        case "ServiceAccount":
-            out.pop("secrets", None)  # token Secrets are made anew
-        case "Pod":
-            spec.pop("nodeName", None)
-    return out
-
-
 def _rank(obj: Object) -> tuple[int, str]:
     kind = obj["kind"]
     if kind in _ORDER:
@@ -78,7 +46,7 @@ def _rank(obj: Object) -> tuple[int, str]:
 def plan(params: Params, cluster: Cluster, exported: Iterable[Object]) -> Plan:
     """Plan what of the export is to be created again; what is there is left alone.
 
-    Raises :class:`Blocked` when a Secret's values are neither in the cluster nor kept as a copy.
+    Raises :class:`Blocked` when secret values are neither in the cluster nor kept as a copy.
     """
     kept = copies(params, cluster)
     steps, owed = [], []
@@ -90,14 +58,15 @@ def plan(params: Params, cluster: Cluster, exported: Iterable[Object]) -> Plan:
         namespace = obj["metadata"].get("namespace")
         if cluster.serves(kind) and cluster.get(kind, name_of(obj), namespace) is not None:
             continue
-        if obj["kind"] == "Secret" and f"{namespace}/{name_of(obj)}" not in kept:
-            owed.append(f"{title_of(obj)} (keys: {', '.join(sorted(obj.get('data') or {}))})")
+        if holds_secrets(obj) and title_of(obj) not in kept:
+            keys = ", ".join(sorted(obj.get("data") or {}))
+            owed.append(f"{title_of(obj)} (keys: {keys})" if keys else title_of(obj))
             continue
         steps.append(Step("create", title_of(obj), None, {"digest": digest_of(obj)}, "from the export"))
     if owed:
         raise Blocked(
             f"the export holds no secret values and no copy is kept of {', '.join(owed)}",
-            hint="create these Secrets by hand, then restore again",
+            hint="create these objects by hand, then restore again",
         )
     return Plan(
         kind="restore",
@@ -116,7 +85,7 @@ def execute(
     *,
     progress: Callable[[str], None] | None = None,
 ) -> None:
-    """Create what the plan lists, Secrets with the values of their kept copies."""
+    """Create what the plan lists; what holds secrets is made from its kept copy."""
     say = progress or (lambda _: None)
     given = list(exported)
     if plan(params, cluster, given).digest != plan_.digest:
@@ -127,8 +96,8 @@ def execute(
         by_title.setdefault(title_of(obj), obj)
     for step in plan_.steps:
         obj = copy.deepcopy(by_title[step.target])
-        if obj["kind"] == "Secret":
-            obj = original(kept[f"{obj['metadata']['namespace']}/{name_of(obj)}"], obj)
+        if holds_secrets(obj):
+            obj = original(kept[title_of(obj)], obj)
         if obj["kind"] == "PersistentVolumeClaim":
             _free_volume(cluster, obj)
         cluster.create(obj)

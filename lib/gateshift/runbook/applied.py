@@ -1,4 +1,4 @@
-"""What ``30_apply`` put into the cluster: kept as it is there, and looked for again before each stage."""
+"""What runbooks put into the cluster: kept as it is there; what was applied is looked for again."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from gateshift.cluster.client import Cluster
 from gateshift.cluster.objects import clean, masked, title_of
 from gateshift.errors import Blocked
+from gateshift.plan import digest_of
 from gateshift.runbook.context import Context
 from gateshift.runbook.wayback import write_json
 
@@ -28,6 +29,13 @@ def _live(cluster: Cluster, objects: Sequence[Mapping[str, Any]]) -> list[dict[s
         return list(pool.map(one, objects))
 
 
+def _brief(obj: dict[str, Any]) -> dict[str, Any]:
+    """Leave a definition's schemas out: their digest tells whether they changed, and is small."""
+    if obj.get("kind") != "CustomResourceDefinition":
+        return obj
+    return {**obj, "spec": {"digest": digest_of(obj.get("spec") or {})}}
+
+
 def keep_after(context: Context, objects: Sequence[Mapping[str, Any]]) -> str:
     """Write the run's ``after.json``: each of *objects* as the cluster has it now, secrets masked.
 
@@ -40,7 +48,7 @@ def keep_after(context: Context, objects: Sequence[Mapping[str, Any]]) -> str:
             "kind": obj["kind"],
             "namespace": obj["metadata"].get("namespace"),
             "name": obj["metadata"]["name"],
-            "after": None if live is None else masked(clean(live) or {}),
+            "after": None if live is None else _brief(masked(clean(live) or {})),
         }
         for obj, live in zip(objects, found, strict=True)
     ]

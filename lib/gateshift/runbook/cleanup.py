@@ -12,6 +12,7 @@ from gateshift.cluster import cleanup as cluster_cleanup
 from gateshift.cluster import leftovers
 from gateshift.cluster import restore as cluster_restore
 from gateshift.cluster import strict as cluster_strict
+from gateshift.cluster.exported import shown
 from gateshift.errors import Blocked, InputError, NotEnoughEvidence
 from gateshift.migration.state import Phase
 from gateshift.notebook.show import Note
@@ -104,7 +105,12 @@ class Cleanup(Runbook):
         if self.task == "strict":
             return cluster_strict.plan(self.params, self.context.cluster)
         try:
-            plan = cluster_cleanup.plan(self.params, self.context.cluster, resuming=self.resuming)
+            plan = cluster_cleanup.plan(
+                self.params,
+                self.context.cluster,
+                resuming=self.resuming,
+                redactor=self.context.journal.redactor,
+            )
         except Blocked as refusal:
             if self.params.mode is Mode.ACT:
                 raise
@@ -127,12 +133,15 @@ class Cleanup(Runbook):
             return Note("pass", "only mutual TLS is accepted now")
         cluster_cleanup.need_typed_name(self.params)  # before the journal says that the clean-up has begun
         plan, last = split_settling(plan)
-        objects = [cluster_restore.portable(o) for o in cluster_cleanup.export(self.params, cluster, plan)]
+        redactor = self.context.journal.redactor
+        objects = [shown(o, redactor) for o in cluster_cleanup.export(self.params, cluster, plan)]
         path = self.context.run_folder / "export.yaml"
         atomic_write(path, yaml.safe_dump_all(objects, sort_keys=False))
         self.record("cleanup.intent", export=f"{self.context.run}/{path.name}", digest=plan.digest)
         with self.narrated() as line:
-            cluster_cleanup.execute(self.params, cluster, plan, resuming=self.resuming, progress=line)
+            cluster_cleanup.execute(
+                self.params, cluster, plan, resuming=self.resuming, redactor=redactor, progress=line
+            )
         if last is not None:
             settle(self.context, last)
         self.record("cleanup.done", deleted=len(plan.steps))

@@ -14,6 +14,7 @@ from gateshift.cluster.objects import title_of
 from gateshift.errors import Blocked
 from gateshift.notebook.show import Note
 from gateshift.plan import Plan
+from gateshift.runbook.applied import keep_after
 from gateshift.runbook.base import Runbook
 from gateshift.runbook.wayback import write_json
 
@@ -66,7 +67,8 @@ class Install(Runbook):
         self.record("install.intent", digest=plan.digest, created=created, before=where)
         with self.narrated() as line:
             cluster_install.execute(plan, self.params, self.context.cluster, progress=line)
-        self.record("install.done", version=self.params.istio.version)
+        after = keep_after(self.context, cluster_install.manifests(self.params))
+        self.record("install.done", version=self.params.istio.version, after=after)
         return Note("pass", f"Istio {self.params.istio.version} installed")
 
     def nothing_to_do(self, plan: Plan) -> object:
