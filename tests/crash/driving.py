@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import socket
@@ -10,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -141,13 +142,35 @@ class Stand:
             return Canary
         return None
 
-    def run(self, kind: type[Canary] | type[Rollback], at: int = 0, how: str = "before") -> int:
+    def load(self) -> None:
+        """Import what runs import on their way: children born with it take a fifth of the time."""
+        loaded = self.folder / "loaded"
+        for _ in range(3):
+            kind = self.due()
+            assert kind is not None
+            assert self.run(kind, loaded=loaded) in {0, 4}
+            for name in json.loads(loaded.read_text()):
+                if name not in sys.modules:
+                    with suppress(ImportError):
+                        importlib.import_module(name)
+
+    def run(
+        self,
+        kind: type[Canary] | type[Rollback],
+        at: int = 0,
+        how: str = "before",
+        *,
+        loaded: Path | None = None,
+    ) -> int:
         """Run *kind* in a child that dies at its *at*-th I/O; return its exit code."""
         self.runs += 1
         params, now = self.params(), max(time.time(), self.world()["now"]) + 1.0
         child = os.fork()
         if child == 0:
-            os._exit(live(kind, params, now, f"{kind.name}-r{self.runs}", Shim(at, how)))
+            code = live(kind, params, now, f"{kind.name}-r{self.runs}", Shim(at, how))
+            if loaded is not None:
+                loaded.write_text(json.dumps(sorted(sys.modules)))
+            os._exit(code)
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
@@ -199,13 +222,15 @@ def _kubeconfig(api: str) -> Mapping[str, Any]:
 
 @contextmanager
 def standing(folder: Path) -> Iterator[Stand]:
-    """A stand on a world in a process of its own, which ends with the block; *folder* holds nothing yet."""
+    """A stand on a world in a process of its own, until the block ends; *folder* is its first."""
     command = [sys.executable, "-m", "tests.crash.world"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
     assert process.stdout is not None
     where = json.loads(process.stdout.readline())
     made = Stand(where["url"], where["api"], folder)
+    made.reset(folder, 1)
+    made.load()
     yield made
     made.client.close()
     process.stdin.close()
