@@ -43,8 +43,8 @@ browser:  ## Install Chromium for the browser test, where this may be done
 	@if command -v chromium chromium-browser google-chrome >/dev/null; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "installing Chromium for the browser test"; \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-			chromium >/dev/null; \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+			chromium >/dev/null; } || echo "Chromium cannot be installed here: the browser test will be skipped"; \
 	else echo "no Chromium, and no right to install it: the browser test will be skipped"; fi
 
 browser-test: install browser  ## An operator's way through JupyterLab on the lab, in Chromium (part of `make test-long`)
