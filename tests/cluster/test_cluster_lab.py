@@ -9,53 +9,34 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import yaml
 
-from gateshift import lab
 from gateshift.archive.redact import Redactor
-from gateshift.cluster import acceptance, apply, cleanup, install, operator, permissions, restore, uninstall
+from gateshift.cluster import acceptance, apply, cleanup, install, permissions, restore, uninstall
 from gateshift.cluster.client import Cluster
 from gateshift.cluster.exported import shown
 from gateshift.cluster.objects import clean, title_of
 from gateshift.cluster.ownership import owner_selector
-from gateshift.cluster.tools import run_tool
 from gateshift.errors import Blocked, ClusterError
 from gateshift.lab.state import LabState
 from gateshift.params import Params
 from gateshift.params.load import load
 from gateshift.params.model import ClusterParams
 from gateshift.runbook.inputs import resolvers
+from tests.cluster.operating import PARAMS, SHOP, gateway, own_lab, status, until, virtual_service
 
 pytestmark = pytest.mark.lab
 
-PARAMS = Path(__file__).parents[2] / "params" / "lab.yaml"
-SHOP = "voiceassistant-prod"
 NAME = "operate"
-GATEWAY = "istio-ingressgateway"
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabState]:
-    """A lab of our own in a state folder of its own, or the one named by GATESHIFT_TEST_LAB."""
-    before = {k: os.environ.get(k) for k in ("XDG_STATE_HOME", "GATESHIFT_LAB")}
-    if named := os.environ.get("GATESHIFT_TEST_LAB"):
-        os.environ["GATESHIFT_LAB"] = named
-        yield lab.status(named)
-    else:
-        os.environ |= {"XDG_STATE_HOME": str(tmp_path_factory.mktemp("state")), "GATESHIFT_LAB": NAME}
-        try:
-            yield lab.up(NAME, rate=0)
-        finally:
-            lab.down(NAME)
-    for key, value in before.items():
-        os.environ.pop(key, None)
-        if value is not None:
-            os.environ[key] = value
+    with own_lab(NAME, tmp_path_factory.mktemp("state")) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -74,15 +55,6 @@ def cluster(params: Params) -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def admin(running: LabState) -> Cluster:
     return Cluster.connect(ClusterParams(kubeconfig=running["kubeconfig"]))
-
-
-def until(what: Callable[[], object], seconds: float = 240.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not what():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 CHILD = """
@@ -106,35 +78,6 @@ def test_the_account_may_do_what_a_migration_needs_and_no_more(params: Params, c
         permissions.Call("impersonate", "", "users"),
     ):
         assert not cluster.may(call), call
-
-
-def test_the_istiod_chart_renders_the_same_from_the_helm_values(params: Params, tmp_path: Path) -> None:
-    """The charts base and istiod are those in istioctl; values alone, without a component's settings."""
-    istio = params.istio.model_copy(update={"revision": "next", "gateway_service": "edge"})
-    wanted = params.model_copy(update={"istio": istio})
-    values = operator.helm_values(wanted)["istiod"]
-    document = operator.operator(wanted)
-    chart = {k: v for k, v in values.items() if k not in {"global", "meshConfig", "revision"}}
-    gateways = [{"name": istio.gateway_service, "enabled": False}, {"name": GATEWAY, "enabled": False}]
-    document["spec"] = {
-        "profile": istio.profile,
-        "revision": values["revision"],
-        "meshConfig": values["meshConfig"],
-        "values": {"global": values["global"], "pilot": chart},
-        "components": {"ingressGateways": gateways},
-    }
-    file = tmp_path / "values-only.yaml"
-    file.write_text(yaml.safe_dump(document))
-    # --force: the operator's schema does not know every value of the chart.
-    printed = run_tool([istio.istioctl, "manifest", "generate", "--force", "-f", str(file)], timeout=60)
-    by_values = {title_of(o): o for o in yaml.safe_load_all(printed) if o}
-    by_operator = {
-        title_of(o): o for o in install.manifests(wanted) if istio.gateway_service not in title_of(o)
-    }
-    assert len(by_operator) > 25
-    assert set(by_values) == set(by_operator)
-    differ = {t for t in by_values if by_values[t] != by_operator[t]}
-    assert differ == {"ConfigMap istio-system/values-next"}  # the record of the values themselves
 
 
 def test_an_interrupted_install_ends_in_the_same_state(params: Params, cluster: Cluster) -> None:
@@ -176,30 +119,6 @@ def test_the_istio_that_is_there_is_not_overwritten(params: Params, cluster: Clu
     assert "Deployment istio-system/istiod-next" in {s.target for s in plan.steps}
 
 
-def virtual_service(name: str, **rule: Any) -> dict[str, Any]:
-    host = f"identity-service.{SHOP}.svc.cluster.local"
-    return {
-        "apiVersion": "networking.istio.io/v1",
-        "kind": "VirtualService",
-        "metadata": {"name": name, "namespace": SHOP},
-        "spec": {
-            "hosts": [f"{name}.voiceassistant.com"],
-            "gateways": ["operate"],
-            "http": [{"route": [{"destination": {"host": host, "port": {"number": 9000}}}], **rule}],
-        },
-    }
-
-
-def gateway() -> dict[str, Any]:
-    server = {"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["*.voiceassistant.com"]}
-    return {
-        "apiVersion": "networking.istio.io/v1",
-        "kind": "Gateway",
-        "metadata": {"name": "operate", "namespace": SHOP},
-        "spec": {"selector": {"istio": "ingressgateway"}, "servers": [server]},
-    }
-
-
 def broken_filter() -> dict[str, Any]:
     """A filter that istiod accepts and Envoy does not: a script that does not parse."""
     value = {
@@ -228,14 +147,6 @@ def broken_filter() -> dict[str, Any]:
 def state(cluster: Cluster) -> list[Any]:
     kinds = ("Gateway", "VirtualService", "EnvoyFilter", "AuthorizationPolicy")
     return [clean(o) for kind in kinds for o in cluster.list(kind)]
-
-
-def status(running: LabState, host: str) -> int:
-    url = f"http://{running['istio_http']}/api/v1/auth/login"
-    try:
-        return httpx.post(url, headers={"host": host}, timeout=5, trust_env=False).status_code
-    except httpx.HTTPError:
-        return 0
 
 
 def test_apply_is_all_or_nothing(params: Params, cluster: Cluster, running: LabState) -> None:

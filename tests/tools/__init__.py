@@ -1,4 +1,4 @@
-"""Linters that exist only as Go modules, built once a machine from pinned modules beside this file."""
+"""Programs of tests that are Go modules, built once a machine from pinned modules beside this file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from pathlib import Path
 from gateshift.lab.build import cache_home, find_go
 
 HERE = Path(__file__).parent
-_PACKAGES = {"actionlint": "github.com/rhysd/actionlint/cmd/actionlint", "argolint": "."}
+_PACKAGES = {
+    "actionlint": "github.com/rhysd/actionlint/cmd/actionlint",
+    "argolint": ".",
+    "helm": "helm.sh/helm/v4/cmd/helm",
+}
 
 
 def tool(name: str) -> Path:

@@ -98,6 +98,8 @@ def helm_values(params: Params) -> dict[str, dict[str, Any]]:
         "podDisruptionBudget": _budget(istio.gateway),
         "affinity": _spread({"app": istio.gateway_service}),
         "env": {"TERMINATION_DRAIN_DURATION_SECONDS": str(_DRAIN_SECONDS)},
+        # The operator's chart has it built in, this one leaves it to Kubernetes (25 %).
+        "strategy": {"rollingUpdate": {"maxSurge": "100%", "maxUnavailable": "25%"}},
         "service": {**_service(istio), "annotations": dict(istio.gateway_annotations)},
     }
     if istio.istiod.replicas_min > 1:
