@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from gateshift import lab
+from gateshift.cluster.client import Cluster, ConflictError
 from gateshift.lab.state import LabState
 
 PARAMS = Path(__file__).parents[2] / "params" / "lab.yaml"
@@ -47,6 +49,72 @@ def until(what: Callable[[], object], seconds: float = 240.0) -> bool:
             return False
         time.sleep(0.05)
     return True
+
+
+def item(version: str, kind: str, name: str, namespace: str = "", **body: Any) -> dict[str, Any]:
+    """An object as it is written into a file."""
+    metadata = {"name": name, **({"namespace": namespace} if namespace else {}), **body.pop("metadata", {})}
+    return {"apiVersion": version, "kind": kind, "metadata": metadata, **body}
+
+
+def _kind(obj: Mapping[str, Any]) -> str:
+    return f"{obj['apiVersion']}/{obj['kind']}"
+
+
+@contextmanager
+def added(admin: Cluster, *objects: dict[str, Any]) -> Iterator[None]:
+    """Objects that exist while the block runs, and are gone again after it."""
+    made = []
+    try:
+        for one in objects:
+            admin.create(one)
+            made.append((_kind(one), one["metadata"]["name"], one["metadata"].get("namespace")))
+        yield
+    finally:
+        for place in reversed(made):
+            admin.delete(*place)
+            assert until(partial(_gone, admin, *place), 30), place
+
+
+def _gone(admin: Cluster, kind: str, name: str, namespace: str | None) -> bool:
+    return not admin.serves(kind) or admin.get(kind, name, namespace) is None
+
+
+@contextmanager
+def altered(
+    admin: Cluster, kind: str, name: str, namespace: str | None, change: Callable[[dict[str, Any]], object]
+) -> Iterator[None]:
+    """An object that is another while the block runs."""
+    before = admin.get(kind, name, namespace)
+    assert before, name
+    _write(admin, kind, name, namespace, change)
+    try:
+        yield
+    finally:
+
+        def back(live: dict[str, Any]) -> None:
+            for part in {*before, *live} - {"metadata", "status", "apiVersion", "kind"}:
+                live.pop(part, None)
+                live |= {part: before[part]} if part in before else {}
+            for part in ("labels", "annotations"):
+                live["metadata"][part] = before["metadata"].get(part) or {}
+
+        _write(admin, kind, name, namespace, back)
+
+
+def _write(
+    admin: Cluster, kind: str, name: str, namespace: str | None, change: Callable[[dict[str, Any]], object]
+) -> None:
+    for _ in range(8):  # controllers write, too
+        live = admin.get(kind, name, namespace)
+        assert live, name
+        change(live)
+        try:
+            admin.update(live)
+            return
+        except ConflictError:
+            time.sleep(0.1)
+    raise AssertionError(f"{kind} {name} changes all the time")
 
 
 def virtual_service(

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import json
+import time
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -88,13 +92,47 @@ def test_pods_without_sidecar_hold(cluster: Cluster, params: Params, api: FakeAp
         strict.evidence(params, cluster, Told(mutual_tls=5.0))
 
 
-def test_it_is_applied_and_a_failing_probe_takes_it_back(
-    api: FakeApi, cluster: Cluster, kubeconfig: str
+def istioctl(folder: Path, *proxies: str, sent: float = 60.0, status: str = "SYNCED") -> str:
+    """An istioctl that prints the proxies' status: sent to *sent* seconds from now."""
+    when = datetime.fromtimestamp(time.time() + sent, UTC).isoformat()
+    config = {"typeUrl": "type.googleapis.com/envoy.config.listener.v3.Listener", "configStatus": status}
+    told = [
+        {"node": {"id": f"sidecar~10.0.0.1~{name}~x"}, "genericXdsConfigs": [{**config, "lastUpdated": when}]}
+        for name in proxies
+    ]
+    script = folder / "istioctl"
+    script.write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps([{'resources': told}])}\nEND\n")
+    script.chmod(0o755)
+    return str(script)
+
+
+@pytest.mark.parametrize(
+    ("proxy", "values", "said"),
+    [
+        ("g.istio-system", {}, "none of shop is connected to istiod"),
+        ("a.shop", {"sent": -60.0}, "a.shop was sent nothing new yet"),
+        ("a.shop", {"status": "STALE"}, "a.shop: Listener STALE"),
+    ],
+)
+def test_before_the_sidecars_have_it_nothing_is_proven(  # noqa: PLR0917 - pytest passes by name
+    api: FakeApi, cluster: Cluster, kubeconfig: str, tmp_path: Path, proxy: str, values: Any, said: str
 ) -> None:
-    params = make_params(kubeconfig)
+    given = {"istioctl": istioctl(tmp_path, proxy, **values), "ready_timeout": "1s"}
+    params = make_params(kubeconfig, istio=given)
+    with pytest.raises(ClusterError, match=f"sidecars: after 1 s still {said}.*everything was restored"):
+        strict.execute(params, cluster, strict.plan(params, cluster), Told(mutual_tls=5.0))
+    assert api.find("PeerAuthentication", "default", "shop") is None
+
+
+def test_it_is_applied_and_a_failing_probe_takes_it_back(
+    api: FakeApi, cluster: Cluster, kubeconfig: str, tmp_path: Path
+) -> None:
+    given = {"istioctl": istioctl(tmp_path, "a.shop", "b.shop", "g.istio-system")}
+    params = make_params(kubeconfig, istio=given)
     plan = strict.plan(params, cluster)
     assert [(s.verb, s.target) for s in plan.steps] == [("create", "PeerAuthentication shop/default")]
     assert plan.kind == "strict-mtls"
+    assert plan.way_back == "`kubectl -n shop delete peerauthentication default` accepts plaintext again"
     strict.execute(params, cluster, plan, Told(mutual_tls=5.0))
     live = api.find("PeerAuthentication", "default", "shop")
     assert live
@@ -104,7 +142,7 @@ def test_it_is_applied_and_a_failing_probe_takes_it_back(
     del api.objects[api.key(live)]
     probe = {"name": "get", "host": "api.shop.com"}
     to = {"new.elb.example.com:80": "127.0.0.1:1"}
-    probed = make_params(kubeconfig, verify={"probes": [probe], "connect_to": to})
+    probed = make_params(kubeconfig, istio=given, verify={"probes": [probe], "connect_to": to})
     with pytest.raises(ClusterError, match=r"after STRICT probe get.*everything was restored"):
         strict.execute(probed, cluster, strict.plan(probed, cluster), Told(mutual_tls=5.0))
     assert api.find("PeerAuthentication", "default", "shop") is None
@@ -116,3 +154,15 @@ def test_the_real_source_fits(params: Params, cluster: Cluster) -> None:
     )
     with pytest.raises(MetricsError, match=r"127\.0\.0\.1:1"):
         strict.evidence(params, cluster, source)
+
+
+def test_the_way_back_of_a_policy_that_was_there_gives_it_its_mode_again(
+    api: FakeApi, cluster: Cluster, params: Params
+) -> None:
+    api.add("PeerAuthentication", "default", "shop", spec={"mtls": {"mode": "PERMISSIVE"}})
+    plan = strict.plan(params, cluster)
+    assert [s.verb for s in plan.steps] == ["change"]
+    patch = (
+        """kubectl -n shop patch peerauthentication default --type merge -p '{"spec": {"mtls": {"mode": """
+    )
+    assert plan.way_back == f'`{patch}"PERMISSIVE"}}}}}}\'` accepts plaintext again'

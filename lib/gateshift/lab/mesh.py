@@ -31,12 +31,14 @@ __all__ = [
     "istiod_environment",
     "lay_proxy",
     "mesh_for_lab",
+    "request_counter",
     "tls_secret",
     "workload_entry",
     "write_bootstrap",
 ]
 
 _HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+_LOGGER = "envoy.access_loggers.stats"
 _STATS = "type.googleapis.com/envoy.extensions.access_loggers.stats.v3.Config"
 _TOKEN_LIFE = 12 * 3600
 _SELECTOR = {"labels": {"istio": "ingressgateway"}}
@@ -217,24 +219,8 @@ def envoy_filters() -> list[dict[str, Any]]:
             "spec": {"workloadSelector": _SELECTOR, "configPatches": patches},
         }
 
-    metrics = {
-        "applyTo": "NETWORK_FILTER",
-        "match": {
-            "context": "GATEWAY",
-            "listener": {
-                "filterChain": {"filter": {"name": "envoy.filters.network.http_connection_manager"}}
-            },
-        },
-        "patch": {
-            "operation": "MERGE",
-            "value": {
-                "typed_config": {
-                    "@type": _HCM,
-                    "access_log": [{"name": "envoy.access_loggers.stats", "typed_config": _stats_logger()}],
-                }
-            },
-        },
-    }
+    (metrics,) = request_counter(_SELECTOR, "GATEWAY", _tags())["configPatches"]
+
     # Any port: a Gateway that names a wrong one must not open a listener to the outside either.
     loopback = {
         "applyTo": "LISTENER",
@@ -250,7 +236,19 @@ def envoy_filters() -> list[dict[str, Any]]:
     ]
 
 
-def _stats_logger() -> dict[str, Any]:
+def request_counter(selector: Mapping[str, Any], context: str, tags: list[dict[str, str]]) -> dict[str, Any]:
+    """Return the spec of an EnvoyFilter that counts requests as istio.stats would, with these *tags*."""
+    value = {"@type": _HCM, "access_log": [{"name": _LOGGER, "typed_config": _stats_logger(tags)}]}
+    chain = {"filter": {"name": "envoy.filters.network.http_connection_manager"}}
+    patch = {
+        "applyTo": "NETWORK_FILTER",
+        "match": {"context": context, "listener": {"filterChain": chain}},
+        "patch": {"operation": "MERGE", "value": {"typed_config": value}},
+    }
+    return {"workloadSelector": dict(selector), "configPatches": [patch]}
+
+
+def _tags() -> list[dict[str, str]]:
     fixed = {
         "reporter": "source",
         "source_workload": topology.GATEWAY_SERVICE,
@@ -269,7 +267,10 @@ def _stats_logger() -> dict[str, Any]:
         "request_protocol": "%PROTOCOL%",
         "upstream_cluster": "%UPSTREAM_CLUSTER_RAW%",
     }
-    tags = [{"name": n, "value_format": v} for n, v in (fixed | read).items()]
+    return [{"name": n, "value_format": v} for n, v in (fixed | read).items()]
+
+
+def _stats_logger(tags: list[dict[str, str]]) -> dict[str, Any]:
     return {
         "@type": _STATS,
         "stat_prefix": "istio",

@@ -16,7 +16,10 @@ import yaml
 
 from gateshift.lab.controlplane import Layout
 
-__all__ = ["command", "ready", "write_config"]
+__all__ = ["TARGETS", "command", "ready", "write_config"]
+
+TARGETS = "scraped"
+"""Folder below the lab's, where a sidecar that starts says how Prometheus reaches it."""
 
 _CLUSTER = r"outbound\|(\d+)\|([^|]*)\|(([^.|]+)\.([^.|]+)\.svc\.cluster\.local);?"
 
@@ -71,6 +74,19 @@ def _renaming() -> list[dict[str, Any]]:
     ]
 
 
+def _sidecars() -> list[dict[str, Any]]:
+    """Return how a sidecar's series become Istio's: the caller is who its certificate names."""
+    caller = "spiffe://[^/]+/ns/([^/]+)/sa/(.+?)(?:-service-account)?"
+    return [
+        _relabel("__name__", "envoy_istio_.*", "source_workload", "unknown"),
+        _relabel("__name__", "envoy_istio_.*", "source_workload_namespace", "unknown"),
+        _relabel("source_principal", caller, "source_workload_namespace", "$1"),
+        _relabel("source_principal", caller, "source_workload", "$2"),
+        _relabel("source_principal", "-?", "source_principal", "unknown"),
+        _relabel("__name__", "envoy_(istio_.*)", "__name__", "$1"),
+    ]
+
+
 def write_config(layout: Layout) -> Path:
     """Write the scrape configuration: what each gateway is called there is its job's name."""
     ports = layout.ports
@@ -96,6 +112,15 @@ def write_config(layout: Layout) -> Path:
                 "scrape_interval": "5s",
                 "scrape_timeout": "4s",
                 "static_configs": target("envoy_metrics", "istio-ingressgateway"),
+            },
+            {
+                "job_name": "sidecars",
+                "metrics_path": "/stats/prometheus",
+                "params": {"filter": ["^istio"]},
+                "file_sd_configs": [
+                    {"files": [str(layout.folder / TARGETS / "*.json")], "refresh_interval": "1s"}
+                ],
+                "metric_relabel_configs": _sidecars(),
             },
             {
                 "job_name": "istiod",

@@ -3,6 +3,9 @@
 pilot-agent runs as a sidecar with interception mode NONE on a loopback address of its own. A Sidecar
 resource gives its inbound listener and where the application is; the WorkloadEntry makes the workload known
 with its service account, so that istiod's CA signs a SPIFFE certificate for it and the gateway speaks mTLS.
+
+An EnvoyFilter gives it the stats access logger that stands in for istio.stats: it counts each request it
+receives with the way it came, mutual TLS or not, and the lab's Prometheus scrapes it.
 """
 
 from __future__ import annotations
@@ -16,10 +19,10 @@ from typing import Any
 import httpx
 
 from gateshift.errors import LabError
-from gateshift.lab import mesh, topology
+from gateshift.lab import mesh, prometheus, topology
 from gateshift.lab.api import Api
 from gateshift.lab.process import Child, Ports, spawn, stop, tail, wait_for
-from gateshift.lab.state import LabState
+from gateshift.lab.state import LabState, write_json
 
 __all__ = ["Sidecar", "lab_api", "objects"]
 
@@ -35,7 +38,7 @@ def lab_api(state: LabState) -> Api:
 def objects(
     name: str, address: str, port: int, application: int, *, service_port: int
 ) -> list[dict[str, Any]]:
-    """Return the workload's objects: ServiceAccount, Service, WorkloadEntry and Sidecar.
+    """Return the workload's objects: ServiceAccount, Service, WorkloadEntry, EnvoyFilter and Sidecar.
 
     The sidecar listens on *address*:*port* and sends to 127.0.0.1:*application*.
     """
@@ -67,6 +70,7 @@ def objects(
             "WorkloadEntry",
             spec={"address": address, "labels": labels, "serviceAccount": name, "ports": {"http": port}},
         ),
+        item("networking.istio.io/v1alpha3", "EnvoyFilter", spec=_request_metrics(name)),
         item(
             istio,
             "Sidecar",
@@ -78,6 +82,26 @@ def objects(
             },
         ),
     ]
+
+
+def _request_metrics(name: str) -> dict[str, Any]:
+    """Return an EnvoyFilter's spec: what istio.stats would count on the receiving side."""
+    tags = {
+        "reporter": "destination",
+        "destination_workload": name,
+        "destination_workload_namespace": topology.APPLICATION_NAMESPACE,
+        "destination_service_name": name,
+        "response_code": "%RESPONSE_CODE%",
+        "response_flags": "%RESPONSE_FLAGS%",
+        "request_protocol": "http",
+        "source_principal": "%DOWNSTREAM_PEER_URI_SAN%",
+        "connection_security_policy": "%CEL(connection.mtls ? 'mutual_tls' : 'none')%",
+    }
+    return mesh.request_counter(
+        {"labels": {"app": name}},
+        "SIDECAR_INBOUND",
+        [{"name": tag, "value_format": value} for tag, value in tags.items()],
+    )
 
 
 @dataclass
@@ -114,9 +138,20 @@ class Sidecar:
             self.stop()
             last = "\n".join(tail(log))
             raise LabError(f"the sidecar of {self.name} was not ready after {_READY_LIMIT:.0f} s:\n{last}")
+        self._targets.parent.mkdir(exist_ok=True)
+        target = {
+            "targets": [f"127.0.0.1:{ports['envoy_metrics']}"],
+            "labels": {"instance": f"{self.name}-sidecar"},
+        }
+        write_json(self._targets, [target])
+
+    @property
+    def _targets(self) -> Path:
+        return self.state.directory / prometheus.TARGETS / f"sidecar-{self.name}.json"
 
     def stop(self) -> None:
         """End the sidecar; its objects stay."""
+        self._targets.unlink(missing_ok=True)
         if self.child:
             stop([self.child], grace=3.0)
             self.child = None
@@ -169,6 +204,7 @@ _PLURALS = {
     "Service": "services",
     "WorkloadEntry": "workloadentries",
     "Sidecar": "sidecars",
+    "EnvoyFilter": "envoyfilters",
 }
 
 

@@ -164,7 +164,7 @@ def alive(pid: int, created: float) -> bool:
     return started is not None and abs(started - created) < 1.0
 
 
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
+def write_json(path: Path, data: Mapping[str, Any] | list[dict[str, Any]]) -> None:
     """Replace *path* atomically; readable by its owner only, since it names tokens and keys."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
