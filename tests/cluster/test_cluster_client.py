@@ -91,7 +91,7 @@ def test_dead_webhook_is_told_apart(api: FakeApi, cluster: Cluster) -> None:
 
 
 def test_html_from_a_proxy_is_no_answer(api: FakeApi, cluster: Cluster) -> None:
-    api.refuse = lambda *_: (200, b"<html>login</html>")  # type: ignore[return-value]
+    api.refuse = lambda *_: (200, b"<html>login</html>")  # type: ignore[assignment]  # on purpose no JSON
     with pytest.raises(ClusterError, match="not JSON"):
         cluster.raw("/version")
 

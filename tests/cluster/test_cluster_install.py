@@ -119,7 +119,7 @@ def test_uninstall_takes_the_classes_that_istiod_made_and_no_other(
 ) -> None:
     for one in WANTED[:3]:
         installed(api, params, one)
-    istio = {"spec": {"controllerName": "istio.io/gateway-controller"}}
+    istio: dict[str, Any] = {"spec": {"controllerName": "istio.io/gateway-controller"}}
     for name in ("istio", "istio-remote", "by-a-person"):
         api.add("GatewayClass", name, **istio)
     api.add("GatewayClass", "istio-waypoint", spec={"controllerName": "example.com/other"})

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,10 +14,11 @@ import pytest
 
 from gateshift.archive.redact import Redactor
 from gateshift.cluster import acceptance, apply, cleanup, install, permissions, restore, uninstall
-from gateshift.cluster.client import Cluster
+from gateshift.cluster.client import Call, Cluster
 from gateshift.cluster.exported import shown
 from gateshift.cluster.objects import clean, title_of
 from gateshift.cluster.ownership import owner_selector
+from gateshift.cluster.tools import run_tool
 from gateshift.errors import Blocked, ClusterError
 from gateshift.lab.state import LabState
 from gateshift.params import Params
@@ -56,10 +59,10 @@ def admin(running: LabState) -> Cluster:
 def test_the_account_may_do_what_a_migration_needs_and_no_more(params: Params, cluster: Cluster) -> None:
     assert permissions.missing(cluster, params) == []
     for call in (
-        permissions.Call("delete", "", "nodes"),
-        permissions.Call("create", "", "pods", "exec"),
-        permissions.Call("*", "*", "*"),
-        permissions.Call("impersonate", "", "users"),
+        Call("delete", "", "nodes"),
+        Call("create", "", "pods", "exec"),
+        Call("*", "*", "*"),
+        Call("impersonate", "", "users"),
     ):
         assert not cluster.may(call), call
 
@@ -158,6 +161,22 @@ def test_apply_is_all_or_nothing(params: Params, cluster: Cluster, running: LabS
     assert [s.verb for s in back.steps] == ["delete", "delete"]
     assert apply.undo(cluster, first) == []
     assert state(cluster) == before
+
+
+def test_fields_of_another_manager_are_named_and_stay_theirs(
+    params: Params, cluster: Cluster, running: LabState, tmp_path: Path
+) -> None:
+    theirs = virtual_service("theirs")
+    theirs["spec"]["hosts"] = ["theirs.example.com"]
+    file = tmp_path / "theirs.json"
+    file.write_text(json.dumps(theirs), encoding="utf-8")
+    argo = ["apply", "--server-side", "--field-manager=argocd", "-f", str(file)]
+    run_tool([params.istio.kubectl, *argo, "--kubeconfig", running["kubeconfig"]], timeout=30)
+    before = state(cluster)
+    with pytest.raises(ClusterError, match=r"nothing was applied.*\.spec\.hosts is owned by argocd"):
+        apply.plan(cluster, [gateway(), virtual_service("theirs")])
+    assert state(cluster) == before
+    cluster.delete("VirtualService", "theirs", SHOP)
 
 
 def test_clean_up_restores_and_traffic_flows(params: Params, cluster: Cluster, running: LabState) -> None:

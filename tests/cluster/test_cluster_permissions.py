@@ -11,7 +11,8 @@ import yaml
 from gateshift.cluster import cleanup, permissions, uninstall
 from gateshift.cluster.apply import PRUNED
 from gateshift.cluster.objects import API_VERSIONS
-from gateshift.cluster.permissions import Call, needed
+from gateshift.cluster.permissions import needed
+from gateshift.cluster.resources import Call
 from tests.cluster.conftest import plural
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -36,7 +36,8 @@ class Told:
     """Answers as a Prometheus would; the queries are kept."""
 
     def __init__(self, **policies: float) -> None:
-        self.policies, self.queries, self.partial = policies, [], ""
+        self.policies, self.partial = policies, ""
+        self.queries: list[str] = []
 
     def instant(self, query: str, at: float) -> Answer:
         self.queries.append(query)

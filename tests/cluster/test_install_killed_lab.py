@@ -176,7 +176,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         _, said = child.communicate(timeout=240)
         assert child.returncode == 0, said
         writes = list(before.writes)
-        assert len(writes) > 40
+        assert len(writes) > 30
         wanted = {title_of(o) for o in install.manifests(params)}
         assert until(lambda: wanted <= set(standing(params, cluster)), 10)
         found = World(
