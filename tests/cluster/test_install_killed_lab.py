@@ -63,13 +63,17 @@ class World:
     """A lab without Istio, and what an install that nobody disturbed makes of it."""
 
     params: Params
-    cluster: Cluster
-    admin: Cluster
+    running: LabState
     door: Door
     kubeconfig: str
     reference: dict[str, Any]
     writes: list[str]
     last: int
+
+    @property
+    def cluster(self) -> Cluster:
+        """A connection of its own each time, as each run has: which kinds are served changes in between."""
+        return Cluster.connect(self.params.cluster)
 
     def kill(self, at: int, way: str) -> None:
         """Begin an install and end it while its write number *at* has not reached the API server."""
@@ -93,7 +97,8 @@ class World:
         """Install again; while an istioctl of before still works, the plan is overtaken and made anew."""
         for _ in range(20):
             with contextlib.suppress(Blocked):
-                install.execute(install.plan(self.params, self.cluster), self.params, self.cluster)
+                cluster = self.cluster
+                install.execute(install.plan(self.params, cluster), self.params, cluster)
                 break
         assert install.plan(self.params, self.cluster).steps == ()
         assert until(lambda: standing(self.params, self.cluster) == self.reference, 60), differing(
@@ -102,7 +107,7 @@ class World:
 
     def remove(self) -> None:
         assert until(lambda: not group_lives(self.last), 60), "an istioctl of before still works"
-        empty(self.params, self.cluster, self.admin)
+        empty(self.params, self.running)
 
 
 def begin(kubeconfig: str) -> subprocess.Popen[bytes]:
@@ -146,20 +151,20 @@ def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     return sorted(t for t in one.keys() | other.keys() if one.get(t) != other.get(t))
 
 
-def empty(params: Params, cluster: Cluster, admin: Cluster) -> None:
-    """Uninstall, the lab's own objects of Istio's kinds first: with them their definitions would stay."""
+def empty(params: Params, running: LabState) -> None:
+    """Uninstall; then the lab's own objects of Istio's kinds go, and the definitions that they kept."""
     for _ in range(2):
-        for kind in ("EnvoyFilter", "WorkloadEntry"):
-            if admin.serves(kind):
-                for obj in admin.list(kind):
-                    admin.delete(kind, obj["metadata"]["name"], obj["metadata"]["namespace"])
+        cluster = Cluster.connect(params.cluster)
         plan = uninstall.plan(params, cluster)
         if plan.steps:
             uninstall.execute(plan, params, cluster)
+        admin = Cluster.connect(ClusterParams(kubeconfig=running["kubeconfig"]))
+        for kind in ("EnvoyFilter", "WorkloadEntry"):
+            for obj in admin.list(kind) if admin.serves(kind) else ():
+                admin.delete(kind, obj["metadata"]["name"], obj["metadata"]["namespace"])
     assert standing(params, cluster) == {}
-    admin.delete(
-        "Namespace", "istio-system"
-    )  # the lab's certificate keeps it; the next install begins at nothing
+    # The lab's certificate keeps the namespace; the next install begins at nothing.
+    admin.delete("Namespace", "istio-system")
     assert until(lambda: admin.get("Namespace", "istio-system") is None, 90)
 
 
@@ -169,7 +174,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with own_lab(NAME, tmp_path_factory.mktemp("state")) as running, _door(running, place) as before:
         params = load(PARAMS, overrides={"migration": NAME}, resolvers=resolvers())
         cluster = Cluster.connect(params.cluster)
-        admin = Cluster.connect(ClusterParams(kubeconfig=running["kubeconfig"]))
         kubeconfig = before.kubeconfig(running["operator_kubeconfig"], place / "kubeconfig")
         before.arm(0)
         child = begin(kubeconfig)
@@ -179,9 +183,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         assert len(writes) > 30
         wanted = {title_of(o) for o in install.manifests(params)}
         assert until(lambda: wanted <= set(standing(params, cluster)), 10)
-        found = World(
-            params, cluster, admin, before, kubeconfig, standing(params, cluster), writes, child.pid
-        )
+        found = World(params, running, before, kubeconfig, standing(params, cluster), writes, child.pid)
         found.repeat()  # a second install changes nothing
         found.remove()
         yield found
