@@ -18,7 +18,7 @@ from gateshift.apisix.model import Configuration, Finding, Kind, Resource, Route
 from gateshift.apisix.radix import Entry, PathTree
 from gateshift.apisix.request import Request, Variables, is_readable, normalize_uri
 
-__all__ = ["Match", "Request", "RouteTable", "Tried", "default_router", "normalize_uri"]
+__all__ = ["Match", "Request", "RouteTable", "Tried", "default_router", "is_active", "normalize_uri"]
 
 _METHODS = frozenset(
     {"GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "CONNECT", "TRACE", "PURGE"}
@@ -117,17 +117,17 @@ class RouteTable:
 
     def _add(self, resource: Resource, buckets: dict[str, PathTree[_Route]] | None) -> None:
         spec = resource.spec
-        if not _active(spec.get("status"), strict=buckets is not None):
+        if not is_active(spec, self.router):
             return
         try:
             route = self._compile(resource)
         except ValueError as error:
             self._drop(resource, f"route {resource.id} is dropped by APISIX: {error}", "correct the route")
             return
-        paths = spec.get("uris") or spec.get("uri")
+        paths = spec["uri"] if spec.get("uris") is None and "uri" in spec else spec.get("uris")
         if isinstance(paths, str):
             paths = [paths]
-        if not isinstance(paths, list | tuple) or not all(isinstance(p, str) for p in paths):
+        if not isinstance(paths, list | tuple) or not paths or not all(isinstance(p, str) for p in paths):
             self._drop(resource, f"route {resource.id} has neither uri nor uris", "add the route's uri")
             return
         priority = spec.get("priority")
@@ -159,9 +159,11 @@ class RouteTable:
             if unknown:
                 raise ValueError(f"unknown method {unknown[0]!r}")
             route.methods = frozenset(methods)
-        addresses = spec.get("remote_addrs") or spec.get("remote_addr")
-        if addresses:
-            route.remote = IpMatcher([addresses] if isinstance(addresses, str) else addresses)
+        addresses = spec.get("remote_addrs")
+        if addresses is None:
+            addresses = spec.get("remote_addr")
+        if addresses is not None:
+            route.remote = IpMatcher([addresses] if isinstance(addresses, str) else list(addresses))
         if spec.get("vars") is not None:
             try:
                 route.vars = compile_vars(spec["vars"])
@@ -251,10 +253,12 @@ class RouteTable:
         return _search_why(tree, variables.uri, variables, undecided, tried, bucket)
 
 
-def _active(status: object, *, strict: bool) -> bool:
-    if strict:
-        return status is None or status is False or status == 1
-    return status is True or status != 0 or status is False
+def is_active(spec: Mapping[str, Any], router: Router) -> bool:
+    """Tell whether a route takes part, as *router* reads its status (false is absent, and means 1)."""
+    status = spec.get("status")
+    if status is None or status is False:
+        return True
+    return status == 1 if router is Router.HOST_URI else status is True or status != 0
 
 
 def _compile_hosts(hosts: Sequence[str] | None) -> tuple[tuple[bool, str], ...] | None:

@@ -79,6 +79,7 @@ def _summary(translation: Translation, proof: Proof, folder: Path) -> dict[str, 
         "proof": {
             "checked": proof.checked,
             "undecided": proof.undecided,
+            "closed": proof.closed,
             "disagreements": [str(one) for one in proof.disagreements],
         },
     }
@@ -87,7 +88,8 @@ def _summary(translation: Translation, proof: Proof, folder: Path) -> dict[str, 
 def _show(translation: Translation, proof: Proof, folder: Path) -> None:
     click.echo(f"{len(translation.objects)} objects in {folder}")
     click.echo("ledger: " + ", ".join(f"{n} {kind}" for kind, n in translation.counts().items()))
-    click.echo(f"proof: {proof.checked} requests, {len(proof.disagreements)} disagreements")
+    closed = f", {proof.closed} of other routes closed by what is held back" if proof.closed else ""
+    click.echo(f"proof: {proof.checked} requests, {len(proof.disagreements)} disagreements{closed}")
     for form in translation.forms:
         click.echo(f"host {form.host}: {form.form}" + (f", because {form.why}" if form.why else ""))
     for one in translation.warnings:

@@ -8,7 +8,7 @@ from typing import Any
 
 from gateshift.apisix.lua import from_byte_string
 from gateshift.apisix.model import Kind, Resource, Router
-from gateshift.apisix.routing import RouteTable
+from gateshift.apisix.routing import RouteTable, is_active
 from gateshift.istio.builders import dns_label
 from gateshift.istio.versions import Feature
 from gateshift.translate.conditions import (
@@ -234,19 +234,15 @@ def _global_rules(job: Job) -> list[PluginUse]:
     return found
 
 
-def _enabled(route: Resource) -> bool:
-    return route.spec.get("status", 1) not in (0, "0")
-
-
 def _served(job: Job, table: RouteTable, route: Resource) -> Inherited | None:
     """Return a route with what it inherits; None for one that serves no request in APISIX either."""
-    if not _enabled(route):
+    if not is_active(route.spec, job.router):
         job.mark(route, (), Fidelity.EXACT, "", "the route is disabled (status 0): nothing is emitted")
         return None
     if route.id in table.dropped:
         note = f"{table.dropped[route.id]}: nothing is emitted"
-        job.mark(route, (), Fidelity.EXACT, "", note)
-        job.warn(f"{route.origin}: {note}")
+        job.mark(route, (), Fidelity.MANUAL, "", note)
+        job.lost(f"{route.kind}/{route.id}", note, "correct or remove the route", str(route.origin))
         return None
     inherited = inherit(job.configuration, route)
     written = table.hosts_of(route)
@@ -290,6 +286,8 @@ def draft_routes(job: Job, book: UpstreamBook) -> list[Draft]:
         draft = Draft(route, dns_label(route.id), inherited, _patterns(job, route), [{}])
         _account_route(job, draft)
         draft.conditions = _conditions(job, draft)
+        if not draft.conditions:
+            job.warn(f"{route.origin}: no request can meet its vars and methods: no rule is emitted for it")
         _limits_of_istio(job, draft, table)
         _upstream(job, draft, book)
         _timeouts(job, draft)

@@ -70,7 +70,7 @@ def translate(configuration: Configuration, params: TranslateParams, target: Tar
     for field in check_fields(version, (one for made in files.values() for one in made)):
         job.warn(f"{field} is in no table of fields by version: see that Istio {version} takes it")
     account_leftovers(job, drafts, streams)
-    _account_input(job)
+    _account_input(job, serving=bool(streams) or any(draft.conditions for draft in drafts))
     for finding in configuration.findings:
         if finding.severity is not Severity.INFO:
             job.warn(f"{finding.origin}: {finding.message}")
@@ -100,15 +100,17 @@ def _ledger(job: Job, emission: Emission) -> tuple[LedgerEntry, ...]:
     return in_their_forms(entries, forms, {one.form for one in emission.forms})
 
 
-def _account_input(job: Job) -> None:
+def _account_input(job: Job, *, serving: bool) -> None:
     """Block on what APISIX acts on and no reader could take, and on an input that serves nothing at all."""
     for finding in job.configuration.findings:
         if finding.unread:
             job.lost(finding.unread, finding.message, finding.remedy, str(finding.origin))
-    if not job.configuration.of(Kind.ROUTE) and not job.configuration.of(Kind.STREAM_ROUTE):
+    if not serving:
         origin = next((str(one.origin) for one in job.configuration), "")
         remedy = "name the files that hold the routes as well, or sign that nothing is to be served"
-        job.lost("configuration", "there is no route: nothing would be served", remedy, origin)
+        written = job.configuration.of(Kind.ROUTE) or job.configuration.of(Kind.STREAM_ROUTE)
+        reason = "no route of it takes a request" if written else "there is no route"
+        job.lost("configuration", f"{reason}: nothing would be served", remedy, origin)
 
 
 def _used(drafts: Sequence[Draft]) -> Iterator[Backend]:

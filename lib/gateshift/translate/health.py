@@ -49,7 +49,7 @@ def active_check(
     here = (*path, "checks", "active")
     try:
         found = _check(job, spec, active, nodes)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, ArithmeticError):
         job.mark(owner, here, Fidelity.MANUAL, "", "its options are not valid for APISIX: nothing is checked")
         job.warn(f"{owner.kind}/{owner.id}: its active health check has options that APISIX would refuse")
         return {}
@@ -280,7 +280,7 @@ def outlier_detection(
     unhealthy = _section(passive, "unhealthy")
     try:
         http, tcp = _number(unhealthy, "http_failures", 5), _number(unhealthy, "tcp_failures", 2)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, ArithmeticError):
         note = "its options are not valid for APISIX: nothing is checked"
         job.mark(owner, (*path, "checks", "passive"), Fidelity.MANUAL, "", note)
         return {}

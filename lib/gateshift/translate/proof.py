@@ -31,6 +31,8 @@ class Disagreement:
     request: Request
     apisix: str | None
     istio: str | None
+    refused: bool = False
+    """Istio's route is held back: the request is closed, not misled."""
 
     def __str__(self) -> str:
         one = self.request
@@ -38,16 +40,24 @@ class Disagreement:
         for label, values in (("headers", one.headers), ("args", one.args), ("cookies", one.cookies)):
             if values:
                 parts.append(f"{label} {dict(values)}")
-        return f"{', '.join(parts)}: APISIX chooses {self.apisix}, Istio {self.istio}"
+        other = (
+            f"Istio {self.istio}" if not self.refused else f"Istio refuses it with {self.istio}, held back"
+        )
+        return f"{', '.join(parts)}: APISIX chooses {self.apisix}, Istio {other}"
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """How many requests were checked, how many only a person can decide, and where the two differ."""
+    """How many requests were checked, how many only a person can decide, and where the two differ.
+
+    ``closed`` counts requests of other routes that meet the refusal of a route which waits for a decision:
+    a condition that Istio cannot express is left out of a refusal, which so takes more than its own.
+    """
 
     checked: int
     disagreements: tuple[Disagreement, ...]
     undecided: int = 0
+    closed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +239,9 @@ class _Judge:
         self._evaluator = _Emitted(translation.objects)
         self._entries = translation.entries
         self._refused = translation.refused
+        self._waiting = {name for one in translation.blockers for name in one.routes}
         self.undecided = 0
+        self.closed = 0
 
     def compare(self, request: Request) -> Disagreement | None:
         match = self._table.match(request)
@@ -244,7 +256,11 @@ class _Judge:
             return None
         if chosen is None and match.winner in self._refused:
             return None  # held back where nothing else is served: 404 is as closed as the refusal
-        return Disagreement(request, match.winner, chosen)
+        refused = chosen in self._refused
+        if refused and f"{Kind.ROUTE}/{chosen}" in self._waiting:
+            self.closed += 1
+            return None
+        return Disagreement(request, match.winner, chosen, refused)
 
     def smallest(self, found: Disagreement) -> Disagreement:
         """Drop parts of the request as long as the two still differ."""
@@ -270,8 +286,10 @@ def prove(configuration: Configuration, translation: Translation, *, requests: i
         if difference is not None:
             key = (difference.apisix, difference.istio)
             if key not in found and len(found) < 10:
+                counted = judge.undecided, judge.closed
                 found[key] = judge.smallest(difference)
-    return Proof(checked, _by_size(tuple(found.values())), judge.undecided)
+                judge.undecided, judge.closed = counted
+    return Proof(checked, _by_size(tuple(found.values())), judge.undecided, judge.closed)
 
 
 def _by_size(found: Sequence[Disagreement]) -> tuple[Disagreement, ...]:

@@ -26,7 +26,8 @@ from gateshift.translate.upstream_policy import traffic_policy
 __all__ = ["Backend", "Node", "UpstreamBook", "read_nodes"]
 
 _PROTOCOLS = {"grpc": "GRPC", "grpcs": "GRPC", "tcp": "TCP"}
-_NAME = re.compile(r"(?:[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?\.?)+")
+_LABEL = "[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
+_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 _TLS_PORT = {"https": 443, "grpcs": 443}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateshift.apisix.model import Configuration, Finding, Kind, Origin, Resource, Router, Severity
+from gateshift.apisix.shapes import faults
 
 __all__ = ["Builder", "check_fields"]
 
@@ -48,8 +49,22 @@ class Builder:
         return self._resources.get(kind, {}).get(id_)
 
     def add(self, kind: Kind, id_: object, spec: Mapping[str, Any], origin: Origin) -> Resource:
-        """Add a resource. A second one with the same id replaces the first in its place, as in APISIX."""
+        """Add a resource. A second one with the same id replaces the first in its place, as in APISIX.
+
+        One whose fields have types that APISIX's schema refuses is not added: APISIX skips it as well, and a
+        person has to say what was meant.
+        """
         name = str(id_)
+        wrong = faults(kind, spec)
+        if wrong:
+            for path, message in wrong:
+                self.lose(
+                    _below(origin, path),
+                    f"{kind.value}/{name}",
+                    f"{message}; APISIX refuses the whole object and serves without it",
+                    "correct the value at the place named",
+                )
+            return Resource(kind, name, spec, origin, self._order)
         by_id = self._resources.setdefault(kind, {})
         before = by_id.get(name)
         if before is not None:
@@ -108,12 +123,6 @@ def check_fields(builder: Builder, resource: Resource) -> None:
         upstreams.append((spec["upstream"], "upstream"))
     for upstream, path in upstreams:
         _check_upstream(builder, upstream, _below(origin, path))
-    plugins = spec.get("plugins")
-    if plugins is not None and not isinstance(plugins, Mapping):
-        kind = type(plugins).__name__
-        builder.error(
-            _below(origin, "plugins"), f"plugins is a mapping by plugin name, this is a {kind}", "correct it"
-        )
 
 
 def _below(origin: Origin, path: str) -> Origin:
@@ -134,9 +143,4 @@ def _check_upstream(builder: Builder, upstream: Mapping[str, Any], origin: Origi
             _below(origin, "scheme"),
             f"upstream scheme {scheme!r} does not exist in APISIX",
             f"write one of {', '.join(sorted(_SCHEMES))}",
-        )
-    nodes = upstream.get("nodes")
-    if nodes is not None and not isinstance(nodes, Mapping | list | tuple):
-        builder.error(
-            _below(origin, "nodes"), "nodes is a mapping host:port to weight, or a list", "correct the nodes"
         )

@@ -214,7 +214,7 @@ def _exprs(value: object, manifest: Manifest, path: str, builder: Builder) -> li
 
 def _variable(subject: Mapping[str, Any]) -> str | None:
     name = str(subject.get("name") or "")
-    scope = subject.get("scope")
+    scope = str(subject.get("scope"))
     if scope == "Header":
         return "http_" + name.lower().replace("-", "_")
     prefixes = {"Query": "arg_", "Cookie": "cookie_", "Variable": "", "Body": "post_arg."}

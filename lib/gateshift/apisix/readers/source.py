@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -22,6 +22,9 @@ _TEMPLATE = re.compile(r"(?<!\$)\{\{-?.*?-?\}\}")
 _TEMPLATE_LINE = re.compile(r"^\s*(?:\{\{-?.*-?\}\}|\{%.*%\})\s*$", re.MULTILINE)
 _SHELL = re.compile(r"\$\{[A-Za-z_][\w:.-]*\}")
 _MAX_BYTES = 256 * 1024 * 1024
+_MAX_DEPTH = 100
+_MAX_ALIASED = 5_000_000
+"""Values that aliases may stand for: an alias of an alias of an alias doubles them each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +84,72 @@ def parse(text: str, source: str, env: Mapping[str, str], builder: Builder) -> l
     documents = _json_documents(text)
     if documents is None:
         documents = _yaml_documents(text, source, builder)
-    found = [Document(source, i, data) for i, data in enumerate(documents) if data is not None]
+    plain = _Plain(source)
+    found = [Document(source, i, plain(data)) for i, data in enumerate(documents) if data is not None]
     for document in found:
         _leftovers(document.data, source, "", builder)
     return found
+
+
+_LEAVES = frozenset({str, int, float, bool, type(None)})
+
+
+class _Plain:
+    """Values as JSON has them: keys and binary data are text, and aliases do not lead back to themselves.
+
+    What an alias stands for is converted once and counted each time, so that a few lines of aliases of
+    aliases, which would take hours to walk, are refused at once.
+    """
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._known: dict[int, tuple[Any, int, Any]] = {}  # the value too: its id stays its own
+
+    def __call__(self, value: Any) -> Any:
+        plain, size = self._convert(value, 0)
+        if size > _MAX_ALIASED:
+            self._refuse("too large")
+        return plain
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise ConfigurationError(
+            f"{self._source}: is {what} when its aliases are followed",
+            hint="write out what the aliases (*name) stand for",
+        )
+
+    def _convert(self, value: Any, depth: int) -> tuple[Any, int]:
+        if depth > _MAX_DEPTH:
+            self._refuse(f"more than {_MAX_DEPTH} levels deep")
+        if not isinstance(value, Mapping | list | tuple | set):
+            return (value.decode("utf-8", "replace") if isinstance(value, bytes) else value), 1
+        known = self._known.get(id(value))
+        if known is not None:
+            return known[:2]
+        size = 1
+        plain: Any
+        if isinstance(value, Mapping):
+            plain = {}
+            for key, item in value.items():
+                plain[_key(key)], count = (
+                    (item, 1) if type(item) in _LEAVES else self._convert(item, depth + 1)
+                )
+                size += count
+        else:
+            plain = []
+            for item in value:
+                one, count = (item, 1) if type(item) in _LEAVES else self._convert(item, depth + 1)
+                plain.append(one)
+                size += count
+        self._known[id(value)] = plain, size, value
+        return plain, size
+
+
+def _key(key: Any) -> str:
+    if isinstance(key, str):
+        return key
+    if isinstance(key, bool):
+        return "true" if key else "false"
+    return "null" if key is None else str(key)
 
 
 def _substitute(text: str, source: str, env: Mapping[str, str], builder: Builder) -> str:

@@ -256,7 +256,7 @@ def apply_plugin(use: Use) -> None:
                 rule(use)
         except Inexpressible as reason:
             use.block(str(reason), "rewrite the option so that Envoy can express it, or translate by hand")
-        except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+        except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
             # The option has a shape that APISIX's own schema would refuse; reported, never a traceback.
             use.block(
                 f"its options are not valid for APISIX ({type(error).__name__}: {error})",

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +69,7 @@ def _rules(templates: Iterable[str], methods: Iterable[str]) -> bytes:
     return rules[0] + b"".join(_field(_BINDING, one) for one in rules[1:])
 
 
-def _compiled(text: str) -> FileDescriptorSet:
+def _descriptors(text: str) -> FileDescriptorSet:
     """Return the descriptors of a proto: base64 of a descriptor set, or source text."""
     found = FileDescriptorSet()
     if "syntax" not in text and "message" not in text:
@@ -74,16 +77,24 @@ def _compiled(text: str) -> FileDescriptorSet:
             found.ParseFromString(base64.b64decode("".join(text.split()), validate=True))
         except (binascii.Error, DecodeError) as error:
             raise Inexpressible("the proto is neither source text nor a base64 descriptor set") from error
-        return found
-    with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder, "route.proto"), Path(folder, "route.pb")
-        source.write_text(text, encoding="utf-8")
-        known = Path(protoc.__file__).parent / "_proto"
-        options = [f"-I{folder}", f"-I{known}", "--include_imports", f"--descriptor_set_out={target}"]
-        if protoc.main(["protoc", *options, str(source)]) != 0:
-            raise Inexpressible("protoc cannot compile the proto (an import that is not in it?)")
-        found.ParseFromString(target.read_bytes())
+    else:
+        found.ParseFromString(_compiled(text))
     return found
+
+
+@lru_cache(maxsize=64)
+def _compiled(text: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder, "route.pb")
+        Path(folder, "route.proto").write_text(text, encoding="utf-8")
+        known = Path(protoc.__file__).parent / "_proto"
+        options = ["-I.", f"-I{known}", "--include_imports", f"--descriptor_set_out={target}", "route.proto"]
+        # In a process of its own: in this one it would write what is wrong to the terminal.
+        command = [sys.executable, "-m", "grpc_tools.protoc", *options]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
+        if done.returncode != 0:
+            raise Inexpressible(f"protoc cannot compile the proto: {(done.stderr.splitlines() or [''])[0]}")
+        return target.read_bytes()
 
 
 def _method(descriptors: FileDescriptorSet, service: str, method: str) -> MethodDescriptorProto:
@@ -125,7 +136,7 @@ def grpc_transcode(use: Use) -> None:
     config, draft = use.config, use.draft
     proto = _proto(use)
     service, method = str(config["service"]), str(config["method"])
-    descriptors = _compiled(str(proto.spec["content"]))
+    descriptors = _descriptors(str(proto.spec["content"]))
     found = _method(descriptors, service, method)
     methods = _methods(draft.route.spec)
     if not methods:
