@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateshift.apisix.model import Router
+from gateshift.runbook.setup import Translate
 from gateshift.translate import Target, Translation, prove
 from gateshift.translate.conditions import differences, from_vars
 from gateshift.translate.report import write_translation
@@ -325,9 +327,25 @@ def test_a_signature_covers_the_reasons_that_were_read_and_no_other() -> None:
     signed = run(config, accept=({**signature, "covers": blocker.fingerprints},))
     assert not signed.blockers
     assert signed.accepted[0].fingerprints == blocker.fingerprints
+    assert signed.accepted[0].pinned
+    assert not [one for one in signed.warnings if "any reason" in one]
     changed = run(config, accept=({**signature, "covers": ["0" * 12]},))
     assert changed.blockers[0].reason == blocker.reason
     assert any(blocker.fingerprints[0] in one for one in changed.warnings)
+
+
+def test_a_signature_without_reasons_holds_and_says_everywhere_that_it_holds_for_any(tmp_path: Path) -> None:
+    config = configuration(routes=[route("r", "/a", plugins={"hmac-auth": {}})])
+    signature = {"resource": "routes/r", "plugin": "hmac-auth", "who": "Ada", "why": "moved into the backend"}
+    translation = run(config, accept=(signature,))
+    (signed,) = translation.accepted
+    assert not translation.blockers
+    assert signed.as_json()["pinned"] is False
+    pin = f'covers: ["{signed.fingerprints[0]}"]'
+    assert pin in signed.held_by
+    assert any("any reason" in one and pin in one for one in translation.warnings)
+    write_translation(translation, tmp_path)
+    assert "holds for any reason" in (tmp_path / "ledger.html").read_text()
 
 
 def test_a_guarded_route_says_what_happens_to_its_path() -> None:
@@ -345,3 +363,20 @@ def test_no_route_at_all_is_a_blocker_and_not_an_empty_success() -> None:
     upstream = {"id": "u", "type": "roundrobin", "nodes": {"a:80": 1}}
     (blocker,) = run(configuration(upstreams=[upstream])).blockers
     assert (blocker.resource, blocker.plugin) == ("configuration", "input")
+
+
+def test_the_notebook_shows_signatures_and_blockers_above_the_differences() -> None:
+    config = configuration(
+        routes=[
+            route("r", "/a", plugins={"hmac-auth": {}}),
+            route("s", "/b", plugins={"hmac-auth": {}}),
+        ]
+    )
+    signature = {"resource": "routes/r", "plugin": "hmac-auth", "who": "Ada", "why": "moved into the backend"}
+    book = Translate.__new__(Translate)  # the table needs a translation and nothing else of a run
+    book.translation = run(config, accept=(signature,))
+    blocks, signed, *_ = book.ledger().rows
+    assert blocks[:2] == ("blocks", "routes/s hmac-auth")
+    assert book.translation.blockers[0].covers in blocks[2]
+    assert signed[:2] == ("signed", "routes/r hmac-auth")
+    assert "holds for any reason" in signed[2]

@@ -97,7 +97,7 @@ def _show(translation: Translation, proof: Proof, folder: Path) -> None:
     for difference in proof.disagreements:
         click.echo(f"disagreement: {difference}")
     for blocker in translation.blockers:
-        click.echo(f"blocker: {blocker}; a signature covers: {', '.join(blocker.fingerprints)}")
+        click.echo(f"blocker: {blocker}; a signature names {blocker.covers}")
 
 
 @click.command("translate")

@@ -116,7 +116,7 @@ class Accept(Model):
     ``*`` as resource signs the differences of a plugin that is converted, but not exactly, everywhere; the
     loss of a plugin is signed for each resource by its name. *covers* holds the fingerprints of the
     reasons that were signed, as a blocker shows them: another reason is then not covered. Without it a
-    signature under one resource covers whatever reasons there will be, and one under ``*`` nothing.
+    signature under one resource holds for any reason, which the ledger says, and one under ``*`` nothing.
     """
 
     resource: str

@@ -148,13 +148,22 @@ class Translate(Runbook):
         return Table("Istio objects", ("file", "kind", "name", "namespace"), tuple(rows))
 
     def ledger(self) -> Table:
-        """Show how every source field ends, differences first; above them the form of each host, if asked."""
+        """Show how every source field ends, differences first.
+
+        Above them stand what blocks, with what a signature names, who signed for what, and, if asked, the
+        form of each host.
+        """
         entries = [e for e in self.translation.ledger if e.status not in {"exact", "ignored-default"}]
         counts: dict[str, int] = {}
         for entry in self.translation.ledger:
             counts[str(entry.status)] = counts.get(str(entry.status), 0) + 1
         title = "Ledger: " + ", ".join(f"{n} {s}" for s, n in sorted(counts.items()))
-        rows = [(one.form, f"host {one.host}", one.why) for one in self.translation.forms]
+        rows = [
+            ("blocks", f"{b.resource} {b.plugin}", f"{b}; a signature names {b.covers}")
+            for b in self.translation.blockers
+        ]
+        rows += [("signed", f"{b.resource} {b.plugin}", b.held_by) for b in self.translation.accepted]
+        rows += [(one.form, f"host {one.host}", one.why) for one in self.translation.forms]
         rows += [(str(e.status), str(e.origin), e.note) for e in entries[:200]]
         return Table(title, ("ends as", "source field", "difference or what to do"), tuple(rows))
 
@@ -167,7 +176,7 @@ class Translate(Runbook):
         folder = self.context.run_folder / "istio"
         write_translation(self.translation, folder)
         if self.translation.blockers:
-            names = "; ".join(str(b) for b in self.translation.blockers)
+            names = "; ".join(f"{b}; a signature names {b.covers}" for b in self.translation.blockers)
             raise Blocked(
                 f"translate: {len(self.translation.blockers)} blockers: {names}",
                 hint="translate by hand, or sign for it under translate.accept in params (who and why)",

@@ -10,7 +10,7 @@ from typing import Any
 from gateshift.apisix.model import Configuration, Resource, Router
 from gateshift.istio.builders import build, dns_label, spread
 from gateshift.istio.versions import Feature, IstioVersion
-from gateshift.params.model import TranslateParams
+from gateshift.params.model import Accept, TranslateParams
 from gateshift.translate.conditions import Condition
 from gateshift.translate.ledger import Ledger, Path
 from gateshift.translate.model import Blocker, Fidelity, Target
@@ -226,8 +226,8 @@ class Job:
 
     def signature(
         self, resource: str, plugin: str, route: str, reasons: Iterable[str], *, difference: bool = False
-    ) -> str:
-        """Return who accepted the loss of *plugin* on *resource* or *route*, and why; empty when nobody.
+    ) -> Accept | None:
+        """Return who accepted the loss of *plugin* on *resource* or *route*, and why; None when nobody.
 
         ``*`` as resource signs one plugin's *difference* everywhere, and only the reasons that it covers:
         it would stand under what nobody has read yet otherwise. The loss of a plugin is signed for each
@@ -239,7 +239,7 @@ class Job:
             if one.plugin != plugin or not named:
                 continue
             if prints <= set(one.covers) or (not one.covers and one.resource != "*"):
-                return f"{one.who}: {one.why}"
+                return one
             if not one.covers:
                 self.warn(
                     f"the signature of {one.who} under {plugin} of * signs nothing, for it names no reasons "
@@ -250,7 +250,7 @@ class Job:
                 f"the signature of {one.who} under {plugin} of {one.resource} does not cover "
                 f"{resource}: its reasons are now {', '.join(sorted(prints))}"
             )
-        return ""
+        return None
 
     def block(
         self,
@@ -274,7 +274,7 @@ class Job:
         pending.reasons[reason] = None
         held = pending.routes.setdefault(route, set())
         held.add(reason)
-        return not self.signature(resource, plugin, route, held, difference=difference)
+        return self.signature(resource, plugin, route, held, difference=difference) is None
 
     def lost(self, what: str, reason: str, remedy: str, origin: str) -> None:
         """Block because *what* (``GRPCRoute/shop``) never became part of the configuration."""
@@ -301,14 +301,14 @@ class Job:
         standing: list[Blocker] = []
         signed: list[Blocker] = []
         for (resource, plugin, difference), one in sorted(self._pending.items()):
-            groups: dict[str, list[str]] = {}
+            groups: dict[Accept | None, list[str]] = {}
             for route in one.routes or ("",):
                 reasons = one.routes.get(route, one.reasons)
                 signature = self.signature(resource, plugin, route, reasons, difference=difference)
                 groups.setdefault(signature, []).append(route)
-            for signature, routes in sorted(groups.items()):
+            for signature, routes in sorted(groups.items(), key=lambda pair: sorted(pair[1])):
                 remedy = one.remedy
-                if difference and not signature:
+                if difference and signature is None:
                     remedy += self._everywhere(plugin)
                 blocker = Blocker(
                     resource,
@@ -317,8 +317,12 @@ class Job:
                     remedy,
                     tuple(sorted(filter(None, routes))),
                     one.origin,
-                    signature,
+                    "" if signature is None else f"{signature.who}: {signature.why}",
                     tuple(fingerprint(reason) for reason in one.reasons),
+                    pinned=signature is not None and bool(signature.covers),
                 )
-                (signed if signature else standing).append(blocker)
+                (standing if signature is None else signed).append(blocker)
+        for blocker in signed:
+            if not blocker.pinned:
+                self.warn(f"{blocker.resource} {blocker.plugin}: {blocker.held_by}")
         return tuple(standing), tuple(signed)

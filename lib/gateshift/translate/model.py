@@ -100,10 +100,28 @@ class Blocker:
     accepted: str = ""
     fingerprints: tuple[str, ...] = ()
     """One a reason; a signature that names them (``covers``) is void when a reason changes."""
+    pinned: bool = False
+    """The signature names its reasons."""
 
     def __str__(self) -> str:
         routes = ", ".join(self.routes) or "no route"
         return f"{self.resource} {self.plugin}: {self.reason} (holds back {routes}); {self.remedy}"
+
+    @property
+    def covers(self) -> str:
+        """What a signature under these reasons names, ready to paste."""
+        quoted = ", ".join(f'"{one}"' for one in self.fingerprints)
+        return f"covers: [{quoted}]"
+
+    @property
+    def held_by(self) -> str:
+        """The signature as a person reads it, and whether it would outlive what was read."""
+        if self.pinned or not self.accepted:
+            return self.accepted
+        return (
+            f"{self.accepted} (this signature holds for any reason, also one that nobody has read; "
+            f"{self.covers} holds it to those of today)"
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Return the blocker as plain JSON."""
@@ -116,6 +134,7 @@ class Blocker:
             "origin": self.origin,
             "accepted": self.accepted,
             "fingerprints": list(self.fingerprints),
+            "pinned": self.pinned,
         }
 
 

@@ -43,7 +43,7 @@ def _blockers(title: str, blockers: Sequence[Blocker]) -> str:
                 b.remedy,
                 ", ".join(b.routes),
                 ", ".join(b.fingerprints),
-                b.accepted,
+                b.held_by,
             )
         )
         for b in blockers
