@@ -12,6 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateshift.apisix.model import Router
+from gateshift.apisix.routing import Request, RouteTable
+from gateshift.istio.evaluator import Evaluator
+from gateshift.istio.evaluator import Request as Seen
 from gateshift.runbook.setup import Translate
 from gateshift.translate import Target, Translation, prove
 from gateshift.translate.conditions import differences, from_vars
@@ -36,7 +39,9 @@ PATHS = st.sampled_from(
     ]
 )
 HOSTS = st.lists(
-    st.sampled_from(["a.test", "b.test", "*.test", "*.a.test", "x.a.test", "*", "*a.test"]),
+    st.sampled_from(
+        ["a.test", "b.test", "*.test", "*.a.test", "x.a.test", "*", "*a.test", "a.test:81", "*.test:81"]
+    ),
     max_size=2,
     unique=True,
 )
@@ -305,6 +310,36 @@ def test_routes_that_apisix_drops_are_not_emitted_and_named() -> None:
     assert [one["name"] for one in rules(translation)] == ["ok"]
     assert [one.resource for one in translation.blockers] == ["routes/lower", "routes/vars"]
     assert sum("nothing is emitted" in one for one in translation.warnings) == 1
+
+
+@pytest.mark.parametrize("router", [Router.URI, Router.URI_WITH_PARAMETER])
+def test_a_host_with_a_port_is_compared_with_the_header_as_it_was_sent(router: Router) -> None:
+    table = (
+        route("port", "/a", host="a.com:8080"),
+        route("mixed", "/b", hosts=["*.w.com:81", "b.com"]),
+        route("bare", "/*", host="a.com"),
+    )
+    translation = _agrees(*table, router=router)
+    assert not translation.blockers
+    config, evaluator = configuration(routes=table), Evaluator(translation.objects)
+    expected = {
+        ("a.com:8080", "/a"): "port",
+        ("A.com:8080", "/a"): "bare",  # the route's host is in lower case, the header is compared as sent
+        ("a.com", "/a"): "bare",
+        ("a.com:80", "/a"): "bare",
+        ("x.w.com:81", "/b"): "mixed",
+        ("x.w.com", "/b"): None,
+        ("b.com:99", "/b"): "mixed",
+        ("B.COM", "/b"): "mixed",
+    }
+    for (host, path), winner in expected.items():
+        assert RouteTable(config, router).match(Request(host=host, path=path)).winner == winner, host
+        assert evaluator.decide(Seen(authority=host, path=path)).entry == winner, host
+
+
+def test_a_host_that_is_an_address_is_held_back_under_the_routers_that_compare_it() -> None:
+    translation = _agrees(route("v6", "/a", host="[::1]:81"), route("ok", "/a"), router=Router.URI)
+    assert [one.resource for one in translation.blockers] == ["routes/v6"]
 
 
 @pytest.mark.parametrize("router", list(Router))

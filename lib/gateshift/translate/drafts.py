@@ -262,12 +262,17 @@ def _served(job: Job, table: RouteTable, route: Resource) -> Inherited | None:
 
 
 def _limits_of_istio(job: Job, draft: Draft, table: RouteTable) -> None:
-    """Hold back a route whose hosts or paths Istio's objects cannot hold."""
+    """Hold back a route whose hosts or paths Istio cannot hold, and tell hosts with a port apart."""
     written = table.hosts_of(draft.route) or []
-    refused = sort_hosts([from_byte_string(one) for one in written], job.router).refused
-    if refused:
-        field = "hosts" if "hosts" in draft.route.spec else "host"
-        _block_field(job, draft, field, f"{refused[0]} is no host that a VirtualService can have")
+    hosts = sort_hosts([from_byte_string(one) for one in written], job.router)
+    field = "hosts" if "hosts" in draft.route.spec else "host"
+    if hosts.refused:
+        _block_field(job, draft, field, f"{hosts.refused[0]} is no host that a VirtualService can have")
+    elif hosts.authority:
+        try:
+            draft.conditions = combine_all(draft.conditions, hosts.authority)
+        except Inexpressible as reason:
+            _block_field(job, draft, field, str(reason))
     for pattern in draft.patterns:
         if pattern.unusable:
             field = "uris" if "uris" in draft.route.spec else "uri"

@@ -94,6 +94,9 @@ def _hints(configuration: Configuration) -> _Hints:
         for uri in [raw] if isinstance(raw, str) else raw:
             paths.update(_around(str(uri)))
         for host in inherit(configuration, route).hosts:
+            if ":" in host:
+                # The name without the port, and with another, is on the other side of the boundary.
+                hosts.update(f"{host.lstrip('*.').rpartition(':')[0]}{port}" for port in ("", ":1"))
             bare = host.lstrip("*.")
             hosts.update(
                 (f"a.{bare}", f"b.a.{bare}", bare or "other.test") if host.startswith("*") else (host,)
