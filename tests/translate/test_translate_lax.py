@@ -180,6 +180,17 @@ def test_a_number_without_end_is_no_traceback(tmp_path: Path) -> None:
     assert any("health check" in one for one in translation.warnings)
 
 
+def test_a_proto_that_does_not_compile_is_named_and_nothing_is_printed(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    proto = {"id": "p", "content": 'syntax = "proto3";\nmessage A { strin g = ; }\n'}
+    options = {"proto_id": "p", "service": "s.S", "method": "M"}
+    given = route("r", "/a", methods=["POST"], plugins={"grpc-transcode": options})
+    reason = _translated(configuration(routes=[given], protos=[proto])).blockers[0].reason
+    assert "cannot compile the proto: route.proto:2:" in reason
+    assert capfd.readouterr() == ("", "")
+
+
 def test_the_router_alone_says_whether_a_route_is_enabled() -> None:
     config = configuration(routes=[route("false", "/a", status=False), route("true", "/b", status=True)])
     for router in Router:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-import subprocess
+import os
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -82,18 +82,36 @@ def _descriptors(text: str) -> FileDescriptorSet:
     return found
 
 
+def _protoc(options: Sequence[str]) -> str:
+    """Run protoc; return the first line of what is wrong, empty when nothing is.
+
+    It is no Python and writes to the standard error itself, with a path that nobody knows.
+    """
+    with tempfile.TemporaryFile() as said:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        os.dup2(said.fileno(), 2)
+        try:
+            code = protoc.main(["protoc", *options])
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+        said.seek(0)
+        lines = said.read().decode("utf-8", "replace").splitlines()
+    return "" if code == 0 else (lines or ["no reason given"])[0]
+
+
 @lru_cache(maxsize=64)
 def _compiled(text: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder, "route.pb")
         Path(folder, "route.proto").write_text(text, encoding="utf-8")
         known = Path(protoc.__file__).parent / "_proto"
-        options = ["-I.", f"-I{known}", "--include_imports", f"--descriptor_set_out={target}", "route.proto"]
-        # In a process of its own: in this one it would write what is wrong to the terminal.
-        command = [sys.executable, "-m", "grpc_tools.protoc", *options]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
-        if done.returncode != 0:
-            raise Inexpressible(f"protoc cannot compile the proto: {(done.stderr.splitlines() or [''])[0]}")
+        options = [f"-I{folder}", f"-I{known}", "--include_imports", f"--descriptor_set_out={target}"]
+        options.append(str(Path(folder, "route.proto")))
+        wrong = _protoc(options)
+        if wrong:
+            raise Inexpressible(f"protoc cannot compile the proto: {wrong.removeprefix(f'{folder}/')}")
         return target.read_bytes()
 
 
