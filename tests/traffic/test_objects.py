@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gateshift.apisix.model import Kind
+from gateshift.apisix.own_shift import without_own_shift
 from gateshift.apisix.readers import read_files
 from gateshift.cluster.client import Cluster
 from gateshift.errors import TrafficError
@@ -77,6 +78,8 @@ def test_split_moves_every_rule_keeps_its_plugins_and_restores(
         assert ours["upstream"]["nodes"] == {"istio-lb.example.net:80": 1}
         schemes[found.id.rsplit("_", 1)[-1]] = ours["upstream"]["scheme"]
     assert schemes == {"users": "http", "plain": "http", "rpc": "grpc"}
+    for found in without_own_shift(configuration).of(Kind.ROUTE).values():
+        assert "traffic-split" not in found.spec.get("plugins", {}), "a shift is no part of the source"
     one.set(one.plan(100))
     assert one.read().istio_percent == 100
     one.set(one.plan(0))
@@ -105,6 +108,19 @@ def test_split_refuses_what_it_did_not_make(routes: FakeApi, cluster: Cluster) -
         split(cluster, routes=["prod/none"]).read()
     with pytest.raises(TrafficError, match="no address"):
         split(cluster, "", routes=["prod/users"]).plan(10)
+
+
+def test_a_canary_of_the_same_shape_is_not_taken_for_the_shift(routes: FakeApi, cluster: Cluster) -> None:  # noqa: F811
+    inline = {"type": "roundrobin", "nodes": {"canary.prod.svc:80": 1}}
+    rules = [{"weighted_upstreams": [{"upstream": inline, "weight": 20}, {"weight": 80}]}]
+    theirs = {"name": "traffic-split", "enable": True, "config": {"rules": rules}}
+    routes.add("ApisixRoute", "canary", "prod", spec={"http": [rule("canary", plugins=[theirs])]})
+    one = split(cluster)
+    with pytest.raises(TrafficError, match="canary rule canary has a traffic-split of its own"):
+        one.plan(10)
+    one.set(one.plan(0))
+    kept = routes.find("ApisixRoute", "canary", "prod")["spec"]["http"][0]["plugins"]  # type: ignore[index]
+    assert kept == [theirs]
 
 
 def test_an_object_changed_since_the_plan_is_refused(routes: FakeApi, cluster: Cluster) -> None:  # noqa: F811

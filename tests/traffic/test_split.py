@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,13 @@ import pytest
 from pydantic import SecretStr
 
 from gateshift.apisix.admin import AdminClient
+from gateshift.apisix.own_shift import without_own_shift
 from gateshift.errors import TrafficError
-from gateshift.params.model import ApisixParams, TrafficSplitParams
+from gateshift.params.model import ApisixParams, TranslateParams
+from gateshift.params.traffic import TrafficSplitParams
 from gateshift.traffic.protocol import Shifter
 from gateshift.traffic.split import SplitShifter
+from gateshift.translate import Target, translate
 from tests.lab_dataplane.programs import program
 
 KEY = "edd1c9f034335f136f87ad84b625c8f1"
@@ -124,6 +127,33 @@ def test_requests_move_at_once_and_back(clean: dict[str, Any]) -> None:
     with admin(clean) as client:
         plugins = client.get("routes/catalog")["value"]["plugins"]
     assert set(plugins) == {"response-rewrite"}
+
+
+def test_a_shift_in_progress_is_no_part_of_the_source(clean: dict[str, Any]) -> None:
+    one = shifter(clean)
+
+    def source() -> dict[str, Any]:
+        with admin(clean) as client:
+            found = without_own_shift(client.read())
+        return {f"{r.kind}/{r.id}": _stable(r.spec) for r in found}
+
+    before = source()
+    assert set(before) == {"routes/catalog", "routes/plain"}
+    one.set(one.prepare_plan())
+    assert source() == before, "an upstream that only the shift uses"
+    one.set(one.plan(25))
+    assert source() == before
+    with admin(clean) as client:
+        configuration = without_own_shift(client.read())
+    (warning,) = [f.message for f in configuration.findings if "shift in progress" in f.message]
+    assert warning.endswith("catalog, plain")
+    translation = translate(configuration, TranslateParams(), Target(version="1.31", namespace="app"))
+    assert "gateshift-istio" not in json.dumps(translation.objects)
+
+
+def _stable(spec: Mapping[str, Any]) -> dict[str, Any]:
+    out = {key: value for key, value in spec.items() if key != "update_time"}
+    return out if out.get("plugins") else {key: value for key, value in out.items() if key != "plugins"}
 
 
 def test_twice_is_once_and_changes_by_others_are_refused(clean: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import click
 
 from gateshift.apisix.admin import AdminClient
 from gateshift.apisix.model import Configuration, Router
+from gateshift.apisix.own_shift import without_own_shift
 from gateshift.apisix.readers import read_files
 from gateshift.errors import InputError
 from gateshift.params.load import load
@@ -152,7 +153,7 @@ def translate_command(
     params = given.translate if given else TranslateParams()
     if output:
         params = TranslateParams.model_validate({**params.model_dump(), "output": output})
-    configuration = _read(sources, admin_key, namespaces)
+    configuration = without_own_shift(_read(sources, admin_key, namespaces))
     target = Target(
         version=istio_version,
         namespace=namespace,

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from gateshift.apisix.admin import AdminClient
 from gateshift.apisix.model import Configuration, Router
+from gateshift.apisix.own_shift import without_own_shift
 from gateshift.apisix.readers import read_files
 from gateshift.cluster import preflight as cluster_preflight
 from gateshift.cluster import verify as cluster_verify
@@ -28,7 +29,11 @@ __all__ = ["Preflight", "Translate", "Verify", "read_configuration", "translate_
 
 
 def read_configuration(context: Context) -> Configuration:
-    """Read the APISIX configuration from where the params say."""
+    """Read the APISIX configuration from where the params say, without the shift that gateshift put there."""
+    return without_own_shift(_read(context))
+
+
+def _read(context: Context) -> Configuration:
     apisix = context.params.apisix
     if apisix.admin_url and apisix.admin_key:
         with AdminClient(apisix.admin_url, apisix.admin_key.get_secret_value()) as client:

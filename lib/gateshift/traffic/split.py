@@ -15,6 +15,7 @@ from typing import Any
 from gateshift.apisix.admin import AdminClient
 from gateshift.apisix.merge import effective
 from gateshift.apisix.model import Configuration, Kind, Resource
+from gateshift.apisix.own_shift import PLUGIN, UPSTREAM
 from gateshift.errors import ApisixError, TrafficError
 from gateshift.params.model import ApisixParams, TrafficSplitParams
 from gateshift.plan import Plan, Step
@@ -24,8 +25,6 @@ from gateshift.traffic.records import weights_for
 __all__ = ["UPSTREAM", "SplitShifter"]
 
 KIND = "traffic.split"
-PLUGIN = "traffic-split"
-UPSTREAM = "gateshift-istio"
 _GRPC = "-grpc"
 _WAY_BACK = "`gateshift rollback` gives APISIX 100 % of every route again, in seconds"
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from gateshift.apisix.own_shift import PLUGIN, UPSTREAM, is_ours
 from gateshift.errors import ClusterError, TrafficError
 from gateshift.params.traffic import TrafficSplitParams
 from gateshift.plan import Plan, Step
@@ -23,8 +24,7 @@ __all__ = ["CrdSplitShifter"]
 
 KIND = "traffic.split-crd"
 ROUTE = "ApisixRoute"
-UPSTREAM = "apisix.apache.org/v2/ApisixUpstream"
-PLUGIN = "traffic-split"
+SETTINGS = "apisix.apache.org/v2/ApisixUpstream"
 _WAY_BACK = "`gateshift rollback` gives APISIX 100 % of every route again, in seconds"
 
 
@@ -135,6 +135,7 @@ class CrdSplitShifter:
         out = {k: v for k, v in rule.items() if k != "plugins"}
         if high:
             upstream = {
+                "name": UPSTREAM,  # by it the shift is told from a split of somebody else's
                 "type": "roundrobin",
                 "nodes": {f"{self._target}:{self._params.port}": 1},
                 # Istio routes by host name, so the client's must arrive there.
@@ -153,7 +154,7 @@ class CrdSplitShifter:
         """Tell gRPC from HTTP: an ApisixUpstream of the backend's name says it."""
         _, namespace, _ = split_key(key)
         for backend in rule.get("backends") or []:
-            settings = self._objects().get(UPSTREAM, str(backend.get("serviceName")), namespace)
+            settings = self._objects().get(SETTINGS, str(backend.get("serviceName")), namespace)
             if str(((settings or {}).get("spec") or {}).get("scheme", "")).startswith("grpc"):
                 return "grpc"
         return "http"
@@ -215,11 +216,9 @@ def _share(plugin: Mapping[str, Any]) -> float | None:
     try:
         (rule,) = plugin["config"]["rules"]
         ours, rest = rule["weighted_upstreams"]
-        if (
-            set(rule) != {"weighted_upstreams"}
-            or set(ours) != {"upstream", "weight"}
-            or set(rest) != {"weight"}
-        ):
+        if set(rule) != {"weighted_upstreams"} or set(rest) != {"weight"}:
+            return None
+        if set(ours) != {"upstream", "weight"} or not is_ours(plugin["config"]):
             return None
         high, low = int(ours["weight"]), int(rest["weight"])
     except (KeyError, TypeError, ValueError):
