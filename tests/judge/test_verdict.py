@@ -17,6 +17,7 @@ from gateshift.params.model import JudgeParams, StageParams
 
 FIRST = StageParams(weight_percent=10, dwell="12s", error_rate_limit_percent=1.0)
 SECOND = StageParams(weight_percent=25, dwell="12s", error_rate_limit_percent=1.0)
+LATER = StageParams(weight_percent=25, dwell="12s", error_rate_limit_percent=2.0)
 LAST = StageParams(weight_percent=100, dwell="12s", error_rate_limit_percent=0.1)
 PARAMS = JudgeParams(missing_data_allowance="20s")
 LAB = JudgeParams(missing_data_allowance="20s", dispersion_floor=1.0)
@@ -60,6 +61,27 @@ def test_never_before_the_dwell() -> None:
     early = verdict(line((100, side(2000), side(18000))), started=1095.0)
     assert early.decision is Decision.HOLD
     assert "of 12 s" in early.reasons[0]
+
+
+@pytest.mark.parametrize("left", [0.0, 1.0, 3.0])
+def test_traffic_that_fell_away_holds_although_enough_was_seen_before(left: float) -> None:
+    """At both gateways: nothing says that this one is worse, and nothing that it is still well."""
+    good = (34, side(50), side(150))
+    assert verdict(line(good), LATER).decision is Decision.PROMOTE
+    gone_quiet = line(good, (2, side(left), side(3 * left)))
+    held = verdict(gone_quiet, LATER)
+    assert held.decision is Decision.HOLD
+    assert held.reasons == (
+        f"too few requests to go on: {2 * left:.0f} in the last 2 s, 100 were due at the rate before",
+    )
+    half = line(good, (2, side(25), side(75)))
+    assert verdict(half, LATER).decision is Decision.PROMOTE, "an evening is no incident"
+
+
+def test_after_a_fall_of_traffic_the_stage_goes_on_once_enough_is_seen_at_the_new_rate() -> None:
+    steps = ((34, side(50), side(150)), (600, side(1), side(3)))
+    assert verdict(line(steps[0], (60, *steps[1][1:])), LATER).decision is Decision.HOLD
+    assert verdict(line(*steps), LATER).decision is Decision.PROMOTE
 
 
 def test_five_percent_errors_roll_back_within_seconds() -> None:

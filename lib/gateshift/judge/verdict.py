@@ -18,7 +18,7 @@ from typing import Any
 from gateshift.judge.findings import Finding, LatencyFinding
 from gateshift.judge.measure import quantile, sum_buckets, totals, trailing_gap
 from gateshift.judge.model import Decision, Missing, MissingKind, Sample, Side, Verdict
-from gateshift.judge.stage_tests import ERROR_SHARE, errors_test, latency_test
+from gateshift.judge.stage_tests import ERROR_SHARE, RECENT, errors_test, latency_test
 from gateshift.params.model import JudgeParams, StageParams
 from gateshift.plan import digest_of
 
@@ -45,6 +45,9 @@ def attempt_share(attempt: int | None) -> float:
 
 EDITION = 2
 """Edition of the judge, recorded with each verdict; raised when the same samples may be judged otherwise."""
+
+_PRESENT = 0.1
+"""Share of the traffic so far that the newest intervals must have: what is hardly used is not proven well."""
 
 _SILENCE_EXPECTED = 30.0
 """Requests that must have been expected before silence counts as "traffic does not arrive": P = e^-30."""
@@ -253,11 +256,35 @@ def _not_promotable(case: _Case, errors: Finding, latency: LatencyFinding) -> li
         )
     elif not errors.guaranteed:
         held.append(f"{_too_few(case, errors, 'errors', limit)}")
+    elif fallen := _fallen(case):
+        held.append(fallen)
     if latency.unknown:
         held.append(latency.unknown)
     elif not latency.finding.guaranteed:
         held.append(latency.hold_reason)
     return held
+
+
+def _fallen(case: _Case) -> str:
+    """Say how much less traffic than before the newest intervals saw; empty when it is not much less.
+
+    Requests of before would prove well what nobody uses any more: at the end of a dwell without traffic the
+    canary's present state is unknown.
+    """
+    history = case.history
+    for count in (*RECENT, len(history) // 4):
+        before, newest = history[:-count], history[-count:]
+        if count < RECENT[0] or len(before) < 2:
+            continue
+        rate = totals([s.canary for s in before[1:]])[0] / max(before[-1].time - before[0].time, 1e-9)
+        span = history[-1].time - before[-1].time
+        seen = totals([s.canary for s in newest])[0]
+        if rate * span >= _SILENCE_EXPECTED and seen < _PRESENT * rate * span:
+            return (
+                f"too few requests to go on: {seen:.0f} in the last {span:.0f} s, "
+                f"{rate * span:.0f} were due at the rate before"
+            )
+    return ""
 
 
 def _comparison(errors: Finding) -> str:
