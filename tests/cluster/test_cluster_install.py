@@ -13,7 +13,7 @@ from gateshift.cluster import install, operator, uninstall
 from gateshift.cluster.client import Cluster
 from gateshift.cluster.ownership import owner_labels
 from gateshift.cluster.permissions import covered
-from gateshift.cluster.waiting import hopeless
+from gateshift.cluster.waiting import hopeless, refused_pods
 from gateshift.errors import Blocked, ClusterError
 from gateshift.params.model import Params
 from tests.cluster.conftest import FakeApi, make_params
@@ -223,6 +223,33 @@ def test_quota_is_hopeless_and_a_missing_node_is_not(api: FakeApi, cluster: Clus
     assert hopeless(cluster, ISTIO, "istiod") == [f"FailedCreate: {message}"]
     _waiting(api, "ContainerCreating")
     assert hopeless(cluster, ISTIO, "istiod") == []
+
+
+def test_a_quota_behind_the_first_reason_is_told_by_events(api: FakeApi, cluster: Cluster) -> None:
+    """A condition keeps the first reason: the account that the installer made a moment later."""
+    first = 'pods "istiod-1-" is forbidden: error looking up service account istio-system/istiod: not found'
+    condition = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": first}
+    spec = {"replicas": 2, "selector": {"matchLabels": {"app": "istiod"}}}
+    api.add("Deployment", "istiod", ISTIO, spec=spec, status={"conditions": [condition]})
+    owner = {"kind": "Deployment", "name": "istiod"}
+    api.add("ReplicaSet", "istiod-1", ISTIO, metadata={"ownerReferences": [owner]})
+    assert hopeless(cluster, ISTIO, "istiod") == []
+
+    def refused(name: str, message: str, when: str) -> None:
+        about = {"kind": "ReplicaSet", "name": "istiod-1"}
+        told = {"reason": "FailedCreate", "involvedObject": about, "message": f"Error creating: {message}"}
+        api.add("Event", name, ISTIO, **told, count=1, lastTimestamp=when)
+
+    refused("e1", first, "2026-11-30T01:00:00Z")
+    assert hopeless(cluster, ISTIO, "istiod") == []
+    refused("e2", 'pods "istiod-1-x" is forbidden: exceeded quota: none', "2026-11-30T01:00:01Z")
+    said = ["FailedCreate: pods is forbidden: exceeded quota: none"]
+    assert hopeless(cluster, ISTIO, "istiod") == said
+    before = refused_pods(cluster, ISTIO, "istiod")
+    assert hopeless(cluster, ISTIO, "istiod", before=before) == []  # the quota may be gone by now
+    refused("e3", 'pods "istiod-1-y" is forbidden: exceeded quota: none', "2026-11-30T01:00:09Z")
+    assert hopeless(cluster, ISTIO, "istiod", before=before) == said
+    assert not covered(cluster.calls)
 
 
 def test_helm_values_say_what_the_operator_file_says() -> None:

@@ -25,7 +25,17 @@ from gateshift.params import Params
 from gateshift.params.load import load
 from gateshift.params.model import ClusterParams
 from gateshift.runbook.inputs import resolvers
-from tests.cluster.operating import PARAMS, SHOP, gateway, own_lab, status, until, virtual_service
+from tests.cluster.operating import (
+    PARAMS,
+    SHOP,
+    added,
+    gateway,
+    item,
+    own_lab,
+    status,
+    until,
+    virtual_service,
+)
 
 pytestmark = pytest.mark.lab
 
@@ -65,6 +75,16 @@ def test_the_account_may_do_what_a_migration_needs_and_no_more(params: Params, c
         Call("impersonate", "", "users"),
     ):
         assert not cluster.may(call), call
+
+
+def test_a_quota_is_named_long_before_the_time_out(params: Params, cluster: Cluster, admin: Cluster) -> None:
+    admin.create(item("v1", "Namespace", "istio-system"))
+    hasty = params.model_copy(update={"istio": params.istio.model_copy(update={"ready_timeout": 90.0})})
+    with added(admin, item("v1", "ResourceQuota", "none", "istio-system", spec={"hard": {"pods": "0"}})):
+        begun = time.monotonic()
+        with pytest.raises(ClusterError, match=r"cannot become ready: istiod: .*exceeded quota: none"):
+            install.execute(install.plan(hasty, cluster), hasty, cluster)
+        assert time.monotonic() - begun < 75
 
 
 def test_an_install_brings_what_istioctl_renders(params: Params, cluster: Cluster) -> None:

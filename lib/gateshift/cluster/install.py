@@ -27,7 +27,7 @@ from gateshift.cluster.tools import (
     run_istioctl,
     run_tool,
 )
-from gateshift.cluster.waiting import deployment_standing, hopeless, reasons
+from gateshift.cluster.waiting import deployment_standing, hopeless, reasons, refused_pods
 from gateshift.errors import Blocked, ClusterError
 from gateshift.params.model import Params
 from gateshift.plan import Plan, Step, digest_of
@@ -293,6 +293,8 @@ class _Hope:
         self._params, self._cluster = params, cluster
         self._patience = min(_PATIENCE, params.istio.ready_timeout / 3)
         self._since: dict[str, float] = {}
+        names = (istiod_name(params.istio), params.istio.gateway_service)
+        self._before = {n: frozenset(refused_pods(cluster, params.istio.namespace, n)) for n in names}
 
     def look(self) -> None:
         """Raise :class:`ClusterError` with the reason when one has stood for too long."""
@@ -301,7 +303,7 @@ class _Hope:
         found = [
             f"{name}: {reason}"
             for name in (istiod_name(istio), istio.gateway_service)
-            for reason in hopeless(self._cluster, istio.namespace, name)
+            for reason in hopeless(self._cluster, istio.namespace, name, before=self._before[name])
         ]
         self._since = {reason: self._since.get(reason, now) for reason in found}
         lasting = [reason for reason, since in self._since.items() if now - since >= self._patience]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
+
 from gateshift.cluster.client import Cluster
 from gateshift.cluster.gateways import pod_ready, selector_text
 from gateshift.cluster.objects import Object, name_of
 from gateshift.errors import ClusterError
 
-__all__ = ["deployment_standing", "hopeless", "pod_problem", "reasons"]
+__all__ = ["deployment_standing", "hopeless", "pod_problem", "reasons", "refused_pods"]
+
+_NO_ACCOUNT = "error looking up service account"
+_POD = re.compile(r'pods "[^"]*"')
 
 _WAITS_FOREVER = frozenset(
     {
@@ -81,23 +87,59 @@ def reasons(cluster: Cluster, namespace: str, name: str) -> list[str]:
     return list(dict.fromkeys(found))[:6]
 
 
-def hopeless(cluster: Cluster, namespace: str, name: str) -> list[str]:
+def refused_pods(cluster: Cluster, namespace: str, name: str) -> dict[str, str]:
+    """Return why the API server refused pods of a Deployment, by the event that tells it (newest last).
+
+    A condition keeps the first reason for ever, and that is the missing account: installers make it after
+    the Deployment. What came later is told by events alone.
+    """
+    sets = {
+        name_of(one)
+        for one in cluster.list("ReplicaSet", namespace)
+        if (name, "Deployment")
+        in {(o["name"], o["kind"]) for o in one["metadata"].get("ownerReferences") or []}
+    }
+    events = [
+        e
+        for e in cluster.list("Event", namespace, fields="type=Warning")
+        if e.get("reason") == "FailedCreate"
+        and e.get("involvedObject", {}).get("name") in sets
+        and _NO_ACCOUNT not in e.get("message", "")
+    ]
+    events.sort(key=lambda e: str(e.get("lastTimestamp") or e.get("eventTime")))
+    return {
+        f"{name_of(e)} {e.get('count')} {e.get('lastTimestamp')}": _without_name(
+            f"FailedCreate: {str(e.get('message', '')).removeprefix('Error creating: ')}"
+        )
+        for e in events
+    }
+
+
+def _without_name(message: str) -> str:
+    """Each attempt makes up another name; the same cause must read the same."""
+    return _POD.sub("pods", message)
+
+
+def hopeless(cluster: Cluster, namespace: str, name: str, *, before: Collection[str] = ()) -> list[str]:
     """Return what keeps a Deployment from becoming ready and does not heal by waiting: image, quota, crash.
 
-    A pod without a node is not in it: an autoscaler may bring one.
+    A pod without a node is not in it: an autoscaler may bring one. Refusals that were told *before* (keys of
+    :func:`refused_pods`) do not count: their cause may be gone, and the controller only waits to try again.
     """
     deployment = cluster.get("Deployment", name, namespace)
     if deployment is None or not deployment_standing(deployment):
         return []
-    found = [
-        f"{c.get('reason', '')}: {c.get('message', '')}"
+    failing = [
+        _without_name(f"{c.get('reason', '')}: {c.get('message', '')}")
         for c in deployment.get("status", {}).get("conditions") or []
-        if c.get("type") == "ReplicaFailure"
-        and c.get("status") == "True"
-        # An install that was cut short left the Deployment without its account; going on makes it, and the
-        # controller tries again by itself, after a back-off.
-        and "error looking up service account" not in c.get("message", "")
+        if c.get("type") == "ReplicaFailure" and c.get("status") == "True"
     ]
+    # An install that was cut short left the Deployment without its account; going on makes it, and the
+    # controller tries again by itself, after a back-off.
+    found = [one for one in failing if _NO_ACCOUNT not in one]
+    if failing and not found:
+        told = refused_pods(cluster, namespace, name)
+        found = [message for key, message in told.items() if key not in before][-1:]
     labels = selector_text((deployment["spec"].get("selector") or {}).get("matchLabels") or {})
     for pod in cluster.list("Pod", namespace, labels=labels):
         status = pod.get("status", {})
