@@ -57,6 +57,9 @@ def test_why_names_the_failed_condition(config: Path) -> None:
     ("line", "part"),
     [
         ("{", "not JSON"),
+        ('{"path": "/a", "headers": [["x", "1"]]}', "headers is an object"),
+        ('{"path": "/a", "headers": {"x": {"y": 1}}}', "headers.x is text, or a list of texts"),
+        ('{"path": "/a", "args": {"x": [["1"]]}}', "args.x is text, or a list of texts"),
         ("[]", "JSON object"),
         ("{}", "path is required"),
         ('{"path": 1}', "path is text"),
@@ -84,3 +87,27 @@ def test_starting_imports_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_null_is_absent_and_several_values_are_a_list(tmp_path: Path) -> None:
+    config = tmp_path / "apisix.yaml"
+    config.write_text(
+        "routes:\n- {id: none, uri: /*, vars: [[http_x, ~~, .*]]}\n- {id: two, uri: /*, vars: "
+        "[[http_y, ==, '1, 2'], [arg_a, ==, '1']]}\n"
+    )
+    requests = tmp_path / "r.jsonl"
+    lines = [
+        {"path": "/", "headers": {"X": None, "y": ["1", "2"]}, "args": {"a": ["1", "2"], "b": None}},
+        {"path": "/\ud800", "host": None, "cookies": {"c": 5}},
+    ]
+    requests.write_text("\n".join(map(json.dumps, lines)))
+    out = io.StringIO()
+    assert run([config], None, requests, False, out) == 2
+    assert [json.loads(line)["winner"] for line in out.getvalue().splitlines()] == ["two", None]
+
+
+def test_half_a_character_in_a_configuration_is_refused(tmp_path: Path) -> None:
+    config = tmp_path / "apisix.json"
+    config.write_text(json.dumps({"routes": [{"id": 1, "uri": "/\ud83d"}]}))
+    with pytest.raises(ConfigurationError, match="half of a character"):
+        run([config], None, config, False, io.StringIO())

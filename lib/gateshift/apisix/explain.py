@@ -44,14 +44,28 @@ def parse_request(data: object, where: str) -> Request:
             continue
         if key in _TEXTS and not isinstance(value, str):
             raise ConfigurationError(f"{where}: {key} is text, this is {value!r}", hint=_HINT)
-        if key in _MAPS and not isinstance(value, Mapping):
-            raise ConfigurationError(f"{where}: {key} is an object of names and values", hint=_HINT)
         if key == "server_port" and (isinstance(value, bool) or not isinstance(value, int)):
             raise ConfigurationError(f"{where}: server_port is a number, this is {value!r}", hint=_HINT)
-        fields[key] = value
+        fields[key] = _values(key, value, where) if key in _MAPS else value
     if "path" not in fields:
         raise ConfigurationError(f"{where}: path is required", hint=_HINT)
     return Request(**fields)
+
+
+def _values(key: str, value: object, where: str) -> dict[str, Any]:
+    """Return a map of names to values; null is absent, several values are a list."""
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(f"{where}: {key} is an object of names and values", hint=_HINT)
+    for name, one in value.items():
+        if isinstance(one, Mapping) or (isinstance(one, list) and any(map(_is_nested, one))):
+            raise ConfigurationError(
+                f"{where}: {key}.{name} is text, or a list of texts, this is {one!r}", hint=_HINT
+            )
+    return {name: one for name, one in value.items() if one is not None}
+
+
+def _is_nested(value: object) -> bool:
+    return isinstance(value, list | Mapping)
 
 
 def read_requests(lines: Iterable[str], source: str) -> Iterator[Request]:

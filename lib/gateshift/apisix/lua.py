@@ -24,10 +24,13 @@ _MAY_BE_NUMBER = frozenset("0123456789+-." + "iInN" + _SPACE)
 
 
 def byte_string(text: str) -> str:
-    """Return *text* with one character per UTF-8 byte."""
+    """Return *text* with one character per UTF-8 byte (half a character, which JSON can write, has three)."""
     if text.isascii():
         return text
-    return text.encode("utf-8", "surrogateescape").decode("latin-1")
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("latin-1")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass").decode("latin-1")
 
 
 def from_byte_string(text: str) -> str:

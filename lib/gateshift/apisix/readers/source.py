@@ -22,6 +22,7 @@ _TEMPLATE = re.compile(r"(?<!\$)\{\{-?.*?-?\}\}")
 _TEMPLATE_LINE = re.compile(r"^\s*(?:\{\{-?.*-?\}\}|\{%.*%\})\s*$", re.MULTILINE)
 _SHELL = re.compile(r"\$\{[A-Za-z_][\w:.-]*\}")
 _MAX_BYTES = 256 * 1024 * 1024
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _MAX_DEPTH = 100
 _MAX_ALIASED = 5_000_000
 """Values that aliases may stand for: an alias of an alias of an alias doubles them each time."""
@@ -86,9 +87,22 @@ def parse(text: str, source: str, env: Mapping[str, str], builder: Builder) -> l
         documents = _yaml_documents(text, source, builder)
     plain = _Plain(source)
     found = [Document(source, i, plain(data)) for i, data in enumerate(documents) if data is not None]
+    if _HALF.search(text):
+        _refuse_halves(found, source)
     for document in found:
         _leftovers(document.data, source, "", builder)
     return found
+
+
+def _refuse_halves(documents: list[Document], source: str) -> None:
+    """Refuse text with half of a character, which no file and no object can hold."""
+    try:
+        json.dumps([one.data for one in documents], ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = json.dumps(error.object[error.start])
+        raise ConfigurationError(
+            f"{source}: the text holds {half}, which is half of a character", hint="write the whole character"
+        ) from None
 
 
 _LEAVES = frozenset({str, int, float, bool, type(None)})
