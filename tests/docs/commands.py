@@ -121,6 +121,11 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "make check": ("Makefile", "it runs these tests"),
     "make rehearse": ("Makefile", "`make test` runs its short form"),
     "gateshift rehearse": ("Makefile", "`make test` runs its short form"),
+    "gateshift rehearse --short --output gateway-api": (
+        "tests/lab/test_gateway_api_lab.py",
+        "minutes; there the same definitions, objects and gateways are compared on the lab",
+    ),
+    "gateshift lab up --gateway-api": ("tests/lab/test_gateway_api_lab.py", "its lab is prepared so"),
     "gateshift open --lab": ("tests/browser/test_operator.py", "opened in a real browser"),
     "gateshift open --no-browser": ("tests/browser/test_operator.py", "opened in a real browser"),
     "gateshift soak -f params/shop.yaml --act": _SOAK,

@@ -6,7 +6,6 @@ import itertools
 import json
 import re
 import ssl
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,8 @@ from gateshift.cluster import acceptance, apply, permissions, verify
 from gateshift.cluster.acceptance import unaccepted
 from gateshift.cluster.client import Cluster
 from gateshift.cluster.objects import Object
-from gateshift.lab import build, topology
+from gateshift.lab import topology
+from gateshift.lab.gateway_api import serve
 from gateshift.lab.state import LabState
 from gateshift.params import load
 from gateshift.params.model import TranslateParams
@@ -46,7 +46,6 @@ from tests.translate.helpers import CORPUS, configuration, route, signed
 
 pytestmark = pytest.mark.lab
 
-API = "sigs.k8s.io/gateway-api"
 LAB_PARAMS = Path(__file__).parents[2] / "params" / "lab.yaml"
 REQUESTS = 20
 PARAMS = TranslateParams.model_validate({"output": "gateway-api"})
@@ -56,27 +55,10 @@ def translated(given: Configuration) -> Translation:
     return translate(given, signed(given, PARAMS, TARGET), TARGET)
 
 
-def definitions() -> Path:
-    """Return the folder of the standard channel's definitions, in the version that istiod is built with."""
-    pinned = Path(build.__file__).parent / "build" / "istio" / "go.mod"
-    version = re.search(rf"{re.escape(API)} (\S+)", pinned.read_text(encoding="utf-8"))
-    assert version is not None
-    told = subprocess.run(
-        [build.find_go((1, 21)), "mod", "download", "-json", f"{API}@{version[1]}"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return Path(json.loads(told.stdout)["Dir"]) / "config" / "crd" / "standard"
-
-
 @pytest.fixture(scope="module")
 def tools(running: LabState, tmp_path_factory: pytest.TempPathFactory) -> Tools:
     tools = Tools(running, tmp_path_factory.mktemp("tools"))
-    for kind in ("gatewayclasses", "gateways", "httproutes", "grpcroutes", "referencegrants"):
-        file = definitions() / f"gateway.networking.k8s.io_{kind}.yaml"
-        made = tools.run("kubectl", "apply", "--server-side", "-f", str(file))
-        assert made.returncode == 0, made.stderr
+    serve(running)
     installed = tools.install()
     assert installed.returncode == 0, installed.stdout + installed.stderr
     return tools

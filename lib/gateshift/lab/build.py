@@ -37,7 +37,8 @@ class Group:
     """Programs that share one go.mod, because their Kubernetes libraries' versions agree.
 
     ``programs`` maps a program to its package; ``version`` maps it to the arguments and the text that show
-    the pinned version; ``files`` maps a name in the cache to (module, path inside the module).
+    the pinned version; ``files`` maps a name in the cache to (module, path inside the module). ``source``
+    names the folder of the go.mod where that is another group's.
     """
 
     name: str
@@ -45,6 +46,12 @@ class Group:
     version: Mapping[str, tuple[tuple[str, ...], str]]
     ldflags: str = "-s -w"
     files: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    source: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """Where the group's go.mod is."""
+        return _SOURCE / (self.source or self.name)
 
 
 _KWOK = "sigs.k8s.io/kwok"
@@ -127,8 +134,8 @@ def entry_path(group: Group) -> Path:
     """Return the cache folder of *group* for its present pins."""
     digest = hashlib.sha256()
     for part in (
-        (_SOURCE / group.name / "go.mod").read_bytes(),
-        (_SOURCE / group.name / "go.sum").read_bytes(),
+        (group.folder / "go.mod").read_bytes(),
+        (group.folder / "go.sum").read_bytes(),
         json.dumps(
             [dict(group.programs), group.ldflags, dict(group.files), _RECIPE], sort_keys=True
         ).encode(),
@@ -234,7 +241,7 @@ def _fill(group: Group, folder: Path, report: Report) -> None:
     if not todo and not group.files:
         return
     go = find_go(_go_version(group))
-    source = _SOURCE / group.name
+    source = group.folder
     for name, (module, inside) in group.files.items():
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -265,7 +272,7 @@ _BUILD_HINT = "a Go proxy must be reachable for the first build; `go env GOPROXY
 
 def _compile(group: Group, go: str, folder: Path, packages: list[str], report: Report) -> None:
     """Build all packages of a group at once; ``-v`` names each package as it is compiled: our progress."""
-    source = _SOURCE / group.name
+    source = group.folder
     total = max(len(_run([go, "list", "-deps", *packages], source, group).splitlines()), 1)
     command = [go, "build", "-v", "-trimpath", "-buildvcs=false", "-ldflags", group.ldflags]
     command += ["-o", f"{folder}{os.sep}", *packages]
@@ -296,7 +303,7 @@ def _output_name(package: str) -> str:
 
 
 def _go_version(group: Group) -> tuple[int, ...]:
-    found = re.search(r"^go (\d+(?:\.\d+)*)$", (_SOURCE / group.name / "go.mod").read_text(), re.MULTILINE)
+    found = re.search(r"^go (\d+(?:\.\d+)*)$", (group.folder / "go.mod").read_text(), re.MULTILINE)
     return _numbers(found[1] if found else "1.26")
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from gateshift.errors import LabError
 from gateshift.lab import build, lifecycle
+from gateshift.lab.gateway_api import serve
 from gateshift.lab.state import LabState, names
 
 __all__ = ["lab", "start"]
@@ -64,10 +65,13 @@ def lab() -> None:
 @click.option("--config", type=click.Path(exists=True, dir_okay=False), help="The old gateway's apisix.yaml.")
 @click.option("--rate", type=float, default=RATE, show_default=True, help="Client requests a second.")
 @click.option("--ttl", type=float, default=2.0, show_default=True, help="Seconds clients keep a DNS answer.")
+@click.option("--gateway-api", is_flag=True, help="Serve the Gateway API (for translate.output gateway-api).")
 @_JSON
-def up(name: str, config: str | None, rate: float, ttl: float, as_json: bool) -> None:
+def up(name: str, config: str | None, rate: float, ttl: float, gateway_api: bool, as_json: bool) -> None:  # noqa: PLR0917 - click passes by name
     """Start a lab and return when it is ready; it keeps running in the background."""
     state = start(name, config=config, rate=rate, ttl=ttl)
+    if gateway_api:
+        serve(state)
     _show(state, as_json)
 
 

@@ -16,6 +16,7 @@ from gateshift import lab as laboratory
 from gateshift.cli.shared import short_path
 from gateshift.errors import GateshiftError, Interrupted
 from gateshift.lab.cli import start
+from gateshift.lab.gateway_api import serve
 from gateshift.lab.state import LabState
 from gateshift.params.load import load
 from gateshift.rehearse import faults as lab_faults
@@ -46,8 +47,15 @@ PARAMS = "params/lab.yaml"
 @click.option("--short", is_flag=True, help="Two stages instead of five, for tests.")
 @click.option("--only", type=click.Choice(["healthy", "fault"]), help="Run only one of the two migrations.")
 @click.option("--lab", "lab_name", default="rehearsal", show_default=True, help="Name of the lab.")
+@click.option(
+    "--output",
+    type=click.Choice(["istio", "gateway-api"]),
+    default="istio",
+    show_default=True,
+    help="Form of the hosts (translate.output); the lab then serves the Gateway API.",
+)
 def rehearse(  # noqa: PLR0917 - click passes by name
-    keep: bool, fault_name: str, speed: float, short: bool, only: str | None, lab_name: str
+    keep: bool, fault_name: str, speed: float, short: bool, only: str | None, lab_name: str, output: str
 ) -> None:
     """Run a whole migration in the lab, then a second one that is broken on purpose.
 
@@ -62,19 +70,21 @@ def rehearse(  # noqa: PLR0917 - click passes by name
     os.environ["GATESHIFT_LAB"] = lab_name  # the notebooks' kernels inherit which lab they talk to
     lab = start(lab_name)
     laboratory.forget_migrations(lab_name)  # an earlier rehearsal that was not brought to its end
+    if output == "gateway-api":
+        serve(lab)
     screen = Screen()
     failures: list[str] = []
     tables = []
     try:
         if only != "fault":
-            director = _director(f"rehearsal-{stamp}", _overrides(speed, short), screen)
+            director = _director(f"rehearsal-{stamp}", _overrides(speed, short, output), screen)
             with _failing("first", failures):
                 failures += _healthy(director, lab, screen)
             tables.append(("promoted", director))
         if only != "healthy":
             screen.phase("reset: APISIX restored, DNS simple again")
             laboratory.reset(lab_name)
-            overrides = _overrides(speed, short, compared=fault.compared)
+            overrides = _overrides(speed, short, output, compared=fault.compared)
             director = _director(f"rehearsal-{stamp}-fault", overrides, screen)
             with _failing("second", failures):
                 if fault.name == "kill":
@@ -107,14 +117,17 @@ def _failing(which: str, failures: list[str]) -> Iterator[None]:
         failures.append(f"{which} migration: {error} ({error.hint})")
 
 
-def _overrides(speed: float, short: bool, *, compared: bool = False) -> dict[str, Any]:
-    stages = yaml.safe_load((project_root() / PARAMS).read_text(encoding="utf-8"))["stages"]
+def _overrides(speed: float, short: bool, output: str = "istio", *, compared: bool = False) -> dict[str, Any]:
+    params = yaml.safe_load((project_root() / PARAMS).read_text(encoding="utf-8"))
+    stages = params["stages"]
     if short:
         # Where the gateways must be compared, the second of them is not yet at 100 %.
         stages = [stages[1], *([stages[2]] if compared else []), stages[-1]]
     for stage in stages:
         stage["dwell"] = f"{float(stage['dwell'].removesuffix('s')) / speed:g}s"
-    return {"stages": stages}
+    if output == "istio":
+        return {"stages": stages}
+    return {"stages": stages, "translate": {**params["translate"], "output": output}}
 
 
 def _director(migration: str, overrides: Mapping[str, Any], screen: Screen) -> Director:
