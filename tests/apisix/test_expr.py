@@ -45,6 +45,14 @@ def holds(rule: Any, **values: Any) -> bool | None:
         (["x", "FOO"], "FOO", False),
         (["x", 5], "5", True),
         (["x", "==", None], None, True),
+        # Lua's numbers are doubles: these integers are one number
+        (["x", "==", 9007199254740993], "9007199254740993", True),
+        (["x", "==", 9007199254740993], "9007199254740992", True),
+        (["x", "~=", 9007199254740993], "9007199254740992", False),
+        (["x", ">", 9007199254740992], "9007199254740993", False),
+        (["x", "==", 10**400], "1e999", True),
+        (["x", "<", 10**400], "0x1p9999", False),
+        (["x", "~~", 10**400], "inf", True),
     ],
 )
 def test_comparisons(rule: list[Any], value: Any, expected: bool) -> None:

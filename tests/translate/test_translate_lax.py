@@ -41,7 +41,7 @@ def _translated(config: Configuration, target: Target = TARGET) -> Translation:
         ({"uris": ["/a", {"b": 1}]}, "uris[1]"),
         ({"host": ["a.com"]}, "host"),
         ({"hosts": "a.com"}, "hosts"),
-        ({"hosts": []}, "hosts"),
+        ({"remote_addrs": []}, "remote_addrs"),
         ({"methods": "GET"}, "methods"),
         ({"methods": [["GET"]]}, "methods[0]"),
         ({"priority": "5"}, "priority"),
@@ -164,7 +164,10 @@ def test_requests_closed_by_a_held_back_condition_are_counted_until_it_is_signed
     assert not signed.blockers
     (found, *_) = prove(config, signed, requests=200).disagreements
     assert (found.apisix, found.istio, found.refused) == ("open", "body", True)
-    assert "refuses it with body, held back" in str(found)
+    assert str(found).endswith("APISIX chooses open, Istio refuses it with body, held back")
+    alone = configuration(routes=[route("body", "/a", vars=[["post_arg_x", "==", "1"]]), route("b", "/b")])
+    closed = translate(alone, TranslateParams.model_validate({"accept": accept}), TARGET)
+    assert not prove(alone, closed, requests=200).disagreements, "nothing else would have served them"
 
 
 def test_a_number_without_end_is_no_traceback(tmp_path: Path) -> None:
@@ -189,6 +192,15 @@ def test_a_proto_that_does_not_compile_is_named_and_nothing_is_printed(
     reason = _translated(configuration(routes=[given], protos=[proto])).blockers[0].reason
     assert "cannot compile the proto: route.proto:2:" in reason
     assert capfd.readouterr() == ("", "")
+
+
+def test_an_empty_list_of_hosts_is_none_or_any_as_the_router_reads_it(tmp_path: Path) -> None:
+    config = _read(tmp_path, {"routes": [route("none", "/a", hosts=[]), route("ok", "/*")]})
+    for router in Router:
+        translation = _translated(config, Target(version="1.31", namespace="app", router=router))
+        assert not prove(config, translation, requests=100).disagreements
+        expected = {"ok"} if router is Router.HOST_URI else {"none", "ok"}
+        assert set(translation.entries.values()) == expected
 
 
 def test_the_router_alone_says_whether_a_route_is_enabled() -> None:

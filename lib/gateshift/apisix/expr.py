@@ -178,7 +178,8 @@ def _same(left: Value, right: object) -> bool:
 
 def _equal(operand: Any) -> Callable[[Value], bool]:
     if _is_number(operand):
-        return lambda value: (number := to_number(value)) is not None and number == operand
+        wanted = to_number(operand)
+        return lambda value: (number := to_number(value)) is not None and number == wanted
     if isinstance(operand, str):
         text = byte_string(operand)
         return lambda value: value == text
@@ -187,14 +188,15 @@ def _equal(operand: Any) -> Callable[[Value], bool]:
 
 def _unequal(operand: Any) -> Callable[[Value], bool]:
     if _is_number(operand):
-        return lambda value: (number := to_number(value)) is None or number != operand
+        wanted = to_number(operand)
+        return lambda value: (number := to_number(value)) is None or number != wanted
     if isinstance(operand, str):
         text = byte_string(operand)
         return lambda value: value != text
     return lambda value: not _same(value, operand)
 
 
-def _ordered(operator: str, operand: float | int | None) -> Callable[[Value], bool]:
+def _ordered(operator: str, operand: float | None) -> Callable[[Value], bool]:
     if operand is None:
         return _never
     bound = operand

@@ -43,11 +43,16 @@ def lower(text: str) -> str:
     return text.lower() if text.isascii() else text.translate(_LOWER)
 
 
-def to_number(value: object) -> float | int | None:  # noqa: PLR0911 - one return a notation
-    """Read *value* as LuaJIT's ``tonumber`` does, or return None when it would return nil."""
+def to_number(value: object) -> float | None:  # noqa: PLR0911 - one return a notation
+    """Read *value* as LuaJIT's ``tonumber`` does, or return None when it would return nil.
+
+    Lua's numbers are doubles: above 2^53, integers that differ may be the same number.
+    """
     if isinstance(value, bool) or value is None:
         return None
-    if isinstance(value, int | float):
+    if isinstance(value, int):
+        return _double(value)
+    if isinstance(value, float):
         return value
     if not isinstance(value, str) or not value or value[0] not in _MAY_BE_NUMBER:
         return None
@@ -56,11 +61,21 @@ def to_number(value: object) -> float | int | None:  # noqa: PLR0911 - one retur
         return float(text)
     found = _HEX.fullmatch(text)
     if found:
-        return float.fromhex(f"{found[1]}0x{found[2]}")
+        try:
+            return float.fromhex(f"{found[1]}0x{found[2]}")
+        except OverflowError:
+            return -math.inf if found[1] == "-" else math.inf
     found = _BINARY.fullmatch(text)
     if found:
-        return float(int(found[2], 2)) * (-1.0 if found[1] == "-" else 1.0)
+        return _double(int(found[2], 2)) * (-1.0 if found[1] == "-" else 1.0)
     return float(text) if _WORD.fullmatch(text) else None
+
+
+def _double(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def to_text(value: object) -> str:  # noqa: PLR0911 - one return a type
@@ -72,7 +87,7 @@ def to_text(value: object) -> str:  # noqa: PLR0911 - one return a type
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
-        number = float(value)
+        number = _double(value)
         if math.isnan(number):
             return "nan"
         if math.isinf(number):

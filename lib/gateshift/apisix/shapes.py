@@ -168,7 +168,7 @@ _FIELDS: Mapping[Kind, Check] = {
             "uri": _TEXT,
             "uris": _some,
             "host": _TEXT,
-            "hosts": _some,
+            "hosts": _texts,
             "methods": _texts,
             "priority": _NUMBER,
             "remote_addr": _TEXT,
@@ -184,7 +184,7 @@ _FIELDS: Mapping[Kind, Check] = {
             "status": _SWITCH,
         }
     ),
-    Kind.SERVICE: _object({**_BEARERS, "hosts": _some, "enable_websocket": _FLAG, "script": _TEXT}),
+    Kind.SERVICE: _object({**_BEARERS, "hosts": _texts, "enable_websocket": _FLAG, "script": _TEXT}),
     Kind.UPSTREAM: _INLINE,
     Kind.PLUGIN_CONFIG: _object({"plugins": _plugins}),
     Kind.GLOBAL_RULE: _object({"plugins": _plugins}),

@@ -40,9 +40,7 @@ class Disagreement:
         for label, values in (("headers", one.headers), ("args", one.args), ("cookies", one.cookies)):
             if values:
                 parts.append(f"{label} {dict(values)}")
-        other = (
-            f"Istio {self.istio}" if not self.refused else f"Istio refuses it with {self.istio}, held back"
-        )
+        other = f"refuses it with {self.istio}, held back" if self.refused else str(self.istio)
         return f"{', '.join(parts)}: APISIX chooses {self.apisix}, Istio {other}"
 
 
@@ -260,6 +258,8 @@ class _Judge:
         if chosen is None and match.winner in self._refused:
             return None  # held back where nothing else is served: 404 is as closed as the refusal
         refused = chosen in self._refused
+        if refused and match.winner is None:
+            return None  # 503 is as closed as APISIX's 404
         if refused and f"{Kind.ROUTE}/{chosen}" in self._waiting:
             self.closed += 1
             return None
