@@ -1,17 +1,14 @@
 """The lab's account holds the generated ClusterRole and nothing more, so what runs under it proves the role.
 
 The real API server is asked: by its review of all rules, by one question for each verb on each resource that
-it serves, and by calls that it refuses. Then a whole migration runs, with no other credentials in reach.
+it serves, and by calls that it refuses. A rehearsal, 00 to 70, runs with this account's kubeconfig alone.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-import os
 import ssl
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,21 +18,16 @@ import httpx
 import pytest
 import yaml
 
-from gateshift import lab
 from gateshift.cluster import install, permissions
 from gateshift.cluster.client import Call, Cluster
 from gateshift.cluster.tools import cluster_flags, run_tool
 from gateshift.lab.account import ACCOUNT, NAMESPACE
-from gateshift.lab.build import cache_home
 from gateshift.lab.sidecars import lab_api
 from gateshift.lab.state import LabState
-from gateshift.migration.journal import read_records
-from gateshift.migration.state import Phase, fold
 from gateshift.params.load import load
 from gateshift.params.model import ClusterParams
 from gateshift.runbook.inputs import resolvers
-from tests.cluster.operating import PARAMS, own_lab, until
-from tests.docs.commands import workspace
+from tests.cluster.operating import PARAMS, own_lab
 
 pytestmark = pytest.mark.lab
 
@@ -230,51 +222,3 @@ def test_a_token_of_an_exec_plugin_is_taken_as_eks_gives_it(running: LabState, t
     )
     assert "namespace/apisix" in printed
     assert install.precheck(eks)
-
-
-@pytest.mark.long
-def test_a_migration_from_preflight_to_clean_up_needs_nothing_more(tmp_path: Path) -> None:
-    """A rehearsal in a home without any kubeconfig; without the binding its next step is refused."""
-    clone, home = tmp_path / "clone", tmp_path / "home"
-    workspace(clone, outputs=None)
-    home.mkdir()
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("GATESHIFT", "KUBE", "XDG", "APISIX"))}
-    state = {"XDG_STATE_HOME": str(tmp_path / "state"), "XDG_CACHE_HOME": str(cache_home().parents[1])}
-    environment = {**kept, **state, "HOME": str(home), "GATESHIFT_LAB": "whole"}
-
-    def gateshift(*arguments: str) -> subprocess.CompletedProcess[str]:
-        program = Path(sys.executable).with_name("gateshift")
-        return subprocess.run(
-            [str(program), *arguments],
-            cwd=clone,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=900,
-            check=False,
-        )
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_STATE_HOME", state["XDG_STATE_HOME"])
-        try:
-            done = gateshift("rehearse", "--short", "--only", "healthy", "--keep", "--lab", "whole")
-            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-            assert list(home.rglob("config")) == []
-            (migration,) = [p for p in (clone / "outputs").iterdir() if (p / "journal.jsonl").exists()]
-            records = read_records(migration / "journal.jsonl")
-            assert fold(records).phase is Phase.CLEANED
-            ran = [r.data["notebook"] for r in records if r.kind == "run.started"]
-            books = ("00_preflight", "10_install", "20_translate", "30_apply", "40_verify")
-            assert [b for b in dict.fromkeys(ran) if b != "99_report"] == [
-                *books,
-                "50_canary",
-                "60_soak",
-                "70_cleanup",
-            ]
-            running = lab.status("whole")
-            with lab_api(running) as api:
-                api.delete(f"{RBAC}/clusterrolebindings/gateshift")
-            restore = ("cleanup", "-p", f"migration={migration.name}", "-p", "undo=true")
-            assert until(lambda: "forbidden" in (said := gateshift(*restore)).stdout + said.stderr, 60)
-        finally:
-            lab.down("whole")
