@@ -1,6 +1,7 @@
 import io
 import math
-from datetime import timedelta, timezone
+import warnings
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
@@ -39,6 +40,16 @@ def test_draws_any_history(length: int) -> None:
     figure.savefig(buffer, format="png", dpi=40)
     assert buffer.getvalue().startswith(b"\x89PNG")
     assert len(figure.axes) == 6
+
+
+def test_no_length_of_a_stage_makes_matplotlib_warn() -> None:
+    figure = canary_figure(history(30), STAGE)
+    locator = figure.axes[0].xaxis.get_major_locator()
+    begin = datetime(2026, 11, 30, 1, 30, 7, tzinfo=UTC)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for seconds in (*range(1, 4000), *range(4000, 400_000, 97)):
+            assert len(locator.tick_values(begin, begin + timedelta(seconds=seconds)))
 
 
 def test_connections_are_drawn_where_they_are_known() -> None:

@@ -351,7 +351,8 @@ def _clock(axes: Axes, history: Sequence[Sample], zone: tzinfo) -> None:
         return
     if len(history) == 1:
         axes.set_xlim(_moment(history[0].time - 5), _moment(history[0].time + 5))
-    locator = AutoDateLocator(minticks=3, maxticks=6, tz=zone)  # type: ignore[no-untyped-call]  # matplotlib.dates is untyped
+    # With more than two ticks at least, some spans have no fitting step: Matplotlib warns into the notebook.
+    locator = AutoDateLocator(minticks=2, maxticks=6, tz=zone)  # type: ignore[no-untyped-call]  # matplotlib.dates is untyped
     axes.xaxis.set_major_locator(locator)
     span = history[-1].time - history[0].time if len(history) > 1 else 0.0
     pattern = "%H:%M:%S" if span < 900 else "%H:%M" if span < 86400 else "%m-%d %H:%M"
