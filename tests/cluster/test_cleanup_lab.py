@@ -39,7 +39,7 @@ from gateshift.runbook.inputs import resolvers
 from tests.archive import story
 from tests.cluster.operating import PARAMS, SHOP, Users, added, gateway, item, own_lab, until, virtual_service
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.long]
 
 NAME = "goodbye"
 WINDOW = 10.0

@@ -30,7 +30,7 @@ from gateshift.runbook.inputs import resolvers
 from tests.cluster.door import Door, door, number_of
 from tests.cluster.operating import GATEWAY, PARAMS, own_lab, until
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.long]
 
 NAME = "killed"
 CHILD = """
@@ -200,10 +200,10 @@ def _door(running: LabState, place: Path) -> Iterator[Door]:
     [
         ("a definition in the middle", WAYS[0]),
         ("gateway", WAYS[1]),
-        pytest.param("namespace", WAYS[0], marks=pytest.mark.long),
-        pytest.param("istiod", WAYS[1], marks=pytest.mark.long),
-        pytest.param("istiod", WAYS[2], marks=pytest.mark.long),
-        pytest.param("validator of the default revision", WAYS[0], marks=pytest.mark.long),
+        pytest.param("namespace", WAYS[0]),
+        pytest.param("istiod", WAYS[1]),
+        pytest.param("istiod", WAYS[2]),
+        pytest.param("validator of the default revision", WAYS[0]),
     ],
 )
 def test_killed_and_repeated_it_ends_in_the_same_state(world: World, point: str, way: str) -> None:
@@ -214,7 +214,6 @@ def test_killed_and_repeated_it_ends_in_the_same_state(world: World, point: str,
     world.remove()
 
 
-@pytest.mark.long
 def test_killed_and_removed_nothing_is_left(world: World) -> None:
     """The other way back of a half install."""
     for point in ("a definition in the middle", "istiod"):
@@ -223,7 +222,6 @@ def test_killed_and_removed_nothing_is_left(world: World) -> None:
         world.remove()
 
 
-@pytest.mark.long
 def test_killed_before_each_of_its_writes_in_turn(world: World) -> None:
     """Each install is killed one write later than the one before, on what that one left behind."""
     for at in range(1, len(world.writes) + 1):

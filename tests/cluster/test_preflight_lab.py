@@ -32,7 +32,7 @@ from gateshift.runbook.setup import Preflight
 from tests.cluster.operating import PARAMS, SHOP, added, altered, item, own_lab, until
 from tests.cluster.test_cluster_preflight import tls_secret
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.long]
 
 NAME = "before"
 HOME = "istio-system"
