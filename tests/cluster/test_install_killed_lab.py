@@ -200,10 +200,10 @@ def _door(running: LabState, place: Path) -> Iterator[Door]:
     [
         ("a definition in the middle", WAYS[0]),
         ("gateway", WAYS[1]),
-        pytest.param("namespace", WAYS[0]),
-        pytest.param("istiod", WAYS[1]),
-        pytest.param("istiod", WAYS[2]),
-        pytest.param("validator of the default revision", WAYS[0]),
+        ("namespace", WAYS[0]),
+        ("istiod", WAYS[1]),
+        ("istiod", WAYS[2]),
+        ("validator of the default revision", WAYS[0]),
     ],
 )
 def test_killed_and_repeated_it_ends_in_the_same_state(world: World, point: str, way: str) -> None:
