@@ -172,7 +172,17 @@ class Desk:
         return sum(record.kind == "run.started" for record in self.records)
 
     def busy(self) -> bool:
-        return self.panel.locator(".jp-InputPrompt", has_text="[*]").count() > 0
+        """Whether a cell of the notebook in front runs or waits to run.
+
+        The cells are asked, not the screen: JupyterLab draws only those in sight, and a long plan pushes the
+        running one out of it.
+        """
+        found = self.page.evaluate(
+            """() => { const w = window.jupyterapp.shell.currentWidget;
+              return w?.sessionContext?.session?.kernel?.status === 'busy'
+                || !!w?.content?.widgets?.some(c => c.model?.executionState === 'running') }"""
+        )
+        return bool(found) or self.panel.locator(".jp-InputPrompt", has_text="[*]").count() > 0
 
     def finish(self, seconds: float = 90) -> None:
         """Wait until no cell of the notebook in front runs or waits to run."""

@@ -19,7 +19,7 @@ from gateshift.params.model import Params
 from tests.cluster.conftest import make_params
 from tests.tools import tool
 
-pytestmark = pytest.mark.slow  # builds istioctl and helm, once a machine
+pytestmark = [pytest.mark.slow, pytest.mark.long]  # builds istioctl and helm, once a machine
 
 CHARTS = {"base": "base", "istiod": "istio-control/istio-discovery", "gateway": "gateway"}
 HOME = "istio-system"

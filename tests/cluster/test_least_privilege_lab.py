@@ -29,7 +29,7 @@ from gateshift.params.model import ClusterParams
 from gateshift.runbook.inputs import resolvers
 from tests.cluster.operating import PARAMS, own_lab
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.long]
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "least"
