@@ -6,6 +6,7 @@ import random
 import re
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -71,6 +72,29 @@ def test_any_byte_of_any_file_is_found_and_its_file_named(archive: Path) -> None
         path.write_bytes(bytes(changed))
         problems = audit.verify(archive)
         assert any(p.path == path for p in problems), f"{path.name} byte {place}: {problems}"
+        path.write_bytes(raw)
+    assert audit.verify(archive) == []
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        {"files": {"50_canary.ipynb": {"sha156": "x"}}},
+        {"files": {"50_canary.ipynb": 7}},
+        {"files": {"a\0b": {"sha256": "x"}}},
+        {"files": ["50_canary.ipynb", 7]},
+        {"files": {}, "journal": 7},
+        {"files": {}, "journal": {"seq": "x", "hash": "y"}},
+        {"files": {}, "shared": [1]},
+    ],
+)
+def test_a_changed_manifest_is_named_whatever_it_lists(archive: Path, nonsense: dict[str, Any]) -> None:
+    path = next(iter(sorted(archive.glob("*/manifest.json"))))
+    raw = path.read_bytes()
+    try:
+        path.write_text(json.dumps({**json.loads(raw), **nonsense}))
+        assert any(p.path == path and "was changed" in p.what for p in audit.verify(archive))
+    finally:
         path.write_bytes(raw)
     assert audit.verify(archive) == []
 
