@@ -77,6 +77,7 @@ def test_the_account_may_do_what_a_migration_needs_and_no_more(params: Params, c
         assert not cluster.may(call), call
 
 
+@pytest.mark.long  # and the install after it waits until Kubernetes tries the refused pods again
 def test_a_quota_is_named_long_before_the_time_out(params: Params, cluster: Cluster, admin: Cluster) -> None:
     admin.create(item("v1", "Namespace", "istio-system"))
     hasty = params.model_copy(update={"istio": params.istio.model_copy(update={"ready_timeout": 90.0})})
