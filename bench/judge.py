@@ -35,7 +35,7 @@ def main() -> int:
         work: tuple[tuple[str, Callable[[], list[str]]], ...] = (
             ("sick canaries", lambda: sick_table(pool.map, sick)),
             ("frontier", lambda: frontier_table(pool.map, sick)),
-            ("second frontier", lambda: turning_table(pool.map, 10 * sick)),
+            ("second frontier", lambda: turning_table(pool.map, 4 * sick)),
             ("promotions", lambda: promotion_tables(pool.map, healthy, max(sick // 10, 20))),
             ("latency", lambda: latency_table(pool.map, healthy // 4, max(sick // 4, 20))),
             ("missing data", lambda: judge_faults.fault_table(pool.map, options.fault_runs)),
