@@ -7,7 +7,7 @@ import pytest
 from gateshift.archive.redact import Redactor
 from gateshift.cluster import cleanup, restore
 from gateshift.cluster.client import Cluster
-from gateshift.cluster.exported import shown
+from gateshift.cluster.exported import holds_secrets, shown
 from gateshift.errors import Blocked, ClusterError, GateClosed
 from gateshift.params.model import Params
 from tests.cluster.conftest import FakeApi, make_params
@@ -198,6 +198,20 @@ def test_secrets_outside_of_secrets_are_exported_as_little(
     assert live["spec"]["authParameter"]["keyAuth"]["value"] == {"key": "jack-key"}
     assert "gateshift.dev/secrets" not in str(live)
     assert restore.plan(params, cluster, exported).empty
+
+
+def test_a_signing_key_inside_a_key_set_is_not_exported() -> None:
+    """As plans and diffs mask it; the copy in the cluster has it."""
+    rule = {"issuer": "a", "jwks": '{"keys": [{"kty": "oct", "k": "c2lnbmluZy1rZXk"}]}'}
+    obj = {
+        "apiVersion": "security.istio.io/v1",
+        "kind": "RequestAuthentication",
+        "metadata": {"name": "jwt", "namespace": "apisix"},
+        "spec": {"jwtRules": [rule]},
+    }
+    exported = shown(obj, Redactor())
+    assert "c2lnbmluZy1rZXk" not in str(exported)
+    assert holds_secrets(exported)
 
 
 def test_a_secret_that_gateshift_was_told_is_known_anywhere(

@@ -29,11 +29,11 @@ def portable(obj: Object) -> Object:
 
 def shown(obj: Object, redactor: Redactor) -> Object:
     """Return *obj* for the export: portable and without secrets; marked where a restore needs its copy."""
-    whole = portable(obj)
+    whole, masked = portable(obj), _movable(clean(obj) or {})
     if whole["kind"] == "Secret":
-        return _movable(clean(obj) or {})
+        return masked
     hide = Redactor(_secrets_of(whole))
-    bare: Object = redactor.value(hide.value(_without_variables(whole)))
+    bare: Object = redactor.value(hide.value(_without_variables(masked)))
     # Which object it is stays readable, also where a secret happens to be a part of its name.
     bare |= {"apiVersion": whole["apiVersion"], "kind": whole["kind"]}
     bare["metadata"] |= {
