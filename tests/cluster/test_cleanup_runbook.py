@@ -144,6 +144,17 @@ def test_clean_up_goes_when_nothing_forbids_it(world: World) -> None:
     assert runbook.context.state.phase.value == "cleaned"
 
 
+def test_a_clean_up_that_died_goes_on_although_nobody_scrapes_apisix_any_more(world: World) -> None:
+    runbook = world.open()
+    runbook.record("cleanup.intent", export="none", digest="none")
+    world.prometheus.responder = lambda *_: []
+    runbook.close()
+    runbook = Cleanup(runbook.params, {})
+    _through(runbook)
+    assert world.api.find("Namespace", "apisix") is None
+    assert runbook.context.state.phase.value == "cleaned"
+
+
 def _through(runbook: Cleanup) -> None:
     """Read, plan, approve as a person who read it, act."""
     try:

@@ -37,14 +37,14 @@ def serve(tls: ssl.SSLContext | None = None) -> Iterator[Wire]:
             if wire.raw is not None:
                 status, body = wire.raw
             else:
-                result = wire.responder(
-                    form["query"][0], float(form.get("time", form.get("start", ["0"]))[0])
-                )
-                answer = {
-                    "status": "success",
-                    "data": {"resultType": "vector", "result": result},
-                    **wire.extra,
-                }
+                query = form["query"][0]
+                if self.path.endswith("query_range"):
+                    bounds = (float(form[key][0]) for key in ("start", "end", "step"))
+                    data = {"resultType": "matrix", "result": _ranged(wire.responder, query, *bounds)}
+                else:
+                    result = wire.responder(query, float(form.get("time", ["0"])[0]))
+                    data = {"resultType": "vector", "result": result}
+                answer = {"status": "success", "data": data, **wire.extra}
                 body = json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
@@ -71,6 +71,16 @@ def serve(tls: ssl.SSLContext | None = None) -> Iterator[Wire]:
         thread.join()
 
 
+def _ranged(responder: Responder, query: str, start: float, end: float, step: float) -> Any:
+    """A range is the instant query at each step, as in Prometheus."""
+    found: dict[str, Any] = {}
+    for number in range(int((end - start) / step + 1e-6) + 1):
+        for row in responder(query, start + number * step):
+            series = found.setdefault(json.dumps(row["metric"]), {"metric": row["metric"], "values": []})
+            series["values"].append([start + number * step, row["value"][1]])
+    return list(found.values())
+
+
 class Scrapes:
     """Gateways as Prometheus would know them: counters by (metric, labels), with scrape times and targets."""
 
@@ -90,7 +100,9 @@ class Scrapes:
 
         if "up{" in query:
             return [
-                point({"job": "g", "instance": i}, float(v)) for i, v in self.up.items() if f'"{i}"' in query
+                point({"job": "g", "instance": i}, float(v))
+                for i, v in self.up.items()
+                if f'"{i}"' in query or 'instance="' not in query
             ]
         istio = "istio_" in query
         pods = self.istio if istio else self.apisix

@@ -207,3 +207,92 @@ def test_no_past_says_why(wire: Wire, sampler: Sampler) -> None:
     assert "partial response" in sampler.reference(104, 4)[1]
     wire.raw = (200, b'{"status":"success","data":{"resultType":"matrix","result":[]}}')
     assert "empty answer" in sampler.reference(104, 4)[1]
+
+
+# -- whether APISIX served anything at all -----------------------------------------------------------------
+
+Told = dict[str, list[float | None]]
+
+
+def served(wire: Wire, sampler: Sampler, counters: Told, up: Told | None = None) -> Side:
+    """Ask about the four seconds from 100 to 104; *counters* and *up* are by pod and second; None: unseen."""
+    whole = {pod: [1.0] * 5 for pod in counters} if up is None else up
+
+    def responder(query: str, at: float) -> object:
+        state, second = Scrapes(), min(4, max(0, int(at) - 100))
+        state.apisix = {p: {"200": seen} for p, c in counters.items() if (seen := c[second]) is not None}
+        state.up = {p: int(seen) for p, c in whole.items() if (seen := c[second]) is not None}
+        return state(query, at)
+
+    wire.responder = responder
+    return sampler.served(100, 104)
+
+
+@pytest.mark.parametrize(
+    ("counters", "up", "requests"),
+    [
+        ({"old": [9, 9, 9, 9, 9]}, None, 0.0),
+        ({"old": [9, 9, 9, 9, 10]}, None, 1.0),
+        ({"old": [9, 9, 12, 12, 12]}, None, 3.0),
+        # Its first request ever: scraped at the beginning, it had nothing to show.
+        ({"old": [None, None, 5, 5, 5]}, None, 5.0),
+        ({"old": [9, 9, 9, 9, 9], "b": [None, 1, 1, 1, 1]}, None, 1.0),
+        # It restarted, and so did what it counts.
+        ({"old": [9, 9, 2, 2, 2]}, None, 2.0),
+        # It served, and was scaled down within the time; it is no target any more.
+        (
+            {"old": [9, 9, 9, 9, 9], "b": [4, 6, 6, None, None]},
+            {"old": [1] * 5, "b": [1, 1, 1, None, None]},
+            2.0,
+        ),
+        # Unanswered scrapes in between lose nothing.
+        ({"old": [9, None, None, 9, 9]}, {"old": [1, 0, 0, 1, 1]}, 0.0),
+        # A newcomer may hide requests; those of another process are known.
+        ({"old": [9, 9, 9, 9, 11], "b": [None, 4, 4, 4, 4]}, {"old": [1] * 5, "b": [None, 1, 1, 1, 1]}, 2.0),
+    ],
+)
+def test_what_apisix_served(wire: Wire, sampler: Sampler, counters: Told, up: Told, requests: float) -> None:
+    side = served(wire, sampler, counters, up)
+    assert (side.requests, side.missing) == (requests, None)
+
+
+@pytest.mark.parametrize(
+    ("counters", "up", "kind"),
+    [
+        ({"old": [None] * 5}, None, MissingKind.EMPTY_ANSWER),
+        # First scraped in between: nobody knows of when its requests are.
+        ({"old": [None, 5, 5, 5, 5]}, {"old": [None, 1, 1, 1, 1]}, MissingKind.NEW_PROCESS),
+        ({"old": [None, 5, 5, 5, 5]}, {"old": [0, 1, 1, 1, 1]}, MissingKind.NEW_PROCESS),
+        (
+            {"old": [9, 9, 9, 9, 9], "b": [None, None, None, 4, 4]},
+            {"old": [1] * 5, "b": [None, None, None, 1, 1]},
+            MissingKind.NEW_PROCESS,
+        ),
+        # One that does not answer now may serve; also one that never did.
+        (
+            {"old": [9, 9, 9, 9, 9], "b": [4, 4, 4, 4, None]},
+            {"old": [1] * 5, "b": [1, 1, 1, 1, 0]},
+            MissingKind.SCRAPE_GAP,
+        ),
+        ({"old": [9, 9, 9, 9, 9]}, {"old": [1] * 5, "b": [0] * 5}, MissingKind.SCRAPE_GAP),
+    ],
+)
+def test_idle_is_never_concluded_from_what_is_not_known(
+    wire: Wire, sampler: Sampler, counters: Told, up: Told, kind: MissingKind
+) -> None:
+    side = served(wire, sampler, counters, up)
+    assert side.requests is None
+    assert side.missing
+    assert side.missing.kind is kind
+
+
+def test_a_prometheus_that_fails_does_not_say_idle(wire: Wire, sampler: Sampler) -> None:
+    wire.raw = (503, b"no")
+    side = sampler.served(100, 104)
+    assert side.missing
+    assert side.missing.kind is MissingKind.QUERY_ERROR
+    wire.raw = None
+    wire.extra = {"warnings": ["a store is down"]}
+    side = served(wire, sampler, {"old": [9.0] * 5})
+    assert side.missing
+    assert side.missing.kind is MissingKind.PARTIAL_RESPONSE

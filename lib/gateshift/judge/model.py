@@ -31,6 +31,7 @@ class MissingKind(StrEnum):
     TOO_FEW_REQUESTS = "too few requests"
     COUNTER_RESET = "counter reset"
     PARTIAL_RESPONSE = "partial response"
+    NEW_PROCESS = "new process"
 
 
 @dataclass(frozen=True, slots=True)

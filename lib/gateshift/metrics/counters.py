@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Increase", "Process", "Snapshot", "Target", "covered", "increase"]
+__all__ = ["Increase", "Process", "Snapshot", "Target", "counted", "covered", "increase"]
 
 Target = tuple[str, str]
 """One scraped process: (job, instance)."""
@@ -71,3 +71,30 @@ def covered(before: Snapshot, after: Snapshot) -> float | None:
     if not pairs or any(old.scraped <= 0 or new.scraped <= 0 for old, new in pairs):
         return None
     return sum(new.scraped - old.scraped for old, new in pairs) / len(pairs)
+
+
+def counted(history: Sequence[Snapshot], from_zero: Collection[Target]) -> tuple[float, tuple[Target, ...]]:
+    """Return how many requests *history* shows in all, and the processes of which that is not known.
+
+    Other than the judge, who asks what changed, this asks whether anything was served at all: a restart
+    counts from zero, and so does a process of *from_zero*, which was scraped at the beginning and had counted
+    nothing. Of any other process first seen within the time nobody knows how old its counters are; the
+    processes that came with more than nothing are named.
+    """
+    total, unknown = 0.0, set[Target]()
+    last: dict[Target, Mapping[str, float]] = {}
+    for number, snapshot in enumerate(history):
+        for target, process in snapshot.processes.items():
+            old = last.get(target)
+            last[target] = process.counters
+            if old is None:
+                if number == 0:
+                    continue
+                old = {}
+                if target not in from_zero:
+                    if sum(process.counters.values()) > 0:
+                        unknown.add(target)
+                    continue
+            restarted = any(process.counters.get(key, 0.0) < value for key, value in old.items())
+            total += sum(process.counters.values()) - (0.0 if restarted else sum(old.values()))
+    return total, tuple(sorted(unknown))

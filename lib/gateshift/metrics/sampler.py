@@ -12,7 +12,7 @@ from itertools import pairwise
 from gateshift.errors import MetricsError
 from gateshift.judge.model import Buckets, Missing, MissingKind, Sample, Side
 from gateshift.metrics.catalogue import CATALOGUE, render
-from gateshift.metrics.counters import Process, Snapshot, Target, covered, increase
+from gateshift.metrics.counters import Process, Snapshot, Target, counted, covered, increase
 from gateshift.metrics.source import Answer, PrometheusSource
 from gateshift.params.model import MetricsParams
 
@@ -24,6 +24,9 @@ _STALE_STEPS = 4.0
 
 REFERENCE_INTERVALS = 1440
 """Intervals of the past that tell how errors burst: six hours at a scrape every 15 s."""
+
+_MOST_POINTS = 1000
+"""Points that one series of a range is read at, at most: Prometheus refuses more than 11,000."""
 
 
 class _NoData(Exception):  # noqa: N818 - not an error: it carries the name of what is missing
@@ -100,8 +103,8 @@ class Sampler:
         """
         start = until - intervals * self._step
         try:
-            requests = self._past(self._apisix.requests, self._apisix.code, start, until)
-            buckets = self._past(self._apisix.buckets, "le", start, until)
+            requests = self._past(self._apisix.requests, self._apisix.code, start, until, self._step)
+            buckets = self._past(self._apisix.buckets, "le", start, until, self._step)
         except _NoData as lack:
             return (), str(lack.missing)
         except MetricsError as error:
@@ -114,6 +117,39 @@ class Sampler:
         )
         lacking = Missing(MissingKind.EMPTY_ANSWER, f"APISIX: nothing counted in {until - start:.0f} s")
         return found, "" if found else str(lacking)
+
+    def served(self, since: float, now: float) -> Side:
+        """Return how many requests APISIX served in all over (since, now], or why that is not known.
+
+        For the question whether it is idle, where a request overlooked is worse than one too many: every
+        scrape of the time is read, a target that does not answer now and a process whose counters may be of
+        before are not known. Never raises for missing data.
+        """
+        gateway, memory = self._apisix, self._memory[self._apisix.name]
+        try:
+            step = max(self._step, (now - since) / _MOST_POINTS)
+            history = self._past(gateway.requests, gateway.code, since, now, step)
+            newest = self._snapshot(gateway, memory, gateway.requests, gateway.code, now)
+            self._refuse_stale(gateway, newest, now)
+            silent = self._targets(gateway.selector, now, 0.0)
+            if silent:
+                raise _NoData(MissingKind.SCRAPE_GAP, f"APISIX: {_names(silent)} did not answer the scrape")
+            if not history or history[0].time > since + step / 2:  # nothing was scraped yet when it began
+                history.insert(0, Snapshot(since, {}))
+            requests, unknown = counted([*history, newest], self._targets(gateway.selector, since, 1.0))
+        except _NoData as lack:
+            return Side(missing=lack.missing, source=gateway.name)
+        except MetricsError as error:
+            return Side(missing=Missing(MissingKind.QUERY_ERROR, str(error)), source=gateway.name)
+        if unknown and not requests:
+            told = f"APISIX: {_names(unknown)} was first scraped within the last {now - since:.0f} s"
+            return Side(missing=Missing(MissingKind.NEW_PROCESS, told), source=gateway.name)
+        return Side(requests=requests, source=gateway.name, covered=now - since)
+
+    def _targets(self, selector: str, at: float, up: float) -> tuple[Target, ...]:
+        """Return the targets that answered their last scrape before *at* (*up* 1), or did not (0)."""
+        found = self._ask("target_up", selector, at).series
+        return tuple(sorted(_target(series.labels) for series in found if series.value == up))
 
     def connections(self, at: float) -> tuple[float | None, float | None]:
         """Return the open client connections of Istio and APISIX at *at*; None where they are not known.
@@ -134,10 +170,10 @@ class Sampler:
             return None
         return values[0] if values and math.isfinite(values[0]) else None
 
-    def _past(self, row: str, key: str, start: float, end: float) -> list[Snapshot]:
-        """Read raw counters at every step of a time that is over."""
+    def _past(self, row: str, key: str, start: float, end: float, step: float) -> list[Snapshot]:
+        """Read APISIX's raw counters at every *step* seconds of a time that is over."""
         query = render(CATALOGUE[row], selector=self._apisix.selector)
-        answer = self._source.range(query, start, end, self._step)
+        answer = self._source.range(query, start, end, step)
         if answer.partial:
             raise _NoData(MissingKind.PARTIAL_RESPONSE, answer.partial)
         times: dict[float, dict[Target, dict[str, float]]] = {}
@@ -273,8 +309,7 @@ class Sampler:
             selector = ",".join(
                 f'{k}="{_escaped(v)}"' for k, v in (("job", job), ("instance", instance)) if v
             )
-            answer = self._ask("target_up", selector, now)
-            if any(series.value == 0 for series in answer.series):
+            if self._targets(selector, now, 0.0):
                 still.append((job, instance))
         return tuple(still)
 
