@@ -25,7 +25,7 @@ check: install  ## Lint, types, layers and unit tests (no lab), under two minute
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
-	@$(BIN)/pytest -q -n 2 --dist loadfile -m "not lab and not slow"
+	@$(BIN)/pytest -q -n 3 --dist worksteal -m "not lab and not slow"
 
 test: check  ## Everything: check, the lab's tests, nbval of the notebooks, a short rehearsal
 	@$(BIN)/pytest -q -n 2 --dist loadgroup -m "(lab or slow) and not long and not browser and not docs"
