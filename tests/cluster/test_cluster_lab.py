@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from gateshift.cluster.objects import clean, title_of
 from gateshift.cluster.ownership import owner_selector
 from gateshift.cluster.tools import run_tool
 from gateshift.errors import Blocked, ClusterError
+from gateshift.lab.api import Api
 from gateshift.lab.state import LabState
 from gateshift.params import Params
 from gateshift.params.load import load
@@ -110,6 +113,71 @@ def test_the_istio_that_is_there_is_not_overwritten(params: Params, cluster: Clu
     plan = install.plan(params.model_copy(update={"istio": own}), cluster)
     assert {s.verb for s in plan.steps} == {"create"}
     assert "Deployment istio-system/istiod-next" in {s.target for s in plan.steps}
+
+
+@contextmanager
+def second_gateway(running: LabState) -> Iterator[None]:
+    """Play kubelet and cloud for the second gateway: the lab runs the programs of one.
+
+    Its pods become ready, its Service has an address; all else of the second revision is real.
+    """
+    done, home, pki = threading.Event(), "/api/v1/namespaces/istio-system", running.directory / "pki"
+    address = {"status": {"loadBalancer": {"ingress": [{"hostname": "next.lb.internal"}]}}}
+
+    def play() -> None:
+        with Api(running["api_url"], pki / "ca.crt", pki / "admin.crt", pki / "admin.key") as api:
+            while not done.wait(0.3):
+                for pod in api.items(f"{home}/pods?labelSelector=istio%3Dnext"):
+                    conditions = pod.get("status", {}).get("conditions") or []
+                    status = {"conditions": [{**c, "status": "True"} for c in conditions]}
+                    api.merge(f"{home}/pods/{pod['metadata']['name']}/status", {"status": status})
+                if api.get(f"{home}/services/istio-next"):
+                    api.merge(f"{home}/services/istio-next/status", address)
+
+    player = threading.Thread(target=play)
+    player.start()
+    try:
+        yield
+    finally:
+        done.set()
+        player.join(10)
+
+
+def test_a_second_revision_comes_and_goes_and_leaves_the_first_untouched(
+    params: Params, cluster: Cluster, running: LabState
+) -> None:
+    def first() -> dict[str, Any]:
+        found = [o for kind in (*uninstall._KINDS, uninstall._LAST_KIND) for o in cluster.list(kind)]
+        found += cluster.list("CustomResourceDefinition")
+        kept = {title_of(o): clean(o) or {} for o in found if "next" not in title_of(o)}
+        for one in kept.values():
+            one["metadata"].get("annotations", {}).pop("control-plane.alpha.kubernetes.io/leader", None)
+            if one["kind"] == "Deployment":
+                one["spec"].pop("replicas")  # the autoscaler's
+        return kept
+
+    istio = params.istio.model_copy(update={"revision": "next", "gateway_service": "istio-next"})
+    beside = params.model_copy(update={"istio": istio})
+    before, shared = first(), uninstall.shared_before(beside, cluster)
+    assert len(shared) > 10
+    with second_gateway(running):
+        install.execute(install.plan(beside, cluster), beside, cluster)
+    assert install.plan(beside, cluster).steps == ()
+    assert cluster.get("Deployment", "istiod-next", "istio-system")
+    assert {t: install._stable(o) for t, o in first().items()} == {
+        t: install._stable(o) for t, o in before.items()
+    }, "of the shared objects only the labels change that name the last installer"
+    assert install.plan(params, cluster).steps == ()
+
+    plan = uninstall.plan(beside, cluster, before=shared)
+    assert {"istiod-next" in s.target for s in plan.steps if s.verb == "delete"} == {True, False}
+    assert all("next" in s.target for s in plan.steps if s.verb == "delete"), plan.steps
+    assert {s.target for s in plan.steps if s.verb != "delete"} == {title_of(o) for o in shared}
+    uninstall.execute(plan, beside, cluster, before=shared)
+    assert uninstall.plan(beside, cluster, before=shared).steps == ()
+    assert cluster.get("Deployment", "istiod-next", "istio-system") is None
+    assert first() == before
+    assert install.plan(params, cluster).steps == ()
 
 
 def broken_filter() -> dict[str, Any]:
