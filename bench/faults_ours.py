@@ -418,7 +418,8 @@ def not_scraped(scene: Scene) -> Any:
 @contextlib.contextmanager
 def wrong_selector(scene: Scene) -> Iterator[None]:
     # The fault before stopped the gateway: until it is scraped again no selector matches anything.
-    counted = scene.until(lambda: query(scene, "sum(istio_requests_total)"), is_code(200), 30.0)
+    steady = "count_over_time(istio_requests_total[5s]) >= 4"
+    counted = scene.until(lambda: query(scene, steady), is_code(200), 30.0)
     assert counted.code == 200, "the gateway's requests are not counted"
     before = scene.context.params
     metrics = before.metrics.model_copy(update={"istio_selector": 'reporter="destination"'})

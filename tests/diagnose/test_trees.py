@@ -13,10 +13,14 @@ from urllib.parse import unquote_plus
 import pytest
 
 from gateshift import diagnose
+from gateshift.diagnose.engine import PROBES
 from gateshift.diagnose.engine import run as run_probes
+from gateshift.metrics.sampler import Sampler
 from gateshift.metrics.source import PrometheusSource
+from gateshift.migration.state import State
 from tests.diagnose.admin import Admin, config_dump, route, serve
 from tests.diagnose.test_diagnose import OFFLINE, Context, _envoy_filter, healthy
+from tests.metrics.prometheus import serve as serve_prometheus
 from tests.served import served
 
 CLUSTER = "outbound|80||cart.shop.svc.cluster.local"
@@ -215,3 +219,44 @@ def test_figures_that_ended_with_their_gateway(tmp_path: Path, dead: bool, first
     codes = [c.code for c in causes]
     assert codes[0] == first
     assert "metrics-target-down" in codes
+
+
+@pytest.mark.parametrize(
+    ("now", "lately", "selected", "codes"),
+    [
+        # A new gateway that nobody is sent to has counted nothing yet.
+        (0, 0, 0, []),
+        # Its target answers, but what it answers lacks the series since a while.
+        (0, 12, 0, ["metrics-missing"]),
+        (12, 12, 0, ["metrics-selector"]),
+    ],
+)
+def test_series_that_ended_are_told_from_those_that_never_were(
+    tmp_path: Path, now: int, lately: int, selected: int, codes: list[str]
+) -> None:
+    def answer(query: str, at: float) -> object:
+        if query == "count(istio_requests_total)":
+            count = now
+        elif query == "count(last_over_time(istio_requests_total[15m]))":
+            count = lately
+        elif query.startswith("count(istio_requests_total{"):
+            count = selected
+        elif "apisix_http_status" in query:
+            value = str(at) if "timestamp(" in query else "9"
+            return [{"metric": {"job": "a", "instance": "a", "code": "200"}, "value": [at, value]}]
+        else:
+            return []
+        return [{"metric": {}, "value": [at, str(count)]}] if count else []
+
+    with serve_prometheus() as prometheus:
+        prometheus.responder = answer
+        context = Context(healthy())
+        metrics = context.params.metrics.model_copy(
+            update={"url": prometheus.url, "istio_selector": 'job="gateway"'}
+        )
+        context.params = context.params.model_copy(update={"metrics": metrics})
+        context.source = PrometheusSource(metrics)
+        context.sampler = Sampler(context.source, metrics)
+        context.state = State()
+        probe = next(p for p in PROBES if p.name == "metrics")
+        assert [c.code for c in run_probes("no-metrics", context, probes=[probe])] == codes

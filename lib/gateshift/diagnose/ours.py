@@ -114,7 +114,9 @@ def _metrics(facts: Facts) -> Iterator[Cause]:
             )
             continue
         # No request ever counted is how a new gateway starts; it is no lack while DNS sends nobody there.
-        quiet = name == "Istio" and not any_series and facts.context.state.weight_percent == 0
+        # Series that ended are one: the target answers, and what it answers lacks them.
+        known = any_series or source.instant(f"count(last_over_time({metric}[15m]))", now).series
+        quiet = name == "Istio" and not known and facts.context.state.weight_percent == 0
         if not quiet:
             yield found(
                 "metrics-missing",
