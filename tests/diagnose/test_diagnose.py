@@ -501,3 +501,17 @@ def test_every_known_cause_stands_in_the_document() -> None:
     page = (project_root() / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     assert catalogue() in page
     assert {k.tree for k in KNOWN.values()} - {"any"} == set(SYMPTOMS) - {"lint"}
+
+
+def test_many_cases_of_one_cause_do_not_hide_another() -> None:
+    def hosts(_: Any) -> Any:
+        for number in range(7):
+            yield found("vs-host-not-offered", f"host {number}", "list it")
+
+    def order(_: Any) -> Any:
+        yield found("rule-order", "rule shop takes it", "put it above")
+
+    probes = [Probe(name, frozenset({"404"}), "", ask) for name, ask in (("hosts", hosts), ("order", order))]
+    codes = [c.code for c in run_probes("404", Context(healthy()), probes=probes)]
+    assert sorted(codes[:2]) == ["rule-order", "vs-host-not-offered"]
+    assert codes[2:] == ["vs-host-not-offered"] * 6

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -95,7 +96,19 @@ def run(
     unique: dict[tuple[object, ...], Cause] = {}
     for *_, cause in ranked:
         unique.setdefault((cause.level, cause.title, cause.evidence), cause)
-    return tuple(unique.values())
+    return _varied(unique.values())
+
+
+def _varied(ranked: Iterable[Cause]) -> tuple[Cause, ...]:
+    """Put further cases of a cause behind the first of each: seven hosts must not hide another one."""
+    seen: Counter[tuple[Level, str]] = Counter()
+    numbered = []
+    for cause in ranked:
+        repeated = seen[cause.level, cause.code] > 0
+        seen[cause.level, cause.code] += 1
+        numbered.append((list(Level).index(cause.level), repeated, cause))
+    numbered.sort(key=lambda one: one[:2])
+    return tuple(cause for *_, cause in numbered)
 
 
 def _weighed(cause: Cause, present: set[str]) -> Cause:
