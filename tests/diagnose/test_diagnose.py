@@ -506,10 +506,10 @@ def test_every_known_cause_stands_in_the_document() -> None:
 def test_many_cases_of_one_cause_do_not_hide_another() -> None:
     def hosts(_: Any) -> Any:
         for number in range(7):
-            yield found("vs-host-not-offered", f"host {number}", "list it")
+            yield found("vs-host-not-offered", f"{number}", "list it", gateway="g", host="h", space="n")
 
     def order(_: Any) -> Any:
-        yield found("rule-order", "rule shop takes it", "put it above")
+        yield found("rule-order", "it takes b", "put it above", taker="a", request="b", meant="c")
 
     probes = [Probe(name, frozenset({"404"}), "", ask) for name, ask in (("hosts", hosts), ("order", order))]
     codes = [c.code for c in run_probes("404", Context(healthy()), probes=probes)]
