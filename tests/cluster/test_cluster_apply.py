@@ -239,6 +239,8 @@ def test_a_rotated_signing_key_is_applied_and_taken_back_but_never_shown(
     assert apply.plan(cluster, [keys("b2xk")]).empty
     plan = apply.plan(cluster, [keys("bmV3")])
     assert [s.verb for s in plan.steps] == ["change"]
+    assert plan.digest == apply.plan(cluster, [keys("bmV3")]).digest
+    assert plan.digest != apply.plan(cluster, [keys("c3RyYW5nZXI")]).digest  # an approval is for one key
     assert "b2xk" not in str(plan.as_json())
     assert "bmV3" not in str(plan.as_json())
     assert acceptance.brings_push(plan.steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -24,7 +25,7 @@ from gateshift.cluster.objects import (
     unmasked,
 )
 from gateshift.errors import Blocked, ClusterError
-from gateshift.plan import Plan, Step
+from gateshift.plan import Plan, Step, canonical_json
 
 __all__ = ["PRUNED", "archived", "execute", "plan", "plan_undo", "undo"]
 
@@ -82,8 +83,21 @@ def plan(cluster: Cluster, objects: Iterable[Object], *, prune: bool = True, mig
         + f", {len(wanted) - counts['create'] - counts['change']} unchanged",
         steps=tuple(steps),
         way_back="a failure half-way restores by itself; afterwards the snapshot in the journal restores",
-        inputs={"cluster": cluster.uid, "migration": migration},
+        inputs={"cluster": cluster.uid, "migration": migration} | _hidden(wanted, steps, cluster.uid),
     )
+
+
+def _hidden(wanted: Iterable[Object], steps: Iterable[Step], salt: str) -> dict[str, str]:
+    """Return what makes an approval void when a value that no plan shows is another one.
+
+    Plans are archived: a slow, salted and shortened hash, so that a weak key cannot be guessed by it.
+    """
+    changed = {step.target for step in steps}
+    secret = [o for o in wanted if title_of(o) in changed and masked(copy.deepcopy(o)) != o]
+    if not secret:
+        return {}
+    text = canonical_json(secret).encode()
+    return {"hidden": hashlib.scrypt(text, salt=salt.encode(), n=2**14, r=8, p=1, dklen=8).hex()}
 
 
 def _ours(objects: Iterable[Object], migration: str) -> list[Object]:
