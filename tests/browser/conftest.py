@@ -41,7 +41,10 @@ def chromium() -> str | None:
 
 
 def installable() -> bool:
-    return os.geteuid() == 0 and shutil.which("apt-get") is not None
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        return False
+    asked = ["apt-get", "install", "--dry-run", "--no-install-recommends", "chromium"]
+    return subprocess.run(asked, capture_output=True, check=False).returncode == 0
 
 
 @pytest.fixture(scope="session")
