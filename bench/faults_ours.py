@@ -424,12 +424,10 @@ def wrong_selector(scene: Scene) -> Iterator[None]:
     before = scene.context.params
     metrics = before.metrics.model_copy(update={"istio_selector": 'reporter="destination"'})
     scene.context.params = before.model_copy(update={"metrics": metrics})
-    scene.context.__dict__.pop("sampler", None)
     try:
         yield
     finally:
         scene.context.params = before
-        scene.context.__dict__.pop("sampler", None)
 
 
 # -- tree 6: webhook, parity, stuck ----------------------------------------------------------------

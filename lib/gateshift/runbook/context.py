@@ -35,7 +35,7 @@ class Context:
         self.folder = migration_folder(params)
         self.run_folder = self.folder / run
         self._sampler: Sampler | None = None
-        self._selectors = ("", "")
+        self._sampled: object = None
         self.journal = Journal.open(self.folder / "journal.jsonl", who=identity(), run=run)
 
     @property
@@ -129,9 +129,9 @@ class Context:
         """The sampler over both gateways; each side leaves out what it only hands on to the other."""
         target, stage = self._recorded_target("istio_target"), self.state.stage_entered
         apisix, istio = own_selectors(self.params, target, stage=stage)
-        if self._sampler is None or self._selectors != (apisix, istio):
-            metrics = self.params.metrics
-            self._selectors = apisix, istio
+        metrics = self.params.metrics
+        if self._sampler is None or self._sampled != (metrics, apisix, istio):
+            self._sampled = metrics, apisix, istio
             self._sampler = Sampler(
                 self.source,
                 metrics,
