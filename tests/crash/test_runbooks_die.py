@@ -16,6 +16,7 @@ from gateshift.archive.audit import verify
 from gateshift.migration.journal import read_records
 from gateshift.migration.state import Phase, fold
 from gateshift.runbook.canary import Canary
+from gateshift.runbook.rollback import Rollback
 from tests.crash.driving import DIED, FAILED, ONLY_WRITES_HALVE, WEIGHTS, Stand, standing
 
 pytestmark = pytest.mark.slow
@@ -46,7 +47,7 @@ def check_between(stand: Stand) -> None:
     assert seen == path[: len(seen)]
 
 
-def check_end(stand: Stand, bad_stage: int | None) -> None:
+def check_end(stand: Stand, bad_stage: int | None, repeated: int = 0) -> None:
     """Nothing lost, nothing doubled, in the journal and in DNS; a started rollback is finished."""
     records = read_records(stand.folder / "m" / "journal.jsonl")
     state, world, kinds = fold(records), stand.world(), [r.kind for r in records]
@@ -62,18 +63,23 @@ def check_end(stand: Stand, bad_stage: int | None) -> None:
     unheard = sum(r.kind == "reconciled" and r.data["weight"] != r.data["asked"] for r in records)
     assert kinds.count("shift.intent") == stages + unheard
     assert kinds.count("stage.promoted") == (len(WEIGHTS) if not back else bad_stage)
-    assert kinds.count("rollback.started") == kinds.count("rollback.shifted") == int(back)
-    assert kinds.count("rollback.done") == int(back)
+    assert kinds.count("rollback.started") == kinds.count("rollback.shifted") == int(back) + repeated
+    assert kinds.count("rollback.done") == int(back) + repeated
     assert not state.open_runs
     assert verify(stand.folder / "m") == []
 
 
-def finish(stand: Stand, chance: random.Random) -> None:
-    """Run whatever is due until nothing is, as an operator does; sometimes the wrong notebook."""
+def finish(stand: Stand, chance: random.Random) -> int:
+    """Run whatever is due until nothing is, as an operator does; sometimes the wrong notebook.
+
+    Returns how many rollbacks were repeated although they were done, by a run that died before it said so.
+    """
     for _ in range(12):
         kind = stand.due()
         if kind is None:
-            return
+            again = [Rollback if m.notebook == Rollback.name else Canary for m in stand.state.open_runs]
+            assert all(stand.run(kind) in {0, 3, 4} for kind in again)
+            return again.count(Rollback)
         if stand.state.rolling_back and not stand.state.rollback_shifted and chance.random() < 0.5:
             assert stand.run(Canary) == 4, "any notebook puts the weights back first"
             assert stand.world()["weight"] == 0
@@ -98,8 +104,8 @@ def die_once(stand: Stand, folder: Path, bad_stage: int | None, leg: int, *, at:
     check_between(stand)
     if code == ONLY_WRITES_HALVE:
         return code  # it died as before that boundary, which is another point
-    finish(stand, random.Random(at))  # noqa: S311 - a seed, not a secret
-    check_end(stand, bad_stage)
+    repeated = finish(stand, random.Random(at))  # noqa: S311 - a seed, not a secret
+    check_end(stand, bad_stage, repeated)
     return code
 
 
@@ -134,3 +140,12 @@ def test_death_at_random_points(stand: Stand, tmp_path: Path, part: int) -> None
         leg, how = chance.randrange(legs), chance.choice(HOWS)
         died.append(die_once(stand, tmp_path / str(point), bad_stage, leg, at=at, how=how))
     assert died.count(DIED) * 2 > len(died), f"too few of the points were deaths: {died}"
+
+
+def test_a_finished_rollback_can_be_repeated(stand: Stand, tmp_path: Path) -> None:
+    """As an operator does whose run died after the rollback was done and before it said so."""
+    stand.reset(tmp_path, 1)
+    assert [stand.run(kind) for kind in (Canary, Canary)] == [0, 4]
+    assert stand.run(Rollback) in {0, 4}
+    assert stand.run(Rollback) in {0, 4}
+    check_end(stand, 1, repeated=1)

@@ -44,9 +44,9 @@ def bring_back(context: Context, reason: str, *, asked: float | None = None) -> 
     repeat: with the weights already back it only confirms.
     """
     begun = time.time() if asked is None else asked
-    state = context.state
-    if not state.rolling_back:
-        context.record_rollback(reason, state.weight_percent)
+    if not context.state.rolling_back:
+        context.record_rollback(reason, context.state.weight_percent)
+    state = context.state  # after the start: a rollback of before that shifted is not this one
     shifter = context.shifter(back_only=True)
     receipt = _set_back(shifter)
     if receipt is None and state.rollback_shifted:
