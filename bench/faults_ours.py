@@ -402,6 +402,7 @@ def prometheus_down(scene: Scene) -> Any:
     {"metrics-target-down"},
     lambda s: query(s, 'up{job="istio-ingressgateway"} == 0'),
     is_code(200),
+    settle=3.0,  # one failed scrape is not yet a target that is down
     options={"alone": True},
 )
 def not_scraped(scene: Scene) -> Any:

@@ -188,7 +188,8 @@ class DownTarget(BaseHTTPRequestHandler):
         """Answer any query; only ``up == 0`` has a series."""
         asked = self.path + self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
         down = {"metric": {"job": "istio-ingressgateway", "instance": "pod"}, "value": [time.time(), "0"]}
-        found = [down] if "up == 0" in unquote_plus(asked) else []
+        text = unquote_plus(asked)
+        found = [down] if "up == 0" in text or "max_over_time(up[" in text else []
         data = {"resultType": "vector", "result": found}
         body = json.dumps({"status": "success", "data": data}).encode()
         self.send_response(200)
@@ -219,6 +220,26 @@ def test_figures_that_ended_with_their_gateway(tmp_path: Path, dead: bool, first
     codes = [c.code for c in causes]
     assert codes[0] == first
     assert "metrics-target-down" in codes
+
+
+@pytest.mark.parametrize(("lasting", "level"), [(True, "error"), (False, "warning")])
+def test_one_scrape_that_failed_is_a_hint_and_no_target_that_is_down(lasting: bool, level: str) -> None:
+    def answer(query: str, at: float) -> object:
+        down = query == "up == 0" or (lasting and query.startswith("max_over_time(up["))
+        labels = {"job": "istio-ingressgateway-envoy", "instance": "gateway"}
+        return [{"metric": labels, "value": [at, "0"]}] if down else []
+
+    with serve_prometheus() as prometheus:
+        prometheus.responder = answer
+        context = Context(healthy())
+        metrics = context.params.metrics.model_copy(update={"url": prometheus.url})
+        context.params = context.params.model_copy(update={"metrics": metrics})
+        context.source = PrometheusSource(metrics)
+        context.sampler = Sampler(context.source, metrics)
+        context.state = State()
+        probe = next(p for p in PROBES if p.name == "metrics")
+        found = run_probes("no-metrics", context, probes=[probe])
+    assert [str(c.level) for c in found if c.code == "metrics-target-down"] == [level]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 import httpx
@@ -15,7 +15,7 @@ from gateshift.cluster.install import answers
 from gateshift.cluster.objects import name_of
 from gateshift.diagnose.causes import found
 from gateshift.diagnose.facts import Facts
-from gateshift.diagnose.model import Cause, Probe
+from gateshift.diagnose.model import Cause, Level, Probe
 from gateshift.errors import ClusterError, GateshiftError
 from gateshift.migration.identity import Process
 from gateshift.traffic import probes as functional
@@ -75,6 +75,8 @@ def _metrics(facts: Facts) -> Iterator[Cause]:
     source = facts.context.source
     try:
         down = source.instant("up == 0", now).series
+        # One scrape that failed is a hint; a target is down when none of the last two or three was answered.
+        lasting = source.instant(f"max_over_time(up[{round(2500 * step)}ms]) == 0", now).series
     except GateshiftError as error:
         yield found(
             "metrics-unreachable", str(error), f"check metrics.url ({facts.params.metrics.url}) and its pods"
@@ -83,12 +85,14 @@ def _metrics(facts: Facts) -> Iterator[Cause]:
     for series in down:
         target = f"{series.labels.get('job', '')} {series.labels.get('instance', '')}".strip()
         ours = any(word in target for word in ("istio", "apisix", "envoy", "gateway"))
+        since = [one for one in lasting if _same_target(one.labels, series.labels)]
         if ours:
             yield found(
                 "metrics-target-down",
                 f'up{{job="{series.labels.get("job")}",instance="{series.labels.get("instance")}"}} is 0',
                 "look at the target's pod and port: 15020 or 15090 (/stats/prometheus) of the gateway, "
                 "9091 of APISIX",
+                level=None if since else Level.WARNING,
                 target=target,
             )
     sample = facts.context.sampler.sample(now - 4 * step, now)
@@ -125,6 +129,10 @@ def _metrics(facts: Facts) -> Iterator[Cause]:
                 'reporter="source"',
                 side=name,
             )
+
+
+def _same_target(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    return all(one.get(label) == other.get(label) for label in ("job", "instance"))
 
 
 def _webhook(facts: Facts) -> Iterator[Cause]:
