@@ -20,6 +20,7 @@ from gateshift.metrics.source import PrometheusSource
 from gateshift.migration.state import State
 from tests.diagnose.admin import Admin, config_dump, route, serve
 from tests.diagnose.test_diagnose import OFFLINE, Context, _envoy_filter, healthy
+from tests.metrics.prometheus import Responder
 from tests.metrics.prometheus import serve as serve_prometheus
 from tests.served import served
 
@@ -222,6 +223,20 @@ def test_figures_that_ended_with_their_gateway(tmp_path: Path, dead: bool, first
     assert "metrics-target-down" in codes
 
 
+def ask_metrics(answer: Responder, **given: Any) -> tuple[diagnose.Cause, ...]:
+    """What the probe of the metrics finds by a Prometheus that answers so."""
+    with serve_prometheus() as prometheus:
+        prometheus.responder = answer
+        context = Context(healthy())
+        metrics = context.params.metrics.model_copy(update={"url": prometheus.url, **given})
+        context.params = context.params.model_copy(update={"metrics": metrics})
+        context.source = PrometheusSource(metrics)
+        context.sampler = Sampler(context.source, metrics)
+        context.state = State()
+        probe = next(p for p in PROBES if p.name == "metrics")
+        return run_probes("no-metrics", context, probes=[probe])
+
+
 @pytest.mark.parametrize(("lasting", "level"), [(True, "error"), (False, "warning")])
 def test_one_scrape_that_failed_is_a_hint_and_no_target_that_is_down(lasting: bool, level: str) -> None:
     def answer(query: str, at: float) -> object:
@@ -229,17 +244,7 @@ def test_one_scrape_that_failed_is_a_hint_and_no_target_that_is_down(lasting: bo
         labels = {"job": "istio-ingressgateway-envoy", "instance": "gateway"}
         return [{"metric": labels, "value": [at, "0"]}] if down else []
 
-    with serve_prometheus() as prometheus:
-        prometheus.responder = answer
-        context = Context(healthy())
-        metrics = context.params.metrics.model_copy(update={"url": prometheus.url})
-        context.params = context.params.model_copy(update={"metrics": metrics})
-        context.source = PrometheusSource(metrics)
-        context.sampler = Sampler(context.source, metrics)
-        context.state = State()
-        probe = next(p for p in PROBES if p.name == "metrics")
-        found = run_probes("no-metrics", context, probes=[probe])
-    assert [str(c.level) for c in found if c.code == "metrics-target-down"] == [level]
+    assert [str(c.level) for c in ask_metrics(answer) if c.code == "metrics-target-down"] == [level]
 
 
 @pytest.mark.parametrize(
@@ -253,7 +258,7 @@ def test_one_scrape_that_failed_is_a_hint_and_no_target_that_is_down(lasting: bo
     ],
 )
 def test_series_that_ended_are_told_from_those_that_never_were(
-    tmp_path: Path, now: int, lately: int, selected: int, codes: list[str]
+    now: int, lately: int, selected: int, codes: list[str]
 ) -> None:
     def answer(query: str, at: float) -> object:
         if query == "count(istio_requests_total)":
@@ -269,15 +274,4 @@ def test_series_that_ended_are_told_from_those_that_never_were(
             return []
         return [{"metric": {}, "value": [at, str(count)]}] if count else []
 
-    with serve_prometheus() as prometheus:
-        prometheus.responder = answer
-        context = Context(healthy())
-        metrics = context.params.metrics.model_copy(
-            update={"url": prometheus.url, "istio_selector": 'job="gateway"'}
-        )
-        context.params = context.params.model_copy(update={"metrics": metrics})
-        context.source = PrometheusSource(metrics)
-        context.sampler = Sampler(context.source, metrics)
-        context.state = State()
-        probe = next(p for p in PROBES if p.name == "metrics")
-        assert [c.code for c in run_probes("no-metrics", context, probes=[probe])] == codes
+    assert [c.code for c in ask_metrics(answer, istio_selector='job="gateway"')] == codes

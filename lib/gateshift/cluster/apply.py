@@ -18,6 +18,7 @@ from gateshift.cluster.objects import (
     apply_order,
     clean,
     diff_text,
+    hides,
     identity,
     masked,
     name_of,
@@ -93,7 +94,7 @@ def _hidden(wanted: Iterable[Object], steps: Iterable[Step], salt: str) -> dict[
     Plans are archived: a slow, salted and shortened hash, so that a weak key cannot be guessed by it.
     """
     changed = {step.target for step in steps}
-    secret = [o for o in wanted if title_of(o) in changed and masked(copy.deepcopy(o)) != o]
+    secret = [o for o in wanted if title_of(o) in changed and hides(o)]
     if not secret:
         return {}
     text = canonical_json(secret).encode()
@@ -243,7 +244,7 @@ def archived(snapshot: Mapping[str, Any]) -> dict[str, Any]:
     out = copy.deepcopy(dict(snapshot))
     for entry in out["objects"]:
         before = entry["before"]
-        if before is not None and masked(copy.deepcopy(before)) != before:
+        if before is not None and hides(before):
             entry["before"], entry["sealed"] = masked(before), True
     return out
 

@@ -22,6 +22,7 @@ __all__ = [
     "apply_order",
     "clean",
     "diff_text",
+    "hides",
     "identity",
     "masked",
     "name_of",
@@ -207,6 +208,11 @@ def masked(obj: Object) -> Object:
             if '"oct"' in str(rule.get("jwks", "")):
                 rule["jwks"] = HIDDEN
     return obj
+
+
+def hides(obj: Object) -> bool:
+    """Tell whether :func:`masked` would hide something of *obj*."""
+    return masked(copy.deepcopy(obj)) != obj
 
 
 def diff_text(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> str:

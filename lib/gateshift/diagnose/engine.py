@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -101,14 +100,13 @@ def run(
 
 def _varied(ranked: Iterable[Cause]) -> tuple[Cause, ...]:
     """Put further cases of a cause behind the first of each: seven hosts must not hide another one."""
-    seen: Counter[tuple[Level, str]] = Counter()
-    numbered = []
+    seen: set[tuple[Level, str]] = set()
+    first: list[Cause] = []
+    further: list[Cause] = []
     for cause in ranked:
-        repeated = seen[cause.level, cause.code] > 0
-        seen[cause.level, cause.code] += 1
-        numbered.append((list(Level).index(cause.level), repeated, cause))
-    numbered.sort(key=lambda one: one[:2])
-    return tuple(cause for *_, cause in numbered)
+        (further if (cause.level, cause.code) in seen else first).append(cause)
+        seen.add((cause.level, cause.code))
+    return tuple(sorted([*first, *further], key=lambda cause: list(Level).index(cause.level)))
 
 
 def _weighed(cause: Cause, present: set[str]) -> Cause:

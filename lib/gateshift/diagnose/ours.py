@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import datetime
 
 import httpx
@@ -76,23 +76,24 @@ def _metrics(facts: Facts) -> Iterator[Cause]:
     try:
         down = source.instant("up == 0", now).series
         # One scrape that failed is a hint; a target is down when none of the last two or three was answered.
-        lasting = source.instant(f"max_over_time(up[{round(2500 * step)}ms]) == 0", now).series
+        long = source.instant(f"max_over_time(up[{round(2500 * step)}ms]) == 0", now).series
     except GateshiftError as error:
         yield found(
             "metrics-unreachable", str(error), f"check metrics.url ({facts.params.metrics.url}) and its pods"
         )
         return
+    lasting = {(one.labels.get("job"), one.labels.get("instance")) for one in long}
     for series in down:
-        target = f"{series.labels.get('job', '')} {series.labels.get('instance', '')}".strip()
+        job, instance = series.labels.get("job"), series.labels.get("instance")
+        target = f"{job or ''} {instance or ''}".strip()
         ours = any(word in target for word in ("istio", "apisix", "envoy", "gateway"))
-        since = [one for one in lasting if _same_target(one.labels, series.labels)]
         if ours:
             yield found(
                 "metrics-target-down",
-                f'up{{job="{series.labels.get("job")}",instance="{series.labels.get("instance")}"}} is 0',
+                f'up{{job="{job}",instance="{instance}"}} is 0',
                 "look at the target's pod and port: 15020 or 15090 (/stats/prometheus) of the gateway, "
                 "9091 of APISIX",
-                level=None if since else Level.WARNING,
+                level=None if (job, instance) in lasting else Level.WARNING,
                 target=target,
             )
     sample = facts.context.sampler.sample(now - 4 * step, now)
@@ -129,10 +130,6 @@ def _metrics(facts: Facts) -> Iterator[Cause]:
                 'reporter="source"',
                 side=name,
             )
-
-
-def _same_target(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
-    return all(one.get(label) == other.get(label) for label in ("job", "instance"))
 
 
 def _webhook(facts: Facts) -> Iterator[Cause]:

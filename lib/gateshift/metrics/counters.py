@@ -52,7 +52,7 @@ def increase(before: Snapshot, after: Snapshot) -> Increase:
         if old is None:
             newcomers.append(target)
             continue
-        restarted = any(process.counters.get(key, 0.0) < value for key, value in old.counters.items())
+        restarted = _restarted(old.counters, process.counters)
         if restarted:
             reset.append(target)
         for key, value in process.counters.items():
@@ -60,6 +60,10 @@ def increase(before: Snapshot, after: Snapshot) -> Increase:
             sums[key] = sums.get(key, 0.0) + grown
     vanished = tuple(sorted(set(before.processes) - set(after.processes)))
     return Increase(sums, tuple(sorted(reset)), vanished, tuple(sorted(newcomers)))
+
+
+def _restarted(old: Mapping[str, float], new: Mapping[str, float]) -> bool:
+    return any(new.get(key, 0.0) < value for key, value in old.items())
 
 
 def covered(before: Snapshot, after: Snapshot) -> float | None:
@@ -82,19 +86,14 @@ def counted(history: Sequence[Snapshot], from_zero: Collection[Target]) -> tuple
     processes that came with more than nothing are named.
     """
     total, unknown = 0.0, set[Target]()
-    last: dict[Target, Mapping[str, float]] = {}
-    for number, snapshot in enumerate(history):
+    last = {target: process.counters for target, process in history[0].processes.items()} if history else {}
+    for snapshot in history[1:]:
         for target, process in snapshot.processes.items():
-            old = last.get(target)
+            served = sum(process.counters.values())
+            old = last.get(target, {} if target in from_zero else None)
             last[target] = process.counters
-            if old is None:
-                if number == 0:
-                    continue
-                old = {}
-                if target not in from_zero:
-                    if sum(process.counters.values()) > 0:
-                        unknown.add(target)
-                    continue
-            restarted = any(process.counters.get(key, 0.0) < value for key, value in old.items())
-            total += sum(process.counters.values()) - (0.0 if restarted else sum(old.values()))
+            if old is not None:
+                total += served - (0.0 if _restarted(old, process.counters) else sum(old.values()))
+            elif served > 0:
+                unknown.add(target)
     return total, tuple(sorted(unknown))

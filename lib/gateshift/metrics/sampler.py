@@ -105,10 +105,8 @@ class Sampler:
         try:
             requests = self._past(self._apisix.requests, self._apisix.code, start, until, self._step)
             buckets = self._past(self._apisix.buckets, "le", start, until, self._step)
-        except _NoData as lack:
-            return (), str(lack.missing)
-        except MetricsError as error:
-            return (), str(Missing(MissingKind.QUERY_ERROR, str(error)))
+        except (_NoData, MetricsError) as error:
+            return (), str(_lack(error))
         shapes = dict(_steps(buckets))
         found = tuple(
             Side(*_counted(grown), buckets=_buckets(shapes.get(time, {})), source=self._apisix.name)
@@ -137,10 +135,8 @@ class Sampler:
             if not history or history[0].time > since + step / 2:  # nothing was scraped yet when it began
                 history.insert(0, Snapshot(since, {}))
             requests, unknown = counted([*history, newest], self._targets(gateway.selector, since, 1.0))
-        except _NoData as lack:
-            return Side(missing=lack.missing, source=gateway.name)
-        except MetricsError as error:
-            return Side(missing=Missing(MissingKind.QUERY_ERROR, str(error)), source=gateway.name)
+        except (_NoData, MetricsError) as error:
+            return Side(missing=_lack(error), source=gateway.name)
         if unknown and not requests:
             told = f"APISIX: {_names(unknown)} was first scraped within the last {now - since:.0f} s"
             return Side(missing=Missing(MissingKind.NEW_PROCESS, told), source=gateway.name)
@@ -193,13 +189,8 @@ class Sampler:
             if memory.requests is None or abs(memory.requests.time - since) > 0.001:
                 self._restart(gateway, memory, since)
             return self._read(gateway, memory, now)
-        except _NoData as lack:
-            return Side(missing=lack.missing, source=_source_text(gateway, memory.reporter))
-        except MetricsError as error:
-            return Side(
-                missing=Missing(MissingKind.QUERY_ERROR, str(error)),
-                source=_source_text(gateway, memory.reporter),
-            )
+        except (_NoData, MetricsError) as error:
+            return Side(missing=_lack(error), source=_source_text(gateway, memory.reporter))
         finally:
             # Also after a lack: the next interval starts here, and what was known of a process stays known.
             if memory.requests is not None:
@@ -312,6 +303,11 @@ class Sampler:
             if self._targets(selector, now, 0.0):
                 still.append((job, instance))
         return tuple(still)
+
+
+def _lack(error: _NoData | MetricsError) -> Missing:
+    """What is missing, by name: an answer that could not be had is a lack like any other."""
+    return error.missing if isinstance(error, _NoData) else Missing(MissingKind.QUERY_ERROR, str(error))
 
 
 def _counted(by_code: Mapping[str, float]) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from gateshift.metrics.sampler import Sampler
 from gateshift.metrics.source import PrometheusSource
 from gateshift.migration.identity import identity
 from gateshift.migration.journal import Journal
-from gateshift.migration.state import State, fold
+from gateshift.migration.state import State
 from gateshift.notify import Notifier
 from gateshift.params import Environment, Params
 from gateshift.runbook.inputs import migration_folder
@@ -41,7 +41,7 @@ class Context:
     @property
     def state(self) -> State:
         """The migration's state: the fold of its journal."""
-        return fold(self.journal.records)
+        return self.journal.state
 
     @cached_property
     def cluster(self) -> Cluster:
