@@ -198,10 +198,11 @@ def main() -> int:
             deaths += one.deaths
             sys.stderr.write(f"{one.director.migration}: {dict(one.deaths)} died, wrong: {one.wrong}\n")
     wrong = sum(bool(one.wrong) for one in told)
+    many = "migrations" if len(told) > 1 else "migration"
     text = (
-        f"{deaths.total()} deaths by kill -9 at random moments of {len(told)} migrations on the lab "
+        f"{deaths.total()} deaths by kill -9 at random moments of {len(told)} {many} on the lab "
         f"({deaths['canary']} canaries, {deaths['rollback']} rollbacks, each with its kernel): "
-        f"{len(told) - wrong} migrations ended right, {wrong} did not."
+        f"{len(told) - wrong} ended right, {wrong} did not."
     )
     sys.stdout.write(text + "\n")
     if flags.write:

@@ -17,6 +17,7 @@ from gateshift.archive.audit import verify
 from gateshift.archive.client import CellEvent
 from gateshift.archive.outcome import CellStatus, exit_code_of
 from gateshift.archive.run import execute, settle
+from gateshift.archive.scratch import scratch_folder
 from gateshift.errors import InputError
 from gateshift.migration.journal import Journal, read_records
 from tests.archive.books import read, statuses, write_notebook
@@ -153,6 +154,40 @@ def test_kernel_death_is_not_completed_and_the_journal_is_told(tmp_path: Path) -
     assert records[-2].data["outcome"] == "interrupted"
     assert "the kernel died" in records[-2].data["error"]
     assert verify(tmp_path / "m") == []
+
+
+def test_what_a_killed_kernel_leaves_in_its_temporary_folder_goes_with_the_run(tmp_path: Path) -> None:
+    source = (
+        "import os, tempfile; file = tempfile.NamedTemporaryFile(delete=False)\n"
+        f"open({str(tmp_path / 'where')!r}, 'w').write(file.name); os.kill(os.getpid(), 9)"
+    )
+    book = write_notebook(tmp_path / "in.ipynb", source)
+    assert execute(book, tmp_path / "m" / "run" / "in.ipynb").exit_code == 5
+    left = Path((tmp_path / "where").read_text())
+    assert left.parent.name.startswith("gateshift-run-")
+    assert not left.parent.exists()
+
+
+def test_the_folder_of_an_engine_that_was_killed_goes_with_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    living = scratch_folder()
+    script = (
+        "import os; from gateshift.archive.scratch import scratch_folder; folder = scratch_folder()\n"
+        "print(folder.name, flush=True); os.kill(os.getpid(), 9)"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    killed = subprocess.run(
+        [sys.executable, "-c", script], check=False, env=environment, capture_output=True, text=True
+    )
+    dead = Path(killed.stdout.strip())
+    assert (dead / "owner").is_file()
+    stranger = tmp_path / "gateshift-run-of-another-program"
+    stranger.mkdir()
+    with scratch_folder() as own:
+        assert not dead.exists()
+        assert sorted(tmp_path.glob("gateshift-run-*")) == sorted([Path(own), Path(living.name), stranger])
 
 
 def test_time_out_interrupts_the_cell_and_keeps_what_it_said(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
-import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,6 +20,7 @@ from gateshift.archive.display import MIME
 from gateshift.archive.outcome import CellStatus, Ending, exit_code_of
 from gateshift.archive.relay import Relay
 from gateshift.archive.saving import Manager
+from gateshift.archive.scratch import scratch_folder
 
 __all__ = ["CellEvent", "Runner", "Settings"]
 
@@ -77,9 +78,9 @@ class _Client(NotebookClient):  # type: ignore[misc]  # nbclient is not followed
 
     def __init__(self, manager: Manager, settings: Settings) -> None:
         # Sockets in a folder of this user only: outputs do not cross a TCP port others could read.
-        self.sockets = tempfile.TemporaryDirectory(prefix="gateshift-kernel-")
+        self.scratch = scratch_folder()
         kernel = _OwnKernel(
-            kernel_name=settings.kernel_name, transport="ipc", ip=f"{self.sockets.name}/socket"
+            kernel_name=settings.kernel_name, transport="ipc", ip=f"{self.scratch.name}/socket"
         )
         super().__init__(manager.nb, km=kernel, startup_timeout=int(settings.start_timeout), timeout=None)
         self.manager = manager
@@ -151,7 +152,7 @@ class Runner:
                 self.client.set_widgets_metadata()
         finally:
             await self._end_kernel()
-            self.client.sockets.cleanup()
+            self.client.scratch.cleanup()
             for relay in self.relays:
                 relay.end()
             for number in watched:
@@ -171,8 +172,8 @@ class Runner:
         options: dict[str, Any] = {}
         if settings.cwd:
             options["cwd"] = settings.cwd
-        if settings.env is not None:
-            options["env"] = dict(settings.env)
+        environment = os.environ if settings.env is None else settings.env
+        options["env"] = {**environment, "TMPDIR": client.scratch.name}
         relays = self.relays = [Relay(self.manager.redactor, number) for number in (1, 2)]
         options["stdout"], options["stderr"] = (relay.writer for relay in relays)
         try:
