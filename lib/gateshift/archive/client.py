@@ -80,7 +80,10 @@ class _Client(NotebookClient):  # type: ignore[misc]  # nbclient is not followed
         # Sockets in a folder of this user only: outputs do not cross a TCP port others could read.
         self.scratch = scratch_folder()
         kernel = _OwnKernel(
-            kernel_name=settings.kernel_name, transport="ipc", ip=f"{self.scratch.name}/socket"
+            kernel_name=settings.kernel_name,
+            transport="ipc",
+            ip=f"{self.scratch.name}/socket",
+            connection_file=f"{self.scratch.name}/kernel.json",
         )
         super().__init__(manager.nb, km=kernel, startup_timeout=int(settings.start_timeout), timeout=None)
         self.manager = manager
