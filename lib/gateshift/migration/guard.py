@@ -10,13 +10,24 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 from gateshift.errors import LockHeld
 from gateshift.migration.journal import Journal, Lock
 from gateshift.migration.records import Record
 from gateshift.migration.state import State
 
-__all__ = ["ANCHOR", "LEASE", "Anchor", "Guard", "anchor_of", "anchors", "annotations_of", "refusal"]
+__all__ = [
+    "ANCHOR",
+    "LEASE",
+    "Anchor",
+    "Guard",
+    "Refusal",
+    "anchor_of",
+    "anchors",
+    "annotations_of",
+    "refusal",
+]
 
 ANCHOR = "head.gateshift.dev/"
 """Prefix of the annotations; the name part is the migration's."""
@@ -67,11 +78,15 @@ def anchors(annotations: Mapping[str, str]) -> dict[str, Anchor]:
     return found
 
 
-def refusal(found: Mapping[str, Anchor], migration: str, records: Sequence[Record]) -> tuple[str, str] | None:
-    """Say why *migration* with this journal may not act, and what to do; None when it may.
+class Refusal(NamedTuple):
+    """Why a migration may not act, and what to do: sentences for the operator."""
 
-    The text and its hint are sentences for the operator.
-    """
+    why: str
+    hint: str
+
+
+def refusal(found: Mapping[str, Anchor], migration: str, records: Sequence[Record]) -> Refusal | None:
+    """Say why *migration* with this journal may not act; None when it may."""
     own = found.get(migration)
     give_up = f"kubectl -n kube-system annotate lease gateshift {ANCHOR}"
     if own is not None and not (own.seq <= len(records) and records[own.seq - 1].hash == own.hash):
@@ -79,13 +94,18 @@ def refusal(found: Mapping[str, Anchor], migration: str, records: Sequence[Recor
             f"the cluster knows record {own.seq} of migration {migration}, which this journal does not have: "
             "it is another copy of the archive, an older one, or was replaced"
         )
-        hint = f"work in the outputs folder of the earlier runs, or restore it; to give it up: {give_up}"
-        return why, f"{hint}{migration}-"
+        return Refusal(
+            why,
+            hint="work in the outputs folder of the earlier runs, or restore it; "
+            f"to give it up: {give_up}{migration}-",
+        )
     for name, other in found.items():
         if name != migration and other.users_on_istio:
             where = "is being rolled back" if other.rolling_back else f"has {other.weight} % on Istio"
-            hint = f"finish {name} or roll it back; if it is surely over: {give_up}{name}-"
-            return f"migration {name} {where}: one migration at a time", hint
+            return Refusal(
+                f"migration {name} {where}: one migration at a time",
+                hint=f"finish {name} or roll it back; if it is surely over: {give_up}{name}-",
+            )
     return None
 
 

@@ -214,9 +214,9 @@ class Runbook:
             self._lease = self._take_lease()
             if self._lease is not None:
                 journal, migration = self.context.journal, self.params.migration
-                why = refusal(anchors(self._lease.annotations), migration, journal.records)
-                if why is not None:
-                    self._stand_back(*why)
+                refused = refusal(anchors(self._lease.annotations), migration, journal.records)
+                if refused is not None:
+                    self._stand_back(refused.why, hint=refused.hint)
                 self._lease.annotate = lambda: annotations_of(journal, migration)
             self.context.journal.hold(Guard(lock, self._lease))
         except BaseException:
@@ -235,7 +235,7 @@ class Runbook:
         if self._lock:
             self._lock.release()
 
-    def _stand_back(self, why: str, hint: str) -> None:
+    def _stand_back(self, why: str, *, hint: str) -> None:
         """Refuse to act on the wrong journal, or beside another migration. A rollback says it and goes on."""
         raise LockHeld(why, hint=hint)
 

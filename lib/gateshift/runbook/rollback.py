@@ -74,7 +74,7 @@ class Rollback(Runbook):
             self._lock = self._lease = None
             say(f"{held}; the rollback does not wait for it: that run ends at its next look into the journal")
 
-    def _stand_back(self, why: str, hint: str) -> None:
+    def _stand_back(self, why: str, *, hint: str) -> None:
         say(f"{why}; a rollback goes on in any case ({hint})")
 
     def _people_needed(self) -> int:

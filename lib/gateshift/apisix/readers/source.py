@@ -233,7 +233,7 @@ def _templated(text: str, source: str, builder: Builder, first: Exception) -> li
     return documents
 
 
-def _not_yaml(source: str, error: Exception, hint: str | None = None) -> ConfigurationError:
+def _not_yaml(source: str, error: Exception, *, hint: str | None = None) -> ConfigurationError:
     mark = getattr(error, "problem_mark", None)
     where = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
     problem = getattr(error, "problem", None) or str(error).splitlines()[0]
