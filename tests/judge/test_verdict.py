@@ -18,6 +18,7 @@ from gateshift.params.model import JudgeParams, StageParams
 FIRST = StageParams(weight_percent=10, dwell="12s", error_rate_limit_percent=1.0)
 SECOND = StageParams(weight_percent=25, dwell="12s", error_rate_limit_percent=1.0)
 LATER = StageParams(weight_percent=25, dwell="12s", error_rate_limit_percent=2.0)
+HALF = StageParams(weight_percent=50, dwell="12s", error_rate_limit_percent=0.5)
 LAST = StageParams(weight_percent=100, dwell="12s", error_rate_limit_percent=0.1)
 PARAMS = JudgeParams(missing_data_allowance="20s")
 LAB = JudgeParams(missing_data_allowance="20s", dispersion_floor=1.0)
@@ -158,6 +159,16 @@ def test_silence_of_the_canary_beside_a_busy_baseline_rolls_back() -> None:
     assert result.decision is Decision.ROLLBACK
     assert "no request reached" in result.reasons[0]
     assert verdict(history[:40]).decision is Decision.HOLD
+
+
+def test_traffic_that_ends_for_both_holds_though_the_old_gateway_counts_on_for_a_while() -> None:
+    """Its last scrape came later, and WebSocket connections are counted when they close."""
+    ending = [(1, side(0), side(served)) for served in (1, 0, 29, 0, 55, 0, 6, 80)]
+    history = line((8, side(250), side(250)), *ending, (40, side(0), side(0)))
+    for end in range(9, len(history) + 1):
+        result = verdict(history[:end], HALF)
+        assert result.decision is Decision.HOLD
+    assert "too few requests" in result.reasons[0]
 
 
 def test_a_verdict_may_not_know_the_future() -> None:

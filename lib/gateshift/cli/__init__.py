@@ -15,6 +15,7 @@ import click
 from gateshift import __version__
 from gateshift.errors import GateshiftError
 from gateshift.loopback import reach_directly
+from gateshift.words import gloss
 
 __all__ = ["cli", "main"]
 
@@ -95,7 +96,7 @@ def main() -> None:
         code = cli.main(standalone_mode=False)
     except GateshiftError as error:
         click.echo(f"error: {error}", err=True)
-        click.echo(f"hint: {error.hint}", err=True)
+        click.echo(f"hint: {gloss(error.hint)}", err=True)
         _end(error.exit_code, str(error), error.hint)
     except click.ClickException as error:
         error.show()

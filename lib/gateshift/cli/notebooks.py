@@ -25,7 +25,7 @@ from gateshift.params.load import parse_override
 from gateshift.runbook.context import Context
 from gateshift.runbook.inputs import migration_folder, project_root, resolvers
 from gateshift.runbook.order import NOTEBOOKS
-from gateshift.words import use
+from gateshift.words import gloss, use
 
 __all__ = ["run_notebook", "tell_pipeline"]
 
@@ -169,7 +169,7 @@ def tell_pipeline(
     if outcome.error:
         click.echo(f"{'held' if outcome.exit_code == 3 else 'error'}: {outcome.error}", err=True)
         if outcome.hint:
-            click.echo(f"next: {outcome.hint}", err=True)
+            click.echo(f"next: {gloss(outcome.hint)}", err=True)
     if as_json:
         click.echo(results.json_line(found))
     else:

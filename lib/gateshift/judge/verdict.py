@@ -43,7 +43,7 @@ def attempt_share(attempt: int | None) -> float:
     return _FIRST_ATTEMPT if attempt == 0 else (1 - _FIRST_ATTEMPT) / (attempt * (attempt + 1))
 
 
-EDITION = 2
+EDITION = 3
 """Edition of the judge, recorded with each verdict; raised when the same samples may be judged otherwise."""
 
 _PRESENT = 0.1
@@ -188,7 +188,9 @@ def _sort(gone: _Gone, text: str, seconds: float, allowance: float) -> None:
 def _silence(case: _Case) -> tuple[float, str] | None:
     """Find out whether the canary got no request at all while its share was due.
 
-    Clients that cannot connect leave no trace at the gateway; only the missing requests show them.
+    Clients that cannot connect leave no trace at the gateway; only the missing requests show them. Where all
+    traffic ends at once, the old gateway still counts for a while: its last scrape may be later, and a long
+    connection is counted when it closes. So its requests must go on in the later half of the silence.
     """
     since = case.history[0].time
     quiet: list[Sample] = []
@@ -202,7 +204,9 @@ def _silence(case: _Case) -> tuple[float, str] | None:
     weight = case.stage.weight_percent / 100
     if weight < 1:
         served = totals([sample.baseline for sample in quiet])[0]
-        expected = served * weight / (1 - weight)
+        middle = (since + case.now) / 2
+        lately = totals([sample.baseline for sample in quiet if sample.time > middle])[0]
+        expected = lately * weight / (1 - weight)
         told = f"the old gateway served {served:.0f} meanwhile"
     else:
         before = case.history[: len(case.history) - len(quiet)]
