@@ -13,7 +13,7 @@ from gateshift.judge.replay import replay
 
 FOLDER = Path(__file__).parent / "recorded"
 SAID = {
-    "errors-2": (Decision.ROLLBACK, "error rate 2.11 %"),
+    "errors-2": (Decision.ROLLBACK, "error rate 1.69 %"),
     "scrape": (Decision.ROLLBACK, "scrape gap"),
 }
 
