@@ -17,14 +17,19 @@ from tests.translate.helpers import signed
 
 NAMESPACE = topology.APPLICATION_NAMESPACE
 ISSUER, OIDC_ISSUER = "https://issuer.test", "https://oidc.test"
+OWN_ISSUER = "https://own.test"  # of the consumer boss alone
 API_KEY, OTHER_KEY = "a-long-and-random-key-1", "a-long-and-random-key-2"
 BASIC = base64.b64encode(b"pay:correct horse battery").decode()
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-PUBLIC = (
-    KEY.public_key()
-    .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    .decode()
-)
+OWN_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+def _public(key: rsa.RSAPrivateKey) -> str:
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return key.public_key().public_bytes(serialization.Encoding.PEM, form).decode()
+
+
+PUBLIC = _public(KEY)
 PROTO = """
 syntax = "proto3";
 package identity.v1;
@@ -330,6 +335,10 @@ CONSUMERS: list[dict[str, Any]] = [
     {"username": "other", "plugins": {"key-auth": {"key": OTHER_KEY}}},
     {"username": "web", "plugins": {"jwt-auth": {"key": "web", "algorithm": "RS256", "public_key": PUBLIC}}},
     {"username": "app", "plugins": {"jwt-auth": {"key": "app", "algorithm": "RS256", "public_key": PUBLIC}}},
+    {
+        "username": "boss",
+        "plugins": {"jwt-auth": {"key": "boss", "algorithm": "RS256", "public_key": _public(OWN_KEY)}},
+    },
 ]
 
 
@@ -391,6 +400,17 @@ def configuration() -> Configuration:
         }
     )
     routes.append({"id": "open", "uri": "/*", "host": host("mixed"), "upstream": upstream()})
+    routes += [
+        {
+            "id": "wild",
+            "uri": "/*",
+            "host": "*.wild.test",
+            "upstream": upstream(),
+            "plugins": {"jwt-auth": {}},
+        },
+        {"id": "wild-free", "uri": "/*", "host": "free.wild.test", "upstream": upstream()},
+        {"id": "hostless", "uri": "/private/*", "upstream": upstream(), "plugins": {"jwt-auth": {}}},
+    ]
     kinds: dict[Kind, list[dict[str, Any]]] = {
         Kind.ROUTE: routes,
         Kind.STREAM_ROUTE: STREAMS,
@@ -417,7 +437,7 @@ def translated(secrets: str = "/etc/istio/ingressgateway-certs") -> Translation:
     """
     endpoints = {"authorization": f"http://{host('idp')}/auth", "token": f"http://{service('idp')}/token"}
     params = TranslateParams(
-        jwt_issuers={"*": ISSUER},
+        jwt_issuers={"*": ISSUER, "boss": OWN_ISSUER},
         inline_credentials=True,
         rate_limit_service=service("ratelimit", 8081),
         tracing_provider="lab-traces",

@@ -30,7 +30,8 @@ def gateway(running: LabState, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 def token(key: str | None = "web", *, issuer: str = config.ISSUER, **claims: Any) -> str:
     body = {"iss": issuer, "exp": int(time.time()) + 300, **({"key": key} if key else {}), **claims}
-    return jwt.encode(body, config.KEY, algorithm="RS256")
+    key_of_issuer = config.OWN_KEY if issuer == config.OWN_ISSUER else config.KEY
+    return jwt.encode(body, key_of_issuer, algorithm="RS256")
 
 
 def bearer(*args: Any, **more: Any) -> dict[str, str]:
@@ -79,6 +80,8 @@ def test_a_preflight_needs_no_credentials_and_nothing_else_does_without(gateway:
     other = {**preflight, "Origin": "https://evil.test"}
     before = len(gateway.seen["echo"])
     assert gateway.status("jwt", method="OPTIONS", headers=other) == 200
+    for name in preflight:
+        assert gateway.status("jwt", method="OPTIONS", headers={**preflight, name: ""}) == 200, name
     assert len(gateway.seen["echo"]) == before
 
 
@@ -255,6 +258,35 @@ def test_a_guarded_host_has_no_other_spelling(gateway: Gateway) -> None:
         status = gateway.raw("mixed", "/admin/x", host=host)
         reached = any(_is_admin(one["path"]) for one in gateway.seen["echo"][before:])
         assert status in (400, 403, 404) and not reached, (host, status)  # noqa: PT018 - one fact
+
+
+def test_a_wildcard_host_is_guarded_on_every_port(gateway: Gateway) -> None:
+    passed = bearer()["Authorization"]
+    for host in ("a.wild.test", "A.Wild.Test", "a.wild.test:80", "a.wild.test:8080", "b.a.wild.test:31443"):
+        assert gateway.raw("wild", "/x", host=host) == 403, host
+        assert gateway.raw("wild", "/x", host=host, Authorization=passed) == 200, host
+    for host in ("free.wild.test", "free.wild.test:8080"):
+        assert gateway.raw("wild", "/x", host=host) == 200, host
+
+
+def test_a_route_without_host_is_guarded_whatever_stands_in_the_host_header(gateway: Gateway) -> None:
+    free = "free.wild.test"
+    for host in ("unknown.test", "unknown.test:8080", f"{free}.", f"{free}:1:2", f"{free}:x", ".wild.test"):
+        before = len(gateway.seen["echo"])
+        assert gateway.raw("hostless", "/private/x", host=host) in (400, 403), host
+        assert len(gateway.seen["echo"]) == before, host
+    passed = bearer()["Authorization"]
+    assert gateway.raw("hostless", "/private/x", host="unknown.test:8080", Authorization=passed) == 200
+    assert gateway.raw("hostless", "/private/x", host="[::1]:8080", Authorization=passed) == 200
+
+
+def test_an_issuer_vouches_for_its_own_consumers_only(gateway: Gateway) -> None:
+    own = {"issuer": config.OWN_ISSUER}
+    assert gateway.status("jwt", headers=bearer("boss", **own)) == 200
+    assert gateway.status("jwt", headers=bearer("web", **own)) == 403
+    assert gateway.status("jwt", headers=bearer("boss")) == 403
+    assert gateway.status("jwt-some", headers=bearer("web", **own)) == 403
+    assert gateway.status("jwt", headers=bearer("web", issuer=config.OIDC_ISSUER)) == 403
 
 
 def _is_admin(path: str) -> bool:

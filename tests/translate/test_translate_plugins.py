@@ -110,14 +110,142 @@ def test_jwt_auth_requires_the_token_exactly_where_apisix_does() -> None:
     assert (key["kty"], key["e"], key["alg"]) == ("RSA", "AQAB", "RS256")
     (policy,) = of_kind(translation, "AuthorizationPolicy")
     assert policy["spec"]["action"] == "DENY"
-    operations = [one["to"][0]["operation"] for one in policy["spec"]["rules"]]
-    assert operations == [
-        {"hosts": ["a.test", "a.test:*"], "paths": ["/p/*"], "notPaths": ["/p/open"]},
-        {"hosts": ["a.test", "a.test:*"], "paths": ["/p/open"], "notMethods": ["GET"]},
+    private = {"hosts": ["a.test", "a.test:*"], "paths": ["/p/*"], "notPaths": ["/p/open"]}
+    other = {"hosts": ["a.test", "a.test:*"], "paths": ["/p/open"], "notMethods": ["GET"]}
+    issuer = "request.auth.claims[iss]"
+    stranger = [{"key": issuer, "notValues": ["https://issuer.test"]}]
+    nobody = [
+        {"key": issuer, "values": ["https://issuer.test"]},
+        {"key": "request.auth.claims[key]", "notValues": ["web-key"]},
     ]
-    assert policy["spec"]["rules"][0]["when"] == [
-        {"key": "request.auth.claims[key]", "notValues": ["web-key"]}
+    assert policy["spec"]["rules"] == [
+        {"to": [{"operation": operation}], "when": when}
+        for operation in (private, other)
+        for when in (stranger, nobody)
     ]
+
+
+def test_each_issuer_vouches_for_its_own_consumers() -> None:
+    consumers = [
+        {
+            "username": name,
+            "plugins": {"jwt-auth": {"key": name, "algorithm": "RS256", "public_key": RSA_PUBLIC}},
+        }
+        for name in ("admin", "guest")
+    ]
+    config = configuration(routes=[route("r", "/*", plugins={"jwt-auth": {}})], consumers=consumers)
+    translation = run(config, jwt_issuers={"admin": "https://a.test", "guest": "https://g.test"})
+    (policy,) = of_kind(translation, "AuthorizationPolicy")
+    assert [rule["when"] for rule in policy["spec"]["rules"]] == [
+        [{"key": "request.auth.claims[iss]", "notValues": ["https://a.test", "https://g.test"]}],
+        *(
+            [
+                {"key": "request.auth.claims[iss]", "values": [f"https://{name[0]}.test"]},
+                {"key": "request.auth.claims[key]", "notValues": [name]},
+            ]
+            for name in ("admin", "guest")
+        ),
+    ]
+
+
+_TOLD = "experimental.envoy.filters.http.gateshift[host]"
+_CLOSED = {"ip-restriction": {"whitelist": ["10.0.0.0/8"]}}
+
+
+def test_a_policy_on_a_wildcard_reads_the_host_without_its_port() -> None:
+    routes = [
+        route("wild", "/*", host="*.a.test", plugins=_CLOSED),
+        route("inside", "/*", host="b.a.test"),
+        route("beside", "/*", host="c.test"),
+    ]
+    translation = run(configuration(routes=routes))
+    (policy,) = of_kind(translation, "AuthorizationPolicy")
+    first, second = policy["spec"]["rules"]
+    assert first["when"] == [{"key": _TOLD, "values": ["*.a.test"], "notValues": ["b.a.test"]}]
+    assert second["to"][0]["operation"]["hosts"] == ["*.a.test", "*.a.test:80", "*.a.test:443"]
+    assert second["to"][0]["operation"]["notHosts"] == ["b.a.test", "b.a.test:*"]
+    (patch,) = filters(translation)["gateshift-hosts"]["spec"]["configPatches"]
+    assert patch["patch"]["operation"] == "INSERT_FIRST"
+
+
+def test_a_policy_without_host_spares_only_hosts_that_are_spelled_rightly() -> None:
+    routes = [route("all", "/*", plugins=_CLOSED), route("one", "/*", host="c.test")]
+    translation = run(configuration(routes=routes))
+    (policy,) = of_kind(translation, "AuthorizationPolicy")
+    (rule,) = policy["spec"]["rules"]
+    assert rule["when"] == [{"key": _TOLD, "notValues": ["c.test"]}]
+    alone = run(configuration(routes=[route("one", "/*", host="c.test", plugins=_CLOSED)]))
+    assert "gateshift-hosts" not in filters(alone), "a single host needs no filter"
+
+
+@pytest.mark.parametrize(
+    ("cors", "spared"),
+    [
+        ({}, ["OPTIONS"]),
+        ({"_meta": {"disable": True}}, None),
+        ({"_meta": {"filter": [["http_x", "==", "1"]]}}, None),
+    ],
+)
+def test_only_cors_that_answers_every_preflight_spares_them_from_a_policy(
+    cors: dict[str, Any], spared: list[str] | None
+) -> None:
+    (policy,) = of_kind(one({"cors": cors, **_CLOSED}), "AuthorizationPolicy")
+    assert policy["spec"]["rules"][0]["to"][0]["operation"].get("notMethods") == spared
+
+
+def test_cors_of_a_global_rule_answers_preflights_before_the_routes_policies() -> None:
+    config = configuration(
+        routes=[route("r", "/*", plugins=_CLOSED)], global_rules=[{"id": "1", "plugins": {"cors": {}}}]
+    )
+    (policy,) = of_kind(run(config), "AuthorizationPolicy")
+    assert policy["spec"]["rules"][0]["to"][0]["operation"]["notMethods"] == ["OPTIONS"]
+
+
+def test_an_option_without_a_value_is_no_preflight() -> None:
+    (virtual,) = of_kind(one({"cors": {}}), "VirtualService")
+    guards = [m for rule in virtual["spec"]["http"] if "directResponse" in rule for m in rule["match"]]
+    asked = [m["withoutHeaders"] for m in guards if m.get("method") == {"exact": "OPTIONS"}]
+    assert {"origin": {"regex": ".+"}} in asked
+    assert {"access-control-request-method": {"regex": ".+"}} in asked
+
+
+def test_client_certificates_become_optional_only_when_a_person_signs() -> None:
+    client = {"ca": "x", "skip_mtls_uri_regex": ["/health"]}
+    config = configuration(
+        routes=[route("r", "/*", host="a.test")],
+        ssls=[{"id": "m", "snis": ["a.test"], "cert": "x", "key": "x", "client": client}],
+    )
+
+    def mode(translation: Any) -> str:
+        servers = [s for g in of_kind(translation, "Gateway") for s in g["spec"]["servers"] if "tls" in s]
+        return str(servers[0]["tls"]["mode"])
+
+    held = run(config)
+    assert [(b.resource, b.plugin) for b in held.blockers] == [("ssls/m", "client.skip_mtls_uri_regex")]
+    assert mode(held) == "MUTUAL"
+    accept = [
+        {
+            "resource": "ssls/m",
+            "plugin": "client.skip_mtls_uri_regex",
+            "who": "Ann",
+            "why": "none of them is public",
+        }
+    ]
+    signed = run(config, accept=accept)
+    assert not signed.blockers
+    assert mode(signed) == "OPTIONAL_MUTUAL"
+
+
+def test_an_issuer_that_is_guessed_from_an_address_is_said_to_be() -> None:
+    plugin = {"bearer_only": True, "discovery": "http://idp:8080/r/x/.well-known/openid-configuration"}
+    config = configuration(routes=[route("r", "/*", plugins={"openid-connect": plugin})])
+
+    def told(**params: Any) -> list[tuple[str, bool]]:
+        found = [e for e in run(config, **params).ledger if e.path.endswith("discovery")]
+        return [(e.status.value, "compare it with the document" in e.note) for e in found]
+
+    assert told() == [("approximate", True)]
+    assert told(jwt_issuers={"openid-connect": "https://idp.example"}) == [("exact", False)]
 
 
 def test_jwt_auth_without_a_known_issuer_blocks() -> None:

@@ -22,6 +22,7 @@ from gateshift.translate.streams import draft_streams, stream_objects, stream_po
 from gateshift.translate.tables import host_lists
 from gateshift.translate.targets import in_their_forms
 from gateshift.translate.upstreams import Backend, UpstreamBook
+from gateshift.translate.vhosts import host_filter
 
 __all__ = ["translate"]
 
@@ -59,7 +60,11 @@ def translate(configuration: Configuration, params: TranslateParams, target: Tar
         "destination-rule.yaml": tuple(book.objects()),
         "security.yaml": tuple(security(job, emission.lists)),
         "telemetry.yaml": (),
-        "envoy-filter.yaml": (*envoy_filters(job, drafts, emission), *book.health_checks()),
+        "envoy-filter.yaml": (
+            *host_filter(job, emission.lists),
+            *envoy_filters(job, drafts, emission),
+            *book.health_checks(),
+        ),
         ROUTES_FILE: (*api_gateway(job, emission, tls), *emission.routes),
     }
     for name, made in stream_objects(job, book, streams).items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from gateshift.apisix.model import Kind, Resource
@@ -15,7 +16,8 @@ from gateshift.translate.gateway_api import gateway_objects
 from gateshift.translate.job import Draft, Job, Policy
 from gateshift.translate.model import Fidelity
 from gateshift.translate.scope import Unscopable, operations
-from gateshift.translate.tables import ANY_HOST, HostList
+from gateshift.translate.tables import HostList
+from gateshift.translate.vhosts import places
 
 __all__ = ["api_gateway", "check_scopes", "gateways", "maximal", "security"]
 
@@ -48,12 +50,13 @@ def _server(job: Job, ssl: Resource, snis: list[str], field: str) -> dict[str, A
     client = spec.get("client")
     if isinstance(client, Mapping):
         skip = client.get("skip_mtls_uri_regex")
-        tls["mode"] = "OPTIONAL_MUTUAL" if skip else "MUTUAL"
+        tls["mode"] = "OPTIONAL_MUTUAL" if skip and _spared(job, ssl) else "MUTUAL"
         note = f"put the authority's certificate into Secret {secret}-cacert, key ca.crt"
         job.mark(ssl, ("client", "ca"), Fidelity.MANUAL, "Gateway servers[].tls MUTUAL", note)
         job.mark(ssl, ("client", "depth"), Fidelity.NONE, "", "Envoy has no limit of the chain's depth")
         if skip:
-            note = "client certificates are asked but not required on any path"
+            how = "asked but not required on any" if tls["mode"] != "MUTUAL" else "required on every"
+            note = f"client certificates are {how} path"
             job.mark(ssl, ("client", "skip_mtls_uri_regex"), Fidelity.MANUAL, "", note)
             job.warn(f"ssls/{ssl.id}: {note}")
     protocols = [_VERSIONS[p] for p in spec.get("ssl_protocols") or () if p in _VERSIONS]
@@ -69,6 +72,18 @@ def _server(job: Job, ssl: Resource, snis: list[str], field: str) -> dict[str, A
         "hosts": snis,
         "tls": tls,
     }
+
+
+def _spared(job: Job, ssl: Resource) -> bool:
+    """Tell whether a person has signed that no path needs a client certificate any more."""
+    return not job.block(
+        ssl,
+        "client.skip_mtls_uri_regex",
+        "",
+        "Envoy asks for a client certificate before it knows the path: it is required on every path, or "
+        "(signed) on none",
+        "move the paths that need none to a host of their own, or sign that certificates become optional",
+    )
 
 
 def maximal(hosts: Sequence[str]) -> list[str]:
@@ -169,20 +184,6 @@ def _policies(pairs: HostList) -> list[Policy]:
     return [found[key] for key in sorted(found)]
 
 
-def _hosts_of(host: str, lists: Mapping[str, HostList]) -> dict[str, list[str]]:
-    """Write a virtual host for a policy; the port in a Host header must not be a way around it."""
-    if host != ANY_HOST and not host.startswith("*"):
-        return {"hosts": [host, f"{host}:*"]}
-    others = sorted(one for one in lists if one != host)
-    if host == ANY_HOST:
-        spared = [text for one in others for text in ([one] if one[0] == "*" else [one, f"{one}:*"])]
-        return {"notHosts": spared} if spared else {}
-    inside = [one for one in others if one.removeprefix("*").endswith(host[1:])]
-    spared = [text for one in inside for text in ([one] if one[0] == "*" else [one, f"{one}:*"])]
-    found = {"hosts": [host, f"{host}:80", f"{host}:443"]}
-    return found | ({"notHosts": spared} if spared else {})
-
-
 def security(job: Job, lists: Mapping[str, HostList]) -> list[dict[str, Any]]:
     """Return RequestAuthentication and the DENY policies; an ALLOW policy is never emitted."""
     target = {"selector": {"matchLabels": dict(job.target.gateway_selector)}}
@@ -208,13 +209,15 @@ def security(job: Job, lists: Mapping[str, HostList]) -> list[dict[str, Any]]:
     for host, pairs in sorted(lists.items()):
         for policy in _policies(pairs):
             policies[policy.key] = policy
-            for operation in operations(pairs, policy.key, policy.exempt_methods):
+            found_in = operations(pairs, policy.key, policy.exempt_methods)
+            for operation, (part, told), alternative in product(found_in, places(host, lists), policy.when):
                 rule: dict[str, Any] = {}
                 if policy.source:
                     rule["from"] = [{"source": dict(policy.source)}]
-                rule["to"] = [{"operation": {**_hosts_of(host, lists), **operation, **others}}]
-                if policy.when:
-                    rule["when"] = [dict(one) for one in policy.when]
+                rule["to"] = [{"operation": {**part, **operation, **others}}]
+                conditions = [dict(one) for one in (*told, *alternative)]
+                if conditions:
+                    rule["when"] = conditions
                 rules_of.setdefault(policy.key, {}).setdefault(json.dumps(rule), rule)
             carriers = {d.resource for d, _ in pairs if any(p.key == policy.key for p in d.policies)}
             sources.setdefault(policy.key, set()).update(carriers)

@@ -60,7 +60,8 @@ class Policy:
     key: str
     name: str
     source: Mapping[str, Any] = field(default_factory=dict)
-    when: Sequence[Mapping[str, Any]] = ()
+    when: Sequence[Sequence[Mapping[str, Any]]] = ((),)
+    """Alternatives: the policy acts where every condition of one of them holds."""
     exempt_methods: tuple[str, ...] = ()
     provider: str = ""
     checks_tokens: bool = False

@@ -56,7 +56,7 @@ def _by_claim(use: Use, allowed: list[str], denied: list[str]) -> None:
     jwt = next(one.config for one in use.draft.effective.plugins if one.name == "jwt-auth")
     claim = f"request.auth.claims[{jwt.get('key_claim_name', 'key')}]"
     keys = {name: str(c.get("key", name)) for _, name, c in credentials(use, "jwt-auth")}
-    exempt = ("OPTIONS",) if any(one.name == "cors" for one in use.draft.effective.plugins) else ()
+    exempt = use.preflights
     for names, field in ((allowed, "notValues"), (denied, "values")):
         values = sorted(keys[one] for one in names if one in keys)
         if not names or (not values and field == "values"):
@@ -67,7 +67,7 @@ def _by_claim(use: Use, allowed: list[str], denied: list[str]) -> None:
             Policy(
                 f"consumer-restriction:{digest}:{','.join(exempt)}",
                 dns_label("consumers", digest),
-                when=({"key": claim, field: values or ["-"]},),
+                when=(({"key": claim, field: values or ["-"]},),),
                 exempt_methods=exempt,
             )
         )

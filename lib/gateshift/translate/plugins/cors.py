@@ -95,9 +95,10 @@ def cors(use: Use) -> None:
         note = "any origin, any method; Envoy answers with the request's origin, not *"
         use.approximate(target=target, note=note)
     use.draft.http["corsPolicy"] = policy
-    # Envoy's CORS filter answers preflights only on routes that forward; APISIX answers every OPTIONS.
+    # Envoy's CORS filter answers preflights only on routes that forward, and only where both headers have a
+    # value; APISIX answers every OPTIONS. (A header that is missing counts as empty.)
     plain = [
-        {"method": {"exact": "OPTIONS"}, "withoutHeaders": {name: {"regex": "*"}}}
+        {"method": {"exact": "OPTIONS"}, "withoutHeaders": {name: {"regex": ".+"}}}
         for name in ("origin", "access-control-request-method")
     ]
     use.guard("options", plain, {"directResponse": {"status": 200}})

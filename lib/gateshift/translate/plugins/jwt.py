@@ -2,18 +2,20 @@
 
 APISIX finds the key by the claim ``key`` and does not look at ``iss``; Istio finds it by ``iss``. Whose
 tokens have which issuer is therefore an input (``translate.jwt_issuers``). The policy demands that the
-claim names a known consumer, which is also what makes a request without token fail.
+issuer is known and that the claim names a consumer of this issuer, which is also what makes a request
+without token fail.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gateshift.apisix.model import Kind, Resource
 from gateshift.istio.builders import dns_label
 from gateshift.istio.versions import Feature
+from gateshift.plan import digest_of
 from gateshift.translate.job import Policy
 from gateshift.translate.jwk import KeyFormatError, jwk_from_pem
 from gateshift.translate.model import Fidelity
@@ -103,10 +105,10 @@ _MINOR = {
 }
 
 
-def _consumers(use: Use) -> tuple[dict[str, list[dict[str, str]]], list[str]]:
-    """Return JWKs by issuer, and the values of the key claim that are known."""
+def _consumers(use: Use) -> tuple[dict[str, list[dict[str, str]]], dict[str, list[str]]]:
+    """Return by issuer the JWKs, and the values of the key claim that are known."""
     by_issuer: dict[str, list[dict[str, str]]] = {}
-    claims: list[str] = []
+    claims: dict[str, list[str]] = {}
     job = use.job
     for owner, path, config in _credentials(use):
         key = _key(use, owner, path, config)
@@ -129,14 +131,30 @@ def _consumers(use: Use) -> tuple[dict[str, list[dict[str, str]]], list[str]]:
             )
             continue
         by_issuer.setdefault(issuer, []).append(key)
-        claims.append(str(config.get("key", name)))
-    if len(claims) > 1 and max(len(keys) for keys in by_issuer.values()) > 1:
+        claims.setdefault(issuer, []).append(str(config.get("key", name)))
+    if any(len(keys) > 1 for keys in by_issuer.values()):
         use.approximate(
             target="RequestAuthentication jwks",
             note="several consumers share one token issuer: a token signed by one may carry the claim of "
             "another; give each consumer its own issuer",
         )
-    return by_issuer, sorted(claims)
+    return by_issuer, {issuer: sorted(claims[issuer]) for issuer in sorted(claims)}
+
+
+def _strangers(claim: str, claims: Mapping[str, Sequence[str]]) -> tuple[tuple[dict[str, Any], ...], ...]:
+    """Return who is refused: all but the known issuers, and of these what names no consumer of its own.
+
+    An issuer vouches for its own consumers only: its key could sign another consumer's name as well.
+    """
+    issuer, name = "request.auth.claims[iss]", f"request.auth.claims[{claim}]"
+    others: dict[str, Any] = {"key": issuer, "notValues": sorted(claims)}
+    return (
+        (others,),
+        *(
+            ({"key": issuer, "values": [one]}, {"key": name, "notValues": list(known)})
+            for one, known in claims.items()
+        ),
+    )
 
 
 def _named_by_key(use: Use) -> bool:
@@ -177,13 +195,13 @@ def jwt_auth(use: Use) -> None:
     strip_identity(use, username=not _named_by_key(use))
     use.job.source("jwt", use.draft.resource, *(f"{o.kind}/{o.id}" for o, _, _ in _credentials(use)))
     claim = str(config.get("key_claim_name", "key"))
-    key = f"jwt-auth:{claim}:{','.join(claims)}"
-    exempt = ("OPTIONS",) if any(one.name == "cors" for one in use.draft.effective.plugins) else ()
+    key = f"jwt-auth:{claim}:{digest_of(claims)[:8]}"
+    exempt = use.preflights
     use.draft.policies.append(
         Policy(
             key + ":" + ",".join(exempt),
             dns_label("require-token", claim),
-            when=({"key": f"request.auth.claims[{claim}]", "notValues": claims},),
+            when=_strangers(claim, claims),
             exempt_methods=exempt,
             checks_tokens=True,
         )

@@ -116,7 +116,7 @@ def _settings(use: Use, folder: str, label: str) -> dict[str, Any]:
     }
     if config.get("unauth_action") == "deny":
         found["deny_redirect_matcher"] = list(_EVERYWHERE)
-    if any(one.name == "cors" for one in use.draft.effective.plugins):
+    if use.preflights:
         found["pass_through_matcher"] = [{"name": ":method", "string_match": {"exact": "OPTIONS"}}]
     return found
 

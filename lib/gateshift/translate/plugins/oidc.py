@@ -70,12 +70,27 @@ def _issuers(use: Use) -> list[str]:
     if known:
         return [known]
     discovery = str(config.get("discovery", ""))
-    if discovery.endswith(_WELL_KNOWN) and "$" not in discovery and urlsplit(discovery).hostname:
+    if _guessed(use):
         return [discovery.removesuffix(_WELL_KNOWN)]
     raise Inexpressible(
         "the tokens' issuer is not known (discovery is a reference or no well-known address): name it in "
         "params: translate.jwt_issuers: {openid-connect: <iss>}"
     )
+
+
+def _guessed(use: Use) -> bool:
+    """Tell whether only the address of the discovery document tells the issuer.
+
+    APISIX reads it in the document, which names another one where the address is an internal one.
+    """
+    validator = use.config.get("claim_validator")
+    rule = validator.get("issuer") if isinstance(validator, Mapping) else None
+    if isinstance(rule, Mapping) and rule.get("valid_issuers"):
+        return False
+    discovery = str(use.config.get("discovery", ""))
+    named = use.job.params.jwt_issuers.get("openid-connect")
+    readable = discovery.endswith(_WELL_KNOWN) and "$" not in discovery and urlsplit(discovery).hostname
+    return not named and bool(readable)
 
 
 def _audiences(use: Use) -> list[str]:
@@ -118,7 +133,7 @@ def _bearer(use: Use) -> None:
         if known != rule:
             raise Inexpressible(f"another route checks tokens of {issuer} in another way")
     job.source("jwt", use.draft.resource)
-    exempt = ("OPTIONS",) if any(one.name == "cors" for one in use.draft.effective.plugins) else ()
+    exempt = use.preflights
     issuers = _issuers(use)
     conditions = [("request.auth.claims[iss]", issuers)]
     conditions += [("request.auth.claims[scope]", [scope]) for scope in scopes]
@@ -128,7 +143,7 @@ def _bearer(use: Use) -> None:
             Policy(
                 f"openid-connect:{digest}:{','.join(exempt)}",
                 dns_label("bearer", digest),
-                when=({"key": key, "notValues": values},),
+                when=(({"key": key, "notValues": values},),),
                 exempt_methods=exempt,
                 checks_tokens=True,
             )
@@ -139,6 +154,11 @@ def _bearer(use: Use) -> None:
             use.draft.headers("request", "set")[name] = "%REQ(AUTHORIZATION)%"
     target = "RequestAuthentication + AuthorizationPolicy"
     missing = "a missing token is answered 403 instead of 401; realm and error are not told"
+    if _guessed(use):
+        note = (
+            "the issuer is taken from discovery's address; compare it with the document's issuer, or name it"
+        )
+        use.approximate("discovery", target=target, note=f"{note} in translate.jwt_issuers")
     use.exact("discovery", "public_key", "use_jwks", "claim_validator", "bearer_only", target=target)
     use.approximate("bearer_only", target=target, note=missing)
     if introspected:
@@ -173,7 +193,7 @@ def openid_connect(use: Use) -> None:
                 f"secrets and the endpoints of {use.config.get('discovery', 'its discovery document')}",
             )
         return
-    exempt = ("OPTIONS",) if any(one.name == "cors" for one in use.draft.effective.plugins) else ()
+    exempt = use.preflights
     use.draft.policies.append(
         Policy(
             f"openid-connect:login:{','.join(exempt)}",

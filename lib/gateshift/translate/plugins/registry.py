@@ -93,6 +93,15 @@ class Use:
         known = facts().get(self.name)
         return known is not None and "rewrite" not in known.phases
 
+    @property
+    def preflights(self) -> tuple[str, ...]:
+        """Methods that a check leaves alone: OPTIONS, where cors answers each of them before the check.
+
+        That is cors of the route, or of a global rule, switched on and under no condition of its own. Asked
+        in APISIX's order: a check that runs before cors sees the preflights, too.
+        """
+        return ("OPTIONS",) if "corsPolicy" in self.draft.http else ()
+
     def guard(self, name: str, conditions: Sequence[Condition], http: Mapping[str, Any]) -> None:
         """Add a rule above the route's own; ``_meta.error_response`` replaces what a refusal says."""
         answer = http.get("directResponse")

@@ -24,7 +24,7 @@ def ip_restriction(use: Use) -> None:
     """Refuse by the client's address as the gateway sees it after X-Forwarded-For."""
     config = use.config
     allowed, denied = _addresses(config.get("whitelist")), _addresses(config.get("blacklist"))
-    exempt = ("OPTIONS",) if any(one.name == "cors" for one in use.draft.effective.plugins) else ()
+    exempt = use.preflights
     target = "AuthorizationPolicy DENY"
     note = "behind a load balancer the hop count (numTrustedProxies) decides whose address it is"
     for key, blocks, field in (
