@@ -11,6 +11,7 @@ from gateshift.cli.shared import OVERRIDES, PARAMS, load_params
 from gateshift.errors import InputError
 from gateshift.migration.journal import read_records
 from gateshift.migration.state import fold
+from gateshift.params import only
 from gateshift.runbook.inputs import migration_folder
 from gateshift.runbook.order import next_notebook
 from gateshift.words import tell
@@ -24,7 +25,7 @@ __all__ = ["approve", "notify", "status"]
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(params_file: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Say where the migration stands and what is next. Reads the journal only."""
-    params = load_params(params_file, overrides)
+    params = load_params(params_file, overrides, only())
     path = migration_folder(params) / "journal.jsonl"
     if not path.exists():
         answer = {"migration": params.migration, "phase": "not started", "next": "00_preflight"}
@@ -61,7 +62,7 @@ def approve(params_file: str, overrides: tuple[str, ...], who: str | None, diges
     from gateshift.runbook.approvals import write_approval  # noqa: PLC0415 - keeps `status` quick
     from gateshift.runbook.context import identity  # noqa: PLC0415 - keeps `status` quick
 
-    params = load_params(params_file, overrides)
+    params = load_params(params_file, overrides, only())
     write_approval(migration_folder(params), digest, who or identity())
     click.echo(f"approved {digest} at {datetime.now(UTC):%H:%M:%S}Z")
 
@@ -73,7 +74,7 @@ def notify(params_file: str, overrides: tuple[str, ...]) -> None:
     """Send a test message to every service under `notify.urls`. Exit code 1 when one does not take it."""
     from gateshift.notify.sender import deliver  # noqa: PLC0415 - keeps `status` quick
 
-    params = load_params(params_file, overrides)
+    params = load_params(params_file, overrides, only("notify"))
     urls = [url.get_secret_value() for url in params.notify.urls]
     if not urls:
         raise InputError(

@@ -11,6 +11,7 @@ from gateshift.diagnose.model import Cause, Level
 from gateshift.errors import (
     ClusterError,
     GateshiftError,
+    InputError,
     LockHeld,
     NotEnoughEvidence,
     TrafficError,
@@ -93,7 +94,7 @@ class Rollback(Runbook):
             nonlocal why
             try:
                 found.append(super(Rollback, self)._take_lease())
-            except (ClusterError, LockHeld) as error:
+            except (ClusterError, InputError, LockHeld) as error:  # also the wrong cluster, or none named
                 why = str(error)
 
         thread = threading.Thread(target=take, daemon=True)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gateshift.errors import InputError
+from gateshift.errors import InputError, ParamsError
 from gateshift.migration.journal import Record
 from gateshift.migration.state import State
 from gateshift.params import Mode
@@ -36,7 +36,7 @@ def facts(context: Context, *, who: str, ours: bool, next_step: str) -> dict[str
     params, state = context.params, context.state
     cluster, weights = _ask(lambda: context.cluster.uid), _ask(lambda: _provider(context))
     wrong = cluster.wait()
-    if isinstance(wrong, InputError):
+    if isinstance(wrong, InputError) and not isinstance(wrong, ParamsError):
         raise wrong
     mode = "card.mode.plan" if params.mode is Mode.PLAN else "card.mode.act"
     return {
@@ -109,9 +109,11 @@ def _brief(error: BaseException, most: int = 90) -> str:
 
 def _cluster(context: Context, answer: Any) -> str:
     cluster = context.params.cluster
-    name = (
-        cluster.context or (cluster.kubeconfig and typed(cluster.kubeconfig)) or tell("card.cluster.current")
-    )
+    try:
+        named = cluster.context or (cluster.kubeconfig and typed(cluster.kubeconfig))
+    except ParamsError:
+        named = "?"  # a reference without a value, which this run does not need; the answer says it
+    name = named or tell("card.cluster.current")
     if isinstance(answer, BaseException):
         return tell("card.cluster.away", context=name, why=_brief(answer))
     return tell("card.cluster.known", context=name, uid=answer)
