@@ -69,7 +69,12 @@ def test_the_workflow_plans_waits_for_approval_and_acts(people_lab: str, tmp_pat
     assert (suite.get("failures"), suite.get("errors")) == ("0", "0")
     records = read_records(act.workspace / "outputs" / "pipeline" / "journal.jsonl")
     approved = next(r for r in records if r.kind == "plan.approved")
-    assert approved.data == {"digest": plan.outputs["digest"], "how": "params", "who": "octocat"}
+    assert approved.data == {
+        "digest": plan.outputs["digest"],
+        "how": "params",
+        "who": "octocat",
+        "account": approved.who,
+    }
     assert "GITHUB_RUN_ID=4711" in approved.who
     assert records[-2].kind == "run.ended"
     assert "install.done" in [r.kind for r in records]

@@ -234,12 +234,13 @@ def _approvals(records: Sequence[Record]) -> str:
             gloss(str(plans.get(str(r.data["digest"]), {}).get("title", ""))),
             r.data["digest"],
             r.data["who"],
+            r.data.get("account", ""),
             _how(str(r.data["how"])),
         )
         for r in records
         if r.kind == "plan.approved"
     ]
-    return table(("time (UTC)", "plan", "digest", "approved by", "how"), rows) if rows else ""
+    return table(("time (UTC)", "plan", "digest", "approved by", "account", "how"), rows) if rows else ""
 
 
 def _how(way: str) -> str:

@@ -55,15 +55,18 @@ def status(params_file: str, overrides: tuple[str, ...], as_json: bool) -> None:
 @click.option("--who", help="Who approves; the current user when not given.")
 @click.argument("digest")
 def approve(params_file: str, overrides: tuple[str, ...], who: str | None, digest: str) -> None:
-    """Approve the plan with DIGEST: the gate that shows it goes on.
+    """Approve the plan with DIGEST (or its first 4 characters or more): the gate that shows it goes on.
 
     The approval is a file under outputs/<migration>/approvals/; the gate records it in the journal.
     """
-    from gateshift.runbook.approvals import write_approval  # noqa: PLC0415 - keeps `status` quick
+    from gateshift.runbook.approvals import shown_digest, write_approval  # noqa: PLC0415 - keeps `status` quick
     from gateshift.runbook.context import identity  # noqa: PLC0415 - keeps `status` quick
 
     params = load_params(params_file, overrides, only())
-    write_approval(migration_folder(params), digest, who or identity())
+    folder = migration_folder(params)
+    path = folder / "journal.jsonl"
+    digest = shown_digest(fold(read_records(path)).plans if path.exists() else (), digest)
+    write_approval(folder, digest, who or identity())
     click.echo(f"approved {digest} at {datetime.now(UTC):%H:%M:%S}Z")
 
 

@@ -139,7 +139,8 @@ class Rollback(Runbook):
 
     def confirm(self) -> None:
         """Record the one confirmation of a person who gave it with the command."""
-        self.record("plan.approved", digest=self._planned().digest, who=identity(), how="--yes")
+        who = identity()
+        self.record("plan.approved", digest=self._planned().digest, who=who, how="--yes", account=who)
 
     def shift_back(self) -> float:
         """Put the weights back; return the seconds from the command (or the gate) to the acceptance."""
