@@ -1,7 +1,8 @@
 """Read a params file: YAML, ``${env:NAME}`` and ``${lab:key}`` references, then the model.
 
-``${env:NAME:-default}`` gives a default. A value that is only a reference keeps the type it resolves to. One
-that has no value is an error unless the caller names what it *needs* and this is not among it.
+``${env:NAME:-default}`` gives a default; a variable that is empty counts as unset. A value that is only a
+reference keeps the type it resolves to. One that has no value is an error unless the caller names what it
+*needs* and this is not among it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ _REFERENCE = re.compile(r"\$\{(\w+):([^}]*)\}")
 
 
 def _environment(name: str) -> object:
-    return os.environ[name]
+    # A pipeline gives a secret that it does not have as an empty text; a shell's :- takes it for unset, too.
+    value = os.environ[name]
+    if not value:
+        raise KeyError(name)
+    return value
 
 
 def load(
