@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import click
 
 from gateshift.cli.shared import OVERRIDES, PARAMS, load_params
 from gateshift.errors import InputError
 from gateshift.migration.journal import read_records
-from gateshift.migration.state import fold
+from gateshift.migration.lock import holder_of
+from gateshift.migration.state import State, fold
 from gateshift.params import only
 from gateshift.runbook.inputs import migration_folder
 from gateshift.runbook.order import next_notebook
-from gateshift.words import tell
+from gateshift.words import tell, use
 
 __all__ = ["approve", "notify", "status"]
 
@@ -24,9 +27,14 @@ __all__ = ["approve", "notify", "status"]
 @OVERRIDES
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(params_file: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Say where the migration stands and what is next. Reads the journal only."""
+    """Say where the migration stands and what is next. Reads the journal and the lock file only."""
+    from gateshift.runbook.standing import lock_words, verdict_words  # noqa: PLC0415 - only this verb
+
     params = load_params(params_file, overrides, only())
-    path = migration_folder(params) / "journal.jsonl"
+    use(params.lang)
+    folder = migration_folder(params)
+    path = folder / "journal.jsonl"
+    answer: dict[str, Any]
     if not path.exists():
         answer = {"migration": params.migration, "phase": "not started", "next": "00_preflight"}
     else:
@@ -40,6 +48,8 @@ def status(params_file: str, overrides: tuple[str, ...], as_json: bool) -> None:
             "rolling_back": str(state.rolling_back).lower(),
             "records": str(len(records)),
             "last_record": f"{records[-1].kind} at {records[-1].time} by {records[-1].who}",
+            "last_verdict": _verdict(state) if as_json else verdict_words(state),
+            "lock": _lock(folder) if as_json else lock_words(folder),
             "next": next_notebook(state, len(params.stages), lang="en" if as_json else None),
         }
     if as_json:
@@ -47,6 +57,24 @@ def status(params_file: str, overrides: tuple[str, ...], as_json: bool) -> None:
     else:
         for key, value in answer.items():
             click.echo(f"{key:>15}: {value}")
+
+
+def _verdict(state: State) -> dict[str, Any] | None:
+    if not state.verdicts:
+        return None
+    mark = state.verdicts[-1]
+    return {
+        "stage": mark.stage + 1,
+        "decision": mark.decision,
+        "reasons": list(mark.reasons),
+        "time": mark.time,
+    }
+
+
+def _lock(folder: Path) -> dict[str, Any] | None:
+    """Who holds the lock of this machine or shared disk, and for how many seconds more; None for nobody."""
+    holder = holder_of(folder / "lock")
+    return None if holder is None else {"holder": holder[0], "expires_in_seconds": round(holder[1], 1)}
 
 
 @click.command()
