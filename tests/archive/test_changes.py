@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -87,16 +89,50 @@ def test_newest_run_beside_the_one_before(tmp_path: Path) -> None:
     story.write(book, story.setup())
     for index in range(2):
         with Journal.open(book, who="ann", run=f"50_canary-r{index}") as journal:
+            journal.inputs = f"of-the-plan-{index}"
             for kind, data in story.stage(index, "promote" if index == 0 else "rollback"):
                 seen = {"observed": {"requests": 1000.0 + index, "errors": None}} if kind == "verdict" else {}
                 journal.append(kind, **data, **seen)
+            journal.inputs = ""
+            journal.append("note.engine")  # what the engine adds has no inputs
     rows = {name: (old, new) for name, old, new in compared(read_records(book))}
     assert rows["run"] == ("50_canary-r0", "50_canary-r1")
     assert rows["verdict"] == ("promote", "rollback")
     assert rows["weight"] == ("10 %", "25 %")
     assert rows["requests"] == ("1000", "1001")
     assert rows["outcome"] == ("done", "under way or died")
+    assert rows["inputs"] == ("of-the-plan-0", "of-the-plan-1")
     assert "errors" not in rows
     page = write_report(folder).read_text()
     assert "Newest run and the one before" in page
-    assert compared(read_records(book)[:12]) == []
+    assert compared(read_records(book)[:13]) == []
+
+
+def _report_of_the_sample(folder: Path) -> str:
+    source = next((Path(__file__).parents[2] / "outputs" / "sample").glob("*/journal.jsonl")).parent
+    shutil.copytree(source, folder)
+    with Journal.open(folder / "journal.jsonl", who="ann", run="99_report-now") as journal:
+        journal.append("run.started", notebook="99_report")
+    return write_report(folder, reporting="99_report-now").read_text(encoding="utf-8")
+
+
+def test_the_report_repeats_no_status_card_and_says_nothing_about_its_own_run(tmp_path: Path) -> None:
+    page = _report_of_the_sample(tmp_path / "m")
+    ledger = re.search(r'<h2 id="ledger">.*?<h2', page, re.S)
+    assert ledger is not None
+    assert "Ledger: " in ledger[0]
+    assert "gateshift-card" not in ledger[0]
+    assert "under way or died" not in page
+    assert page.count("<td>99_report</td>") == 1, "the report of before, not this one"
+
+
+def test_the_report_shows_the_evidence_of_each_verdict(tmp_path: Path) -> None:
+    page = _report_of_the_sample(tmp_path / "m")
+    found = re.search(r'<h2 id="stages">.*?<h2', page, re.S)
+    assert found is not None
+    rows = re.findall(r"<tr>(.*?)</tr>", found[0])[1:]
+    assert len(rows) == 2
+    evidence = [re.findall(r"<td[^>]*>(.*?)</td>", row)[5] for row in rows]
+    assert "errors requests 2504" in evidence[0]
+    assert "errors above limit 10.34 / 5.627" in evidence[1]
+    assert not any("digest" in one for one in evidence)

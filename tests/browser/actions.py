@@ -80,7 +80,8 @@ class Workflow:
 
     def _shell(self, job: Job, step: Mapping[str, Any]) -> None:
         files = {
-            name: job.workspace.parent / f"{job.workspace.name}-{name}" for name in ("output", "summary")
+            name: job.workspace.parent / f"{job.workspace.name}-{name}"
+            for name in ("output", "summary", "env")
         }
         for file in files.values():
             file.touch()
@@ -88,9 +89,14 @@ class Workflow:
         env = {
             **os.environ,
             **job.env,
+            **{k: self._fill(v, job) for k, v in step.get("env", {}).items()},
             "CI": "true",
             "GITHUB_ACTIONS": "true",
             "GITHUB_RUN_ID": "4711",
+            "GITHUB_REPOSITORY": "acme/shop",
+            "GITHUB_ACTOR": "octocat",
+            "GITHUB_ENV": str(files["env"]),
+            "RUNNER_TEMP": str(job.workspace.parent),
             "GITHUB_OUTPUT": str(files["output"]),
             "GITHUB_STEP_SUMMARY": str(files["summary"]),
         }
@@ -107,6 +113,7 @@ class Workflow:
         job.summary = files["summary"].read_text(encoding="utf-8")
         lines = files["output"].read_text(encoding="utf-8").splitlines()
         job.steps[step.get("id", "")] = dict(line.split("=", 1) for line in lines)
+        job.env |= dict(line.split("=", 1) for line in files["env"].read_text(encoding="utf-8").splitlines())
         if done.returncode:
             job.result = f"exit code {done.returncode}"
 
@@ -135,7 +142,7 @@ class Workflow:
     def _wanted(self, condition: Any, job: Job | None) -> bool:
         if condition is None or condition == "always()":
             return True
-        found = _COMPARISON.fullmatch(str(condition))
+        found = _COMPARISON.fullmatch(str(condition).removeprefix("always() && "))
         assert found, f"this runner cannot read the condition {condition!r}"
         same = self._value(found[1], job) == found[3]
         return same if found[2] == "==" else not same
@@ -148,14 +155,14 @@ class Workflow:
             case ["inputs", key]:
                 return self.values[key]
             case ["secrets", key]:
-                return self.secrets[key]
+                return self.secrets.get(key, "")  # as GitHub does with one that is not set
+            case ["vars", _]:
+                return ""
             case ["needs", other, "outputs", key]:
                 return self.jobs[other].outputs[key]
             case ["steps", step, "outputs", key]:
                 assert job is not None
                 return job.steps[step][key]
-            case ["github", "actor"]:
-                return "octocat"
             case ["github", "token"]:
                 return "none"
         raise AssertionError(f"this runner does not know {name}")

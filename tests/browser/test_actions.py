@@ -15,6 +15,7 @@ from gateshift import lab as laboratory
 from gateshift.migration.journal import read_records
 from tests.browser.actions import Workflow
 from tests.browser.conftest import ROOT
+from tests.pipelines.test_lint import approval, github_cli
 
 pytestmark = [pytest.mark.lab, pytest.mark.long]
 EXAMPLE = ROOT / "examples" / "github-actions" / "gateshift.yml"
@@ -52,8 +53,12 @@ def workspace(target: Path) -> None:
     (target / "params" / "ci.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
 
 
-def test_the_workflow_plans_waits_for_approval_and_acts(people_lab: str, tmp_path: Path) -> None:
+def test_the_workflow_plans_waits_for_approval_and_acts(
+    people_lab: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     os.environ["GATESHIFT_LAB"] = people_lab
+    gh = github_cli(tmp_path / "bin", [approval("hubot", "approved", "production")])
+    monkeypatch.setenv("PATH", f"{gh}{os.pathsep}{os.environ['PATH']}")
     secrets = {"APISIX_ADMIN_KEY": str(laboratory.status(people_lab)["admin_key"])}
     inputs = {"verb": "install", "params": "params/ci.yaml"}
     flow = Workflow(EXAMPLE, inputs, secrets, tmp_path, workspace)
@@ -69,7 +74,12 @@ def test_the_workflow_plans_waits_for_approval_and_acts(people_lab: str, tmp_pat
     assert (suite.get("failures"), suite.get("errors")) == ("0", "0")
     records = read_records(act.workspace / "outputs" / "pipeline" / "journal.jsonl")
     approved = next(r for r in records if r.kind == "plan.approved")
-    assert approved.data == {"digest": plan.outputs["digest"], "how": "params", "who": "octocat"}
+    assert approved.data == {
+        "digest": plan.outputs["digest"],
+        "how": "params",
+        "who": "hubot",
+        "account": approved.who,
+    }
     assert "GITHUB_RUN_ID=4711" in approved.who
     assert records[-2].kind == "run.ended"
     assert "install.done" in [r.kind for r in records]

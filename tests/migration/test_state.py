@@ -116,7 +116,7 @@ def test_changed_plan_voids_its_approval_and_only_its() -> None:
     ]
     state = after([*base, ("plan.shown", {"plan": story.plan("install", "c" * 16)})])
     assert state.approvals == {"b" * 16}
-    assert state.approvers["b" * 16] == {"ann", "bob"}
+    assert set(state.approvers["b" * 16]) == {"ann", "bob"}
     refuse(base, "plan.approved", "no plan with digest", digest="d" * 16, who="ann", how="params")
 
 

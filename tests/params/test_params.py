@@ -103,6 +103,10 @@ def test_references(monkeypatch: pytest.MonkeyPatch) -> None:
         == 18080
     )
     assert validate(changed("migration", "${env:NOT_SET_X:-other}"), source="x").migration == "other"
+    monkeypatch.setenv("EMPTY_X", "")
+    assert validate(changed("migration", "${env:EMPTY_X:-other}"), source="x").migration == "other"
+    with pytest.raises(ParamsError, match=r"EMPTY_X\} has no value"):
+        validate(changed("migration", "${env:EMPTY_X}"), source="x")
     with pytest.raises(ParamsError, match="NOT_SET_X") as caught:
         validate(changed("migration", "${env:NOT_SET_X}"), source="x")
     assert "environment variable NOT_SET_X" in caught.value.hint

@@ -182,7 +182,9 @@ def test_errors_are_told_by_what_they_ask_of_a_person() -> None:
     failed = problem(ZeroDivisionError("x"), "50_canary", state)
     assert failed is not None
     assert failed.kind == "failed"
-    assert "abcd" in waiting("abcd", "Stage 1").text
+    first, again = (waiting("abcd", "Stage 1", State(attempts=n)) for n in (1, 2))
+    assert "abcd" in first.text
+    assert first.key != again.key, "the same plan in a later attempt needs a person again"
 
 
 def test_events_in_a_params_file_are_known_ones(tmp_path: Path) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+import subprocess
 import threading
 import time
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -57,6 +61,47 @@ def test_a_table_sorts_by_its_heads_and_marks_standings_with_a_sign() -> None:
     assert html.count("onclick=") == 2
     assert "✗ fail" in html
     assert "✓ pass" in html
+
+
+_CLICK = """
+const [script, cells] = JSON.parse(require("fs").readFileSync(0));
+let order = cells.map((text) => ({cells: [{textContent: text}]}));
+const body = {get rows() { return order.slice(); },
+              appendChild(row) { order = order.filter((one) => one !== row).concat(row); }};
+const head = {cellIndex: 0, closest: () => ({tBodies: [body]}), set: {},
+              getAttribute(name) { return this.set[name] ?? null; },
+              setAttribute(name, value) { this.set[name] = value; },
+              removeAttribute(name) { delete this.set[name]; }};
+head.parentNode = {cells: [head]};
+(function () { eval(script); }).call(head);
+console.log(JSON.stringify(order.map((row) => row.cells[0].textContent)));
+"""
+
+
+@pytest.mark.parametrize(
+    "ordered",
+    [
+        ("2026-09-30 23:59", "2026-11-02 08:30", "2026-11-12 07:00"),
+        ("07:59:59Z", "08:05:10Z", "08:30:00Z"),
+        ("-3", "0.5", "9", "10", "200"),
+        ("2 %", "10 %", "99.9 %"),
+        ("9s", "10s", "100s"),
+        ("1.9.0", "1.21.4", "1.31.0"),
+        ("9/30", "10/30", "11/20"),
+        ("api", "istio", "ws"),
+    ],
+)
+def test_a_column_sorts_by_what_its_cells_are(ordered: tuple[str, ...]) -> None:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("the script of a table runs in a browser, or in node")
+    found = re.search(r'onclick="([^"]+)"', Table("T", ("x",), ())._repr_html_())
+    assert found is not None
+    asked = json.dumps([unescape(found[1]), [*ordered[1:], ordered[0]][::-1]])
+    done = subprocess.run(
+        [node, "-e", _CLICK], input=asked, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert tuple(json.loads(done.stdout)) == ordered
 
 
 @pytest.mark.parametrize("width", [80, 200])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -111,3 +114,99 @@ def test_every_command_and_option_in_the_examples_exists() -> None:
         for verb, rest in re.findall(r"gateshift \"?(\$?[A-Za-z]+)\"? (-f .*)", text):
             assert verb in known | {"$VERB"}, verb
             assert set(re.findall(r"(?<= )--?[a-z]+", " " + rest.split(">")[0])) <= options, rest
+
+
+REFERENCE = re.compile(r"\$\{env:(\w+)(:-)?")
+
+
+def needed() -> set[str]:
+    """The variables without which a step of the examples' own params file ends with exit code 2."""
+    data = yaml.safe_load((ROOT / "params" / "production.yaml").read_text(encoding="utf-8"))
+    return {name for name, default in REFERENCE.findall(json.dumps(data)) if not default}
+
+
+def test_the_examples_give_what_their_params_file_refers_to() -> None:
+    assert needed(), "production.yaml has no secrets any more?"
+    for job in yaml.safe_load(ACTIONS.read_text(encoding="utf-8"))["jobs"].values():
+        given = {name for name, value in job["env"].items() if value == f"${{{{ secrets.{name} }}}}"}
+        assert needed() <= given
+    comments = [line for line in GITLAB.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    assert needed() <= set(re.findall(r"\w+", " ".join(comments))), "GitLab's variables are in every job"
+
+
+def approval(who: str, state: str, *environments: str) -> dict[str, Any]:
+    """A review as GitHub's API lists it."""
+    return {"state": state, "user": {"login": who}, "environments": [{"name": name} for name in environments]}
+
+
+def github_cli(folder: Path, approvals: list[dict[str, Any]]) -> Path:
+    """Put a ``gh`` into *folder* that answers the one question of the example."""
+    folder.mkdir()
+    asked = "api repos/acme/shop/actions/runs/4711/approvals"
+    (folder / "answer.json").write_text(json.dumps(approvals), encoding="utf-8")
+    lines = ["#!/bin/sh", f'[ "$*" = "{asked}" ] || exit 1', f'cat "{folder}/answer.json"']
+    (folder / "gh").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "gh").chmod(0o755)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("verb", "approvals", "who"),
+    [
+        ("canary", [approval("hubot", "approved", "production")], "hubot"),
+        (
+            "canary",
+            [approval("eve", "approved", "staging"), approval("hubot", "approved", "staging", "production")],
+            "hubot",
+        ),
+        ("canary", [approval("hubot", "rejected", "production")], None),
+        ("canary", [], None),
+        ("rollback", [], "octocat"),
+    ],
+)
+def test_the_approver_is_who_approved_not_who_started(
+    tmp_path: Path, verb: str, approvals: list[dict[str, Any]], who: str | None
+) -> None:
+    steps = yaml.safe_load(ACTIONS.read_text(encoding="utf-8"))["jobs"]["act"]["steps"]
+    asks = next(step for step in steps if step.get("id") == "approval")
+    acts = next(step for step in steps if step.get("name") == "Act by digest")
+    assert acts["env"] == {"APPROVER": "${{ steps.approval.outputs.who }}"}
+    gh = github_cli(tmp_path / "bin", approvals)
+    output = tmp_path / "output"
+    env = {
+        "PATH": f"{gh}{os.pathsep}{os.environ['PATH']}",
+        "GITHUB_REPOSITORY": "acme/shop",
+        "GITHUB_RUN_ID": "4711",
+        "GITHUB_ACTOR": "octocat",
+        "GITHUB_OUTPUT": str(output),
+        "VERB": verb,
+    }
+    bash = ["/bin/bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", asks["run"]]
+    done = subprocess.run(bash, env=env, capture_output=True, text=True, check=False, timeout=60)
+    if who is None:
+        assert done.returncode == 3
+        assert "required reviewers" in done.stderr
+        assert not output.exists()
+    else:
+        assert done.returncode == 0, done.stderr
+        assert output.read_text() == f"who={who}\n"
+
+
+def test_no_preflight_stands_before_a_rollback() -> None:
+    steps = yaml.safe_load(ACTIONS.read_text(encoding="utf-8"))["jobs"]["plan"]["steps"]
+    preflight = next(step for step in steps if step.get("name") == "Preflight")
+    assert preflight["if"] == "inputs.verb != 'rollback'"
+    script = yaml.safe_load(GITLAB.read_text(encoding="utf-8"))["plan"]["script"]
+    (line,) = [line for line in script if "preflight" in line]
+    ran = line.replace(".venv/bin/gateshift", "echo ran")
+    for verb, said in (("rollback", ""), ("canary", "ran preflight")):
+        done = subprocess.run(
+            ["/bin/bash", "-eu", "-c", ran],
+            env={"VERB": verb, "PARAMS": "p.yaml", "PATH": os.environ["PATH"]},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        assert done.stdout.startswith(said)
+        assert bool(done.stdout) == bool(said)

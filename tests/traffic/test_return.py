@@ -15,7 +15,7 @@ from bench.story import BEFORE_A_STAGE
 
 from gateshift.errors import NotEnoughEvidence, RolledBack
 from gateshift.migration.state import Phase
-from gateshift.params import Params, StageParams, validate
+from gateshift.params import Params, StageParams, needs_of, validate
 from gateshift.runbook.approvals import write_approval
 from gateshift.runbook.context import Context
 from gateshift.runbook.observe import StageWatch
@@ -158,6 +158,33 @@ def test_with_the_cluster_out_of_reach_dns_alone_brings_users_back(
     assert "goes on without the cluster's Lease" in capsys.readouterr().out
     evidence = run.context.run_folder / "evidence"
     assert json.loads((evidence / "weights.json").read_text())["hosts"]
+    run.close()
+
+
+def test_a_rollback_does_not_wait_for_secrets_of_others(
+    wire: Wire,
+    shifted: Params,
+    settings: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Not even for the metrics': the weights are back, and that the users are stays unproven."""
+    monkeypatch.delenv("GONE", raising=False)
+    gone = "${env:GONE}"
+    settings["apisix"] = {"admin_url": gone, "admin_key": gone}
+    settings["cluster"] = {"kubeconfig": gone}
+    settings["metrics"] |= {"bearer_token": gone, "istio_selector": gone}
+    settings["notify"] = {"urls": [gone]}
+    settings["archive"] = {"sign_key": gone}
+    settings["traffic"]["rollback_target"] = "1s"
+    run = roll_back(validate(settings, source="x.yaml", needs=needs_of("80_rollback")))
+    assert "${env:GONE}" in repr(run.card())
+    with pytest.raises(NotEnoughEvidence, match="not proven that the users are"):
+        run.act()
+    assert weights(wire) == {("apisix", 100), ("istio", 0)}
+    done = next(r for r in run.context.journal.records if r.kind == "rollback.done").data
+    assert any("metrics.json" in one and gone in one for one in done["unchecked"])
+    assert "which this step does not need: cluster.kubeconfig (${env:GONE})" in capsys.readouterr().out
     run.close()
 
 

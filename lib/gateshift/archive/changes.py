@@ -140,7 +140,8 @@ def _facts(records: Sequence[Record], run: str) -> dict[str, str]:
         "began (UTC)": first.time[:19].replace("T", " "),
         "outcome": str(end.data["outcome"]) if end is not None else "under way or died",
         "time": f"{end.unix - first.unix:.0f} s" if end is not None else "",
-        "inputs": own[-1].inputs,
+        # The engine ends a run that failed, and does not know what it was given.
+        "inputs": next((r.inputs for r in reversed(own) if r.inputs), ""),
     }
     for record in own:
         if record.kind == "stage.entered":

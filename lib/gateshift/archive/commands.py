@@ -151,10 +151,11 @@ def _copy(migration: Path, bucket: str, prefix: str, retain_days: int, mode: str
 
 def _anchors(params_file: str) -> Mapping[str, Anchor]:
     from gateshift.cluster.client import Cluster  # noqa: PLC0415 - only this option needs the cluster
-    from gateshift.params import load  # noqa: PLC0415 - see above
+    from gateshift.params import load, only  # noqa: PLC0415 - see above
     from gateshift.runbook.inputs import resolvers  # noqa: PLC0415 - see above
 
-    lease = Cluster.connect(load(params_file, resolvers=resolvers()).cluster).lease_get(*LEASE)
+    params = load(params_file, resolvers=resolvers(), needs=only("cluster"))
+    lease = Cluster.connect(params.cluster).lease_get(*LEASE)
     if lease is None:
         raise InputError("the cluster keeps no head of any journal: no migration ever acted on it")
     return anchors((lease.get("metadata") or {}).get("annotations") or {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -49,10 +49,11 @@ _CHECKLIST = (
 """The guide's checklist after a rollback."""
 
 
-def write_report(migration_dir: str | Path) -> Path:
+def write_report(migration_dir: str | Path, *, reporting: str = "") -> Path:
     """Write ``report.html`` and a page for each executed notebook; return the report's path.
 
-    The page needs nothing but itself: plots are embedded, links go to pages beside it. Its hash is put into
+    *reporting* is the run that asks for it and is not over yet: the page says nothing about it. The page
+    needs nothing but itself: plots are embedded, links go to pages beside it. Its hash is put into
     the journal, so that a changed report shows in the audit.
     """
     folder = Path(migration_dir)
@@ -62,7 +63,7 @@ def write_report(migration_dir: str | Path) -> Path:
     with Journal.open(book, who=identity(), run="report") as journal:
         notebooks = read_notebooks(folder)
         pages = write_pages(folder, notebooks)
-        text = Redactor().text(_page(folder, journal.state, journal.records, notebooks))
+        text = Redactor().text(_page(folder, journal.state, journal.records, notebooks, reporting))
         target = folder / "report.html"
         atomic_write(target, text)
         files = {str(p.relative_to(folder)): file_digest(p) for p in [*pages, target]}
@@ -73,7 +74,9 @@ def write_report(migration_dir: str | Path) -> Path:
 # -- the page --------------------------------------------------------------------------------------
 
 
-def _page(folder: Path, state: State, records: Sequence[Record], notebooks: Sequence[Notebook]) -> str:
+def _page(
+    folder: Path, state: State, records: Sequence[Record], notebooks: Sequence[Notebook], reporting: str
+) -> str:
     name = folder.name
     sections = [
         ("timeline", timeline_svg(records) + _events(records)),
@@ -84,8 +87,8 @@ def _page(folder: Path, state: State, records: Sequence[Record], notebooks: Sequ
         ("changes", _diffs(folder, records) + _plans(records)),
         ("ledger", _ledger(notebooks)),
         ("attempts", _attempts(records)),
-        ("compared", _compared(records)),
-        ("runs", _runs(state, notebooks)),
+        ("compared", _compared([r for r in records if r.run != reporting])),
+        ("runs", _runs(state, notebooks, reporting)),
         ("trust", _trust(records, notebooks)),
     ]
     shown = [(key, tell(f"report.section.{key}"), body) for key, body in sections if body]
@@ -183,9 +186,7 @@ def _stages(records: Sequence[Record], state: State) -> str:
                     share,
                     tell(f"decision.{mark.decision.lower()}"),
                     listed(data.get("reasons")),
-                    "; ".join(
-                        f"{k} {_figure(v)}" for k, v in evidence.items() if not isinstance(v, (dict, list))
-                    ),
+                    "; ".join(_figures(evidence)),
                     f"{spent:.0f} s",
                 )
             )
@@ -193,7 +194,21 @@ def _stages(records: Sequence[Record], state: State) -> str:
     return table(columns, rows, numeric=(0, 1, 2, 6)) if rows else ""
 
 
+def _figures(evidence: Mapping[str, Any], test: str = "") -> Iterator[str]:
+    """Yield the figures of a verdict's evidence, each with its test and, after a slash, its threshold."""
+    for key, value in evidence.items():
+        name = f"{test} {key}".strip().replace("_", " ")
+        if isinstance(value, Mapping):
+            if key != "inputs":  # digests for the replay, nothing that a reader weighs
+                yield from _figures(value, name)
+        elif value is not None and not key.endswith("_threshold"):
+            limit = evidence.get(f"{key}_threshold")
+            yield f"{name} {_figure(value)}" + ("" if limit is None else f" / {_figure(limit)}")
+
+
 def _figure(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_figure, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -234,12 +249,13 @@ def _approvals(records: Sequence[Record]) -> str:
             gloss(str(plans.get(str(r.data["digest"]), {}).get("title", ""))),
             r.data["digest"],
             r.data["who"],
+            r.data.get("account", ""),
             _how(str(r.data["how"])),
         )
         for r in records
         if r.kind == "plan.approved"
     ]
-    return table(("time (UTC)", "plan", "digest", "approved by", "how"), rows) if rows else ""
+    return table(("time (UTC)", "plan", "digest", "approved by", "account", "how"), rows) if rows else ""
 
 
 def _how(way: str) -> str:
@@ -297,9 +313,15 @@ def _value(value: Any) -> str:
 
 
 def _ledger(notebooks: Sequence[Notebook]) -> str:
-    """Repeat the newest translation's tables, as that notebook showed them."""
-    book = next((b for b in reversed(notebooks) if b.name == "20_translate" and b.tables), None)
-    return "".join(book.tables) if book else ""
+    """Repeat the newest translation's tables, as that notebook showed them.
+
+    Without its status cards: they say where the migration stood then and what was next.
+    """
+    for book in reversed(notebooks):
+        shown = [t for t in book.tables if "gateshift-card" not in t]
+        if book.name == "20_translate" and shown:
+            return "".join(shown)
+    return ""
 
 
 def _attempts(records: Sequence[Record]) -> str:
@@ -331,12 +353,14 @@ def _attempts(records: Sequence[Record]) -> str:
     return table(("attempt", "began (UTC)", "stages promoted", "highest weight", "end"), rows)
 
 
-def _runs(state: State, notebooks: Sequence[Notebook]) -> str:
+def _runs(state: State, notebooks: Sequence[Notebook], reporting: str) -> str:
     pages: dict[str, list[Notebook]] = {}
     for book in notebooks:
         pages.setdefault(book.run, []).append(book)
     rows = []
     for mark in state.runs:
+        if mark.run == reporting:
+            continue  # the run that writes this page has no outcome yet, and its page is not written
         links = " ".join(f'<a href="{escape(b.page)}">{escape(b.name)}</a>' for b in pages.get(mark.run, ()))
         outcome = term(mark.outcome or "under way or died")
         rows.append(

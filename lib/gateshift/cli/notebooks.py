@@ -20,7 +20,7 @@ from gateshift.errors import InputError, Interrupted
 from gateshift.migration.journal import read_records
 from gateshift.migration.state import fold
 from gateshift.notify import problem
-from gateshift.params import Mode, Params, load, secrets_of
+from gateshift.params import Mode, Params, load, needs_of, secrets_of
 from gateshift.params.load import parse_override
 from gateshift.runbook.context import Context
 from gateshift.runbook.inputs import migration_folder, project_root, resolvers
@@ -44,9 +44,9 @@ def run_notebook(
     values with references unresolved, so that no secret is written into the archived copy.
     """
     own, top = _split(overrides)
-    params = load(params_file, overrides=top, resolvers=resolvers())
-    root = project_root()
     name = NOTEBOOKS[verb]
+    params = load(params_file, overrides=top, resolvers=resolvers(), needs=needs_of(name))
+    root = project_root()
     notebook = root / "notebooks" / f"{name}.ipynb"
     if not notebook.exists():
         raise InputError(
@@ -80,7 +80,7 @@ def run_notebook(
 
 def _tell_people(params: Params, folder: Path, notebook: str, outcome: Outcome) -> None:
     """A kernel that died could not tell anybody."""
-    if not params.notify.urls or not (folder.parent / "journal.jsonl").exists():
+    if not secrets_of(params.notify) or not (folder.parent / "journal.jsonl").exists():
         return
     notifier = Context(params, run=folder.name).notifier()
     state = fold(read_records(folder.parent / "journal.jsonl"))
@@ -152,7 +152,8 @@ def tell_pipeline(
     summary: str | None,
 ) -> None:
     """Tell a person or a pipeline how a notebook ended, in the forms that were asked for."""
-    params = load(params_file, overrides=_split(values)[1], resolvers=resolvers())
+    needs = needs_of(NOTEBOOKS[verb])
+    params = load(params_file, overrides=_split(values)[1], resolvers=resolvers(), needs=needs)
     found = results.result(verb, outcome, migration=params.migration, stages=len(params.stages))
     run = outcome.path.parent
     if junit:

@@ -14,6 +14,7 @@ from gateshift.cli.shared import PARAMS, load_params, short_path
 from gateshift.errors import InputError
 from gateshift.migration.journal import read_records
 from gateshift.migration.state import State, fold
+from gateshift.params import only
 from gateshift.runbook.inputs import migration_folder, project_root
 from gateshift.runbook.order import NOTEBOOKS, due_notebook
 
@@ -62,7 +63,7 @@ def open_command(  # noqa: PLR0917 - click passes by name
         if not print_only:
             start(name)
     root = project_root()
-    params = load_params(params_file, overrides)
+    params = load_params(params_file, overrides, only())
     folder = migration_folder(params)
     notebook = NOTEBOOKS[verb] if verb else due_notebook(_state(folder), len(params.stages))
     desk = lay(root / "notebooks", folder)

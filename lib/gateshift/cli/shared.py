@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from gateshift.params import Params, load
+from gateshift.params import Needs, Params, load
 from gateshift.params.load import parse_override
 from gateshift.runbook.inputs import resolvers
 
@@ -19,9 +19,13 @@ PARAMS = click.option(
 OVERRIDES = click.option("-p", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key.")
 
 
-def load_params(params_file: str, overrides: Sequence[str]) -> Params:
-    """Load a params file with ``KEY=VALUE`` overrides. Raises :class:`~gateshift.errors.ParamsError`."""
-    return load(params_file, overrides=dict(parse_override(o) for o in overrides), resolvers=resolvers())
+def load_params(params_file: str, overrides: Sequence[str], needs: Needs) -> Params:
+    """Load a params file with ``KEY=VALUE`` overrides; references outside *needs* may have no value.
+
+    Raises :class:`~gateshift.errors.ParamsError`.
+    """
+    values = dict(parse_override(o) for o in overrides)
+    return load(params_file, overrides=values, resolvers=resolvers(), needs=needs)
 
 
 def short_path(path: Path) -> str:

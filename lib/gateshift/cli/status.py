@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import click
 
 from gateshift.cli.shared import OVERRIDES, PARAMS, load_params
 from gateshift.errors import InputError
 from gateshift.migration.journal import read_records
-from gateshift.migration.state import fold
+from gateshift.migration.lock import holder_of
+from gateshift.migration.state import State, fold
+from gateshift.params import only
 from gateshift.runbook.inputs import migration_folder
 from gateshift.runbook.order import next_notebook
-from gateshift.words import tell
+from gateshift.words import tell, use
 
 __all__ = ["approve", "notify", "status"]
 
@@ -23,9 +27,14 @@ __all__ = ["approve", "notify", "status"]
 @OVERRIDES
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(params_file: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Say where the migration stands and what is next. Reads the journal only."""
-    params = load_params(params_file, overrides)
-    path = migration_folder(params) / "journal.jsonl"
+    """Say where the migration stands and what is next. Reads the journal and the lock file only."""
+    from gateshift.runbook.standing import lock_words, verdict_words  # noqa: PLC0415 - only this verb
+
+    params = load_params(params_file, overrides, only())
+    use(params.lang)
+    folder = migration_folder(params)
+    path = folder / "journal.jsonl"
+    answer: dict[str, Any]
     if not path.exists():
         answer = {"migration": params.migration, "phase": "not started", "next": "00_preflight"}
     else:
@@ -39,6 +48,8 @@ def status(params_file: str, overrides: tuple[str, ...], as_json: bool) -> None:
             "rolling_back": str(state.rolling_back).lower(),
             "records": str(len(records)),
             "last_record": f"{records[-1].kind} at {records[-1].time} by {records[-1].who}",
+            "last_verdict": _verdict(state) if as_json else verdict_words(state),
+            "lock": _lock(folder) if as_json else lock_words(folder),
             "next": next_notebook(state, len(params.stages), lang="en" if as_json else None),
         }
     if as_json:
@@ -48,21 +59,42 @@ def status(params_file: str, overrides: tuple[str, ...], as_json: bool) -> None:
             click.echo(f"{key:>15}: {value}")
 
 
+def _verdict(state: State) -> dict[str, Any] | None:
+    if not state.verdicts:
+        return None
+    mark = state.verdicts[-1]
+    return {
+        "stage": mark.stage + 1,
+        "decision": mark.decision,
+        "reasons": list(mark.reasons),
+        "time": mark.time,
+    }
+
+
+def _lock(folder: Path) -> dict[str, Any] | None:
+    """Who holds the lock of this machine or shared disk, and for how many seconds more; None for nobody."""
+    holder = holder_of(folder / "lock")
+    return None if holder is None else {"holder": holder[0], "expires_in_seconds": round(holder[1], 1)}
+
+
 @click.command()
 @PARAMS
 @OVERRIDES
 @click.option("--who", help="Who approves; the current user when not given.")
 @click.argument("digest")
 def approve(params_file: str, overrides: tuple[str, ...], who: str | None, digest: str) -> None:
-    """Approve the plan with DIGEST: the gate that shows it goes on.
+    """Approve the plan with DIGEST (or its first 4 characters or more): the gate that shows it goes on.
 
     The approval is a file under outputs/<migration>/approvals/; the gate records it in the journal.
     """
-    from gateshift.runbook.approvals import write_approval  # noqa: PLC0415 - keeps `status` quick
+    from gateshift.runbook.approvals import shown_digest, write_approval  # noqa: PLC0415 - keeps `status` quick
     from gateshift.runbook.context import identity  # noqa: PLC0415 - keeps `status` quick
 
-    params = load_params(params_file, overrides)
-    write_approval(migration_folder(params), digest, who or identity())
+    params = load_params(params_file, overrides, only())
+    folder = migration_folder(params)
+    path = folder / "journal.jsonl"
+    digest = shown_digest(fold(read_records(path)).plans if path.exists() else (), digest)
+    write_approval(folder, digest, who or identity())
     click.echo(f"approved {digest} at {datetime.now(UTC):%H:%M:%S}Z")
 
 
@@ -73,7 +105,7 @@ def notify(params_file: str, overrides: tuple[str, ...]) -> None:
     """Send a test message to every service under `notify.urls`. Exit code 1 when one does not take it."""
     from gateshift.notify.sender import deliver  # noqa: PLC0415 - keeps `status` quick
 
-    params = load_params(params_file, overrides)
+    params = load_params(params_file, overrides, only("notify"))
     urls = [url.get_secret_value() for url in params.notify.urls]
     if not urls:
         raise InputError(

@@ -10,7 +10,7 @@ import click
 
 from gateshift.cli.shared import OVERRIDES, PARAMS
 from gateshift.errors import InputError
-from gateshift.params import Params, load
+from gateshift.params import Params, load, needs_of
 from gateshift.params.load import parse_override
 from gateshift.runbook.inputs import resolvers
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["rollback", "shift"]
 
 
-def _load(params_file: str, overrides: dict[str, Any]) -> Params:
-    return load(params_file, overrides=overrides, resolvers=resolvers())
+def _load(params_file: str, overrides: dict[str, Any], step: str) -> Params:
+    return load(params_file, overrides=overrides, resolvers=resolvers(), needs=needs_of(step))
 
 
 @click.command()
@@ -58,11 +58,14 @@ def shift(  # noqa: PLR0917 - click passes by name
             raise InputError("--act needs --to or --restore", hint="`gateshift shift` shows the weights")
         values["mode"] = "act"
         values |= {"approve": approve} if approve else {}
-        _act(_load(params_file, values), {"to": percent, "restore": restore, "params_file": params_file})
+        _act(
+            _load(params_file, values, "shift"),
+            {"to": percent, "restore": restore, "params_file": params_file},
+        )
         return
     from gateshift.runbook.context import Context  # noqa: PLC0415 - keeps --help quick
 
-    context = Context(_load(params_file, values), run="shift", params_file=params_file)
+    context = Context(_load(params_file, values, "shift"), run="shift", params_file=params_file)
     if percent is None and not restore:
         _show(context.shifter(stage=_stage(context)), as_json)
         return
@@ -165,7 +168,8 @@ def rollback(  # noqa: PLR0917 - click passes by name
         values["approve"] = approve
     if act:
         own: dict[str, Any] = {"reason": values.pop("reason")} if "reason" in values else {}
-        _weights_first(_load(params_file, values), {**own, "params_file": params_file}, yes, begun, as_json)
+        params = _load(params_file, values, "80_rollback")
+        _weights_first(params, {**own, "params_file": params_file}, yes, begun, as_json)
         values |= {**own, "asked": begun}
         values.pop("approve", None)
     # Only now: papermill and its friends take longer to import than the weights to be set.

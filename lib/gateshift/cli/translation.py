@@ -15,8 +15,9 @@ from gateshift.apisix.model import Configuration, Router
 from gateshift.apisix.own_shift import without_own_shift
 from gateshift.apisix.readers import read_files
 from gateshift.errors import InputError
-from gateshift.params.load import load
+from gateshift.params import load, only
 from gateshift.params.model import ClusterParams, TranslateParams
+from gateshift.runbook.inputs import resolvers
 from gateshift.translate.engine import translate
 from gateshift.translate.model import Target, Translation
 from gateshift.translate.proof import Proof, prove
@@ -149,7 +150,7 @@ def translate_command(
     Exit code 0: everything is accounted for and nothing blocks. 3: a blocker or a disagreement waits for a
     person. 2: the input cannot be read.
     """
-    given = load(params_file) if params_file else None
+    given = load(params_file, resolvers=resolvers(), needs=only("translate")) if params_file else None
     params = given.translate if given else TranslateParams()
     if output:
         params = TranslateParams.model_validate({**params.model_dump(), "output": output})

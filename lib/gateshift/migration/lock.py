@@ -21,7 +21,7 @@ from typing import Any
 from gateshift.errors import ExternalError, LockHeld, LockInDoubt, Unwritable
 from gateshift.migration.identity import Process
 
-__all__ = ["TTL", "LocalLock", "Renewing", "ticks"]
+__all__ = ["TTL", "LocalLock", "Renewing", "holder_of", "ticks"]
 
 TTL = 60.0
 """Seconds until an unrenewed lock counts as expired; renewed every third of it."""
@@ -245,3 +245,19 @@ def _content(descriptor: int) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def holder_of(path: Path, *, now: float | None = None) -> tuple[str, float] | None:
+    """Return who holds the lock file at *path* and for how many seconds more; None when nobody does.
+
+    Only reads. A lock whose time is over, or whose process has surely ended, is nobody's.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8") or "{}")
+        left = float(found.get("expires", 0.0)) - (time.time() if now is None else now)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+    process = Process.parse(str(found.get("process", "")))
+    if left <= 0 or (process is not None and process.surely_dead):
+        return None
+    return str(found.get("who", "?")), left

@@ -112,7 +112,8 @@ class State:
     """The intent whose outcome is not on record (``install``, ``apply``, ``cleanup``)."""
     cleanup_started: bool = False
     approvals: frozenset[str] = frozenset()
-    approvers: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    approvers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By the digest of a plan: who approved it, each with the account that was used."""
     plans: Mapping[str, str] = field(default_factory=dict)
     """Digest of each plan shown, with its kind."""
     verdicts: tuple[VerdictMark, ...] = ()

@@ -63,8 +63,10 @@ def plan_approved(state: State, entry: Entry) -> State:
     """Note who approved which digest; only a plan that was shown can be approved."""
     digest = str(entry.data["digest"])
     need(digest in state.plans, f"no plan with digest {digest} was shown")
-    who = state.approvers.get(digest, frozenset()) | {str(entry.data["who"])}
-    return replace(state, approvals=state.approvals | {digest}, approvers={**state.approvers, digest: who})
+    who = str(entry.data["who"])
+    # Journals from before accounts were recorded: there a name stands for its account.
+    people = {who: str(entry.data.get("account") or who), **state.approvers.get(digest, {})}
+    return replace(state, approvals=state.approvals | {digest}, approvers={**state.approvers, digest: people})
 
 
 def preflight(state: State, entry: Entry) -> State:

@@ -24,15 +24,19 @@ _GROUNDS = {"pass": "#0a7d33", "warn": "#8a4b00", "fail": "#b3261e", "info": "#3
 _MARKS = {"pass": "✓", "warn": "!", "fail": "✗", "info": "i"}
 _CELL = "padding:2px 10px;text-align:left;vertical-align:top;border-bottom:1px solid rgba(128,128,128,.35)"
 _VALUE = f"{_CELL};white-space:pre-line"
-# Sorts its table by the clicked column, numbers as numbers; a second click turns the order round.
+# Sorts its table by the clicked column; a second click turns the order round. A cell counts as a number when
+# it is one, with or without a unit: a date, a clock time or a version only begins with one and is compared as
+# text, runs of digits in it by their value.
 _SORT = (
     "(function(h){var t=h.closest('table'),b=t.tBodies[0],i=h.cellIndex,"
     "d=h.getAttribute('aria-sort')==='ascending'?-1:1;"
     "Array.from(h.parentNode.cells).forEach(function(c){c.removeAttribute('aria-sort')});"
     "h.setAttribute('aria-sort',d>0?'ascending':'descending');"
+    "var v=function(t){return /^\\s*[-+]?\\d+(\\.\\d+)?(\\s*[^-\\s\\d.,:/].*)?$/.test(t)?parseFloat(t):NaN};"
     "Array.from(b.rows).sort(function(x,y){var p=x.cells[i].textContent,q=y.cells[i].textContent,"
-    "m=parseFloat(p),n=parseFloat(q);"
-    "return d*(isNaN(m)||isNaN(n)?p.localeCompare(q):m-n)}).forEach(function(r){b.appendChild(r)})})(this)"
+    "m=v(p),n=v(q);"
+    "return d*(isNaN(m)||isNaN(n)?p.localeCompare(q,undefined,{numeric:true}):m-n)})"
+    ".forEach(function(r){b.appendChild(r)})})(this)"
 )
 
 

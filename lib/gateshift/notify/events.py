@@ -73,10 +73,10 @@ def event_of(record: Record, state: State) -> Event | None:
     return make(record.data, state) if make else None
 
 
-def waiting(digest: str, title: str) -> Event:
-    """A plan waits for a person."""
+def waiting(digest: str, title: str, state: State) -> Event:
+    """A plan waits for a person; the same plan in a later attempt waits anew."""
     text = tell("notify.needs_person", digest=digest, title=title)
-    return Event("needs-person", f"plan/{digest}", "warning", text)
+    return Event("needs-person", f"plan/{state.attempts}/{digest}", "warning", text)
 
 
 def problem(error: BaseException, notebook: str, state: State) -> Event | None:

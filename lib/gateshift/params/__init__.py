@@ -21,7 +21,9 @@ from gateshift.params.model import (
     TranslateParams,
     VerifyParams,
 )
-from gateshift.params.secrets import secrets_of
+from gateshift.params.needs import needs_of, only
+from gateshift.params.secrets import plain, secrets_of, unset_of
+from gateshift.params.unset import Needs
 
 __all__ = [
     "Accept",
@@ -34,6 +36,7 @@ __all__ = [
     "Mechanism",
     "MetricsParams",
     "Mode",
+    "Needs",
     "Params",
     "Resources",
     "Route53Params",
@@ -43,6 +46,10 @@ __all__ = [
     "TranslateParams",
     "VerifyParams",
     "load",
+    "needs_of",
+    "only",
+    "plain",
     "secrets_of",
+    "unset_of",
     "validate",
 ]

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
+
+from gateshift.params.unset import Unset, refuse
 
 __all__ = ["DnsName", "Model", "Name", "Quantity", "Ratio", "Seconds", "Url", "Version", "as_tuple"]
 
@@ -47,9 +60,55 @@ Url = Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
 
 
 class Model(BaseModel):
-    """Frozen, no unknown keys, no silent conversion of types."""
+    """Frozen, no unknown keys, no silent conversion of types.
+
+    A field whose reference has no value is there, and raises :class:`~gateshift.errors.ParamsError` when it
+    is read; :meth:`written` asks without reading.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    if not TYPE_CHECKING:  # it would hide from the type checker which fields there are
+
+        def __getattribute__(self, name: str) -> Any:
+            value = super().__getattribute__(name)
+            if type(value) is Unset:
+                refuse([value])
+            return value
+
+    def written(self, name: str) -> bool:
+        """True when field *name* is given and not empty, also by a reference that has no value."""
+        return bool(self.__dict__[name])
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _unset_stays(cls, value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        """Let a reference without a value stand for its field, whatever the field's type is."""
+        unset = next(_unset_in(value), None)
+        if unset is None:
+            return handler(value)
+        if isinstance(value, Unset):
+            return value
+        inside = _kinds(cls.model_fields[info.field_name or ""].annotation)
+        if any(kind is SecretStr or issubclass(kind, BaseModel) for kind in inside):
+            return handler(value)  # a list of secrets or sections: only the one item is unset
+        return unset
+
+
+def _unset_in(value: Any) -> Iterator[Unset]:
+    if isinstance(value, Unset):
+        yield value
+    elif isinstance(value, (dict, list, tuple)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _unset_in(inner)
+
+
+def _kinds(annotation: Any) -> Iterator[type]:
+    """Yield the classes that *annotation* is made of."""
+    if isinstance(annotation, type):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _kinds(inner)
 
 
 def as_tuple(value: object) -> object:

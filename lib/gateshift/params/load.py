@@ -1,6 +1,8 @@
 """Read a params file: YAML, ``${env:NAME}`` and ``${lab:key}`` references, then the model.
 
-``${env:NAME:-default}`` gives a default. A value that is only a reference keeps the type it resolves to.
+``${env:NAME:-default}`` gives a default; a variable that is empty counts as unset. A value that is only a
+reference keeps the type it resolves to. One that has no value is an error unless the caller names what it
+*needs* and this is not among it.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from pydantic import ValidationError
 
 from gateshift.errors import ParamsError
 from gateshift.params.model import Params
+from gateshift.params.unset import Needs, Unset, covers, refuse
 
 __all__ = ["Resolver", "load", "parse_override", "validate"]
 
@@ -26,7 +29,11 @@ _REFERENCE = re.compile(r"\$\{(\w+):([^}]*)\}")
 
 
 def _environment(name: str) -> object:
-    return os.environ[name]
+    # A pipeline gives a secret that it does not have as an empty text; a shell's :- takes it for unset, too.
+    value = os.environ[name]
+    if not value:
+        raise KeyError(name)
+    return value
 
 
 def load(
@@ -34,11 +41,13 @@ def load(
     *,
     overrides: Mapping[str, Any] | None = None,
     resolvers: Mapping[str, Resolver] | None = None,
+    needs: Needs | None = None,
 ) -> Params:
     """Read, resolve and validate one params file.
 
-    *overrides* are dotted keys (``traffic.arrival_timeout``) with plain values. Raises
-    :class:`~gateshift.errors.ParamsError` naming file, key and remedy.
+    *overrides* are dotted keys (``traffic.arrival_timeout``) with plain values; *needs* names the keys whose
+    references must have a value (None: all). Raises :class:`~gateshift.errors.ParamsError` naming file, key
+    and remedy.
     """
     path = Path(path)
     try:
@@ -55,7 +64,7 @@ def load(
         raise ParamsError(f"{path}: a params file is a mapping of keys, this is {type(data).__name__}")
     for key, value in (overrides or {}).items():
         _set(data, key, value)
-    return validate(data, source=str(path), resolvers=resolvers)
+    return validate(data, source=str(path), resolvers=resolvers, needs=needs)
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -76,27 +85,43 @@ def _set(data: dict[str, Any], dotted: str, value: Any) -> None:
 
 
 def validate(
-    data: Mapping[str, Any], *, source: str, resolvers: Mapping[str, Resolver] | None = None
+    data: Mapping[str, Any],
+    *,
+    source: str,
+    resolvers: Mapping[str, Resolver] | None = None,
+    needs: Needs | None = None,
 ) -> Params:
-    """Resolve references in plain *data* and validate it; *source* names it in errors."""
+    """Resolve references in plain *data* and validate it; *source* names it in errors, *needs* as in load."""
     every = {"env": _environment, **(resolvers or {})}
-    resolved = _resolve(dict(data), every, source, "")
+    missing: list[Unset] = []
+    resolved = _resolve(dict(data), every, source, "", missing)
+    if needs is None:
+        refuse(missing)
     try:
-        return Params.model_validate(resolved)
+        params = Params.model_validate(resolved)
     except ValidationError as error:
         raise ParamsError(_explain(error, source)) from None
+    if needs is not None and missing:
+        needed = needs(params)
+        refuse([one for one in missing if covers(needed, one.key)])
+    return params
 
 
-def _resolve(value: Any, resolvers: Mapping[str, Resolver], source: str, key: str) -> Any:
+def _resolve(
+    value: Any, resolvers: Mapping[str, Resolver], source: str, key: str, missing: list[Unset]
+) -> Any:
+    """Return *value* with its references resolved; one without a value is Unset, and added to *missing*."""
     if isinstance(value, dict):
         out = {}
         for k, v in value.items():
             name = k if isinstance(k, str) else repr(k)
-            resolved_key = _resolve(k, resolvers, source, key) if isinstance(k, str) else k
-            out[resolved_key] = _resolve(v, resolvers, source, f"{key}.{name}" if key else name)
+            resolved_key = _resolve(k, resolvers, source, key, missing) if isinstance(k, str) else k
+            if isinstance(resolved_key, Unset):
+                refuse([resolved_key])  # a key is what its section is made of
+            out[resolved_key] = _resolve(v, resolvers, source, f"{key}.{name}" if key else name, missing)
         return out
     if isinstance(value, list):
-        return [_resolve(v, resolvers, source, f"{key}[{i}]") for i, v in enumerate(value)]
+        return [_resolve(v, resolvers, source, f"{key}[{i}]", missing) for i, v in enumerate(value)]
     if not isinstance(value, str):
         return value
 
@@ -107,28 +132,31 @@ def _resolve(value: Any, resolvers: Mapping[str, Resolver], source: str, key: st
         try:
             return resolvers[scheme](name)
         except KeyError:
-            if dash:
-                return default
-            remedy = {
-                "env": f"set the environment variable {name}",
-                "lab": "start the lab with `gateshift lab up`",
-            }.get(scheme, f"provide {name}")
-            raise ParamsError(f"{source}: {key}: ${{{scheme}:{name}}} has no value", hint=remedy) from None
+            return default if dash else Unset(source, key, scheme, name)
 
     whole = _REFERENCE.fullmatch(value)
+    # What is only a reference keeps its type: a port stays a number.
+    found = [one(whole)] if whole else [one(part) for part in _REFERENCE.finditer(value)]
+    unset = [part for part in found if isinstance(part, Unset)]
+    missing += unset
+    if unset:
+        return unset[0]
     if whole:
-        return one(whole)  # keeps the type: a port stays a number
-    return _REFERENCE.sub(lambda m: str(one(m)), value)
+        return found[0]
+    values = iter(found)
+    return _REFERENCE.sub(lambda _: str(next(values)), value)
 
 
 def _explain(error: ValidationError, source: str) -> str:
     lines = []
-    for item in error.errors(include_url=False, include_input=False):
+    for item in error.errors(include_url=False):
         key = ".".join(str(part) for part in item["loc"]) or "(whole file)"
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             message = "unknown key; remove it or correct its spelling"
         elif item["type"] == "missing":
             message = "this key is required"
+        elif isinstance(item["input"], Unset):
+            message = f"{item['input'].reference} has no value"
         lines.append(f"{source}: {key}: {message}")
     return "\n".join(lines)

@@ -101,11 +101,11 @@ class ApisixParams(Model):
 
     @model_validator(mode="after")
     def _one_source(self) -> ApisixParams:
-        if sum(map(bool, (self.admin_url, self.files, self.read_cluster))) != 1:
+        if sum(map(self.written, ("admin_url", "files", "read_cluster"))) != 1:
             raise ValueError("name exactly one source: admin_url, files or read_cluster")
-        if self.read_namespaces and not self.read_cluster:
+        if self.written("read_namespaces") and not self.written("read_cluster"):
             raise ValueError("read_namespaces needs read_cluster: true")
-        if self.admin_url and self.admin_key is None:
+        if self.written("admin_url") and not self.written("admin_key"):
             raise ValueError("admin_url needs admin_key, for example ${env:APISIX_ADMIN_KEY}")
         return self
 
@@ -339,7 +339,7 @@ class Params(Model):
         for one in used:
             self.traffic.require(one)
         by_admin = Mechanism.TRAFFIC_SPLIT in used and self.traffic.traffic_split.through == "admin"
-        if by_admin and self.apisix.admin_url is None:
+        if by_admin and not self.apisix.written("admin_url"):
             raise ValueError("traffic-split needs apisix.admin_url, or traffic.traffic_split.through: crds")
         if Mechanism.ISTIO_FIRST in used and self.translate.output != "istio":
             raise ValueError("istio-first moves VirtualServices only: it needs translate.output: istio")

@@ -26,13 +26,14 @@ def open_run(name: str, variables: Mapping[str, Any]) -> Any:
         raise InputError(f"there is no runbook {name}", hint=f"one of {', '.join(_RUNBOOKS)}")
     from gateshift.archive import display  # noqa: PLC0415 - slow imports
     from gateshift.notebook.failure import failure_of  # noqa: PLC0415 - slow imports
+    from gateshift.params import needs_of  # noqa: PLC0415 - slow imports
     from gateshift.runbook.inputs import collect  # noqa: PLC0415 - slow imports
 
     reach_directly()
     display.install(explain=failure_of)
     module, _, kind_name = _RUNBOOKS[name].partition(":")
     kind = getattr(importlib.import_module(f"gateshift.runbook.{module}"), kind_name)
-    params, extra = collect(variables, kind.own)
+    params, extra = collect(variables, kind.own, needs_of(name))
     return kind(params, extra)
 
 

@@ -26,7 +26,7 @@ from gateshift.notebook.failure import failure_of
 from gateshift.notebook.links import place
 from gateshift.notebook.progress import narrated
 from gateshift.notebook.show import Card, Note, PlanView
-from gateshift.params import Mode, Params, secrets_of
+from gateshift.params import Mode, Params, plain, secrets_of, unset_of
 from gateshift.plan import Plan
 from gateshift.runbook.context import Context, identity
 from gateshift.runbook.gate import Gate
@@ -67,6 +67,8 @@ class Runbook:
         with self._disk():
             self.context.run_folder.mkdir(parents=True, exist_ok=True)
         self._headless = "GATESHIFT_RUN" in os.environ
+        if unset := unset_of(params):
+            say(tell("params.unset", keys=", ".join(f"{one.key} ({one.reference})" for one in unset)))
         place(project_root() / "notebooks", self.context.run_folder if self._headless else None)
         display.install(secrets_of(params), explain=self._explain)
         self.context.journal.redactor.learn(secrets_of(params))
@@ -291,11 +293,8 @@ class Runbook:
         """Digest of the params without their secrets."""
         from gateshift.plan import digest_of  # noqa: PLC0415 - keeps the module's imports to what it shows
 
-        return digest_of(
-            self.params.model_dump(
-                mode="json", exclude={"mode", "approve", "approver", "confirm_namespace", "lang", "notify"}
-            )
-        )
+        changing = {"mode", "approve", "approver", "confirm_namespace", "lang", "notify"}
+        return digest_of(plain(self.params, leave_out=changing))
 
     def _people_needed(self) -> int:
         """How many people must approve a plan of this notebook."""

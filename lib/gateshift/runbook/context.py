@@ -7,14 +7,14 @@ from functools import cached_property
 
 from gateshift.cluster.client import Cluster
 from gateshift.cluster.gateways import load_balancer_name
-from gateshift.errors import ClusterError, InputError, TrafficError
+from gateshift.errors import ClusterError, InputError, MetricsError, ParamsError, TrafficError
 from gateshift.metrics.sampler import Sampler
 from gateshift.metrics.source import PrometheusSource
 from gateshift.migration.identity import identity
 from gateshift.migration.journal import Journal
 from gateshift.migration.state import State
 from gateshift.notify import Notifier
-from gateshift.params import Environment, Params
+from gateshift.params import Environment, Params, secrets_of
 from gateshift.runbook.inputs import migration_folder
 from gateshift.traffic import make_shifter
 from gateshift.traffic.forwarded import own_selectors
@@ -112,7 +112,7 @@ class Context:
         """Who tells people; says nothing when the params name no service."""
         where = tell("where.production" if self.production else "where.lab")
         return Notifier(
-            [url.get_secret_value() for url in self.params.notify.urls],
+            secrets_of(self.params.notify),  # those that have a value; nothing stops for the others
             self.folder,
             title=tell("notify.title", where=where, migration=self.params.migration),
             kinds=self.params.notify.events,
@@ -121,8 +121,14 @@ class Context:
 
     @cached_property
     def source(self) -> PrometheusSource:
-        """The metrics source."""
-        return PrometheusSource(self.params.metrics)
+        """The metrics source; MetricsError when its address or credentials have no value.
+
+        Steps that must have metrics were refused before. Those that only ask what is there do without.
+        """
+        try:
+            return PrometheusSource(self.params.metrics)
+        except ParamsError as error:
+            raise MetricsError(str(error), hint=error.hint) from None
 
     @property
     def sampler(self) -> Sampler:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from gateshift import notify
 from gateshift.errors import GateClosed
@@ -13,7 +15,7 @@ from gateshift.migration.state import CONSUMING
 from gateshift.notebook.progress import Waiting
 from gateshift.notebook.show import PlanView
 from gateshift.plan import Plan
-from gateshift.runbook.approvals import JOURNAL, nameable, read_approval
+from gateshift.runbook.approvals import JOURNAL, Approval, nameable, read_approval
 from gateshift.runbook.context import Context, identity
 from gateshift.words import gloss, tell
 
@@ -24,6 +26,9 @@ _HOW = {
     "prompt": "gate.how.prompt",
     "approval file": "gate.how.file",
 }
+
+_LOOK = 0.2
+"""Seconds between two looks for an approval from elsewhere."""
 
 
 class Gate:
@@ -41,14 +46,14 @@ class Gate:
         self.needed = needed
         self._say, self._tell_people = say, tell_people
 
-    def people(self, plan: Plan) -> frozenset[str]:
-        """Who has approved *plan*, as the journal has it."""
-        return self.context.state.approvers.get(plan.digest, frozenset())
+    def people(self, plan: Plan) -> Mapping[str, str]:
+        """Who has approved *plan*, each with the account it was given from, as the journal has it."""
+        return self.context.state.approvers.get(plan.digest, {})
 
     def passed(self, plan: Plan) -> bool:
-        """True when enough people approved *plan*, or the journal itself allows it."""
+        """True when enough people approved *plan*, from as many accounts, or the journal itself allows it."""
         people = self.people(plan)
-        return JOURNAL in people or len(people) >= self.needed
+        return JOURNAL in people or min(len(people), len(set(people.values()))) >= self.needed
 
     def go_through(self, plan: Plan) -> str:
         """Get the approvals that are missing and return a sentence about them.
@@ -60,28 +65,35 @@ class Gate:
             return tell("gate.on_record", digest=plan.digest, who=_names(self.people(plan)))
         ways = []
         while not self.passed(plan):
-            how, who = self._answer(plan, self.people(plan))
-            self.context.journal.append("plan.approved", digest=plan.digest, who=who, how=how)
+            how, (who, account) = self._answer(plan, self.people(plan))
+            self.context.journal.append(
+                "plan.approved", digest=plan.digest, who=who, how=how, account=account
+            )
             ways.append(tell(_HOW[how]))
         return tell("gate.approved", digest=plan.digest, who=_names(self.people(plan)), how=", ".join(ways))
 
-    def _answer(self, plan: Plan, besides: Collection[str]) -> tuple[str, str]:
+    def _answer(self, plan: Plan, besides: Mapping[str, str]) -> tuple[str, Approval]:
+        here = identity()
         if self.params.approve:
             if self.params.approve != plan.digest:
                 raise GateClosed(
                     f"the approval names {self.params.approve}, but the plan changed: it is {plan.digest}",
                     hint="read the new plan and approve its digest",
                 )
-            who = nameable(self.params.approver or identity())
-            return ("params", who) if who not in besides else self._wait_for_file(plan, besides)
-        if sys.stdin is not None and _interactive() and identity() not in besides:
-            answer = self._ask_person(plan)
+            who = nameable(self.params.approver or here)
+            if who not in besides and here not in besides.values():
+                return "params", Approval(who, here)
+        elif sys.stdin is not None and here not in {*besides, *besides.values()} and _interactive():
+            answer = self._ask_person(plan, besides)
+            if isinstance(answer, Approval):
+                return "approval file", answer
             if len(answer.strip()) >= 4 and plan.digest.startswith(answer.strip().lower()):
-                return "prompt", identity()
+                return "prompt", Approval(here, here)
             raise GateClosed(tell("gate.refused", digest=plan.digest))
         return self._wait_for_file(plan, besides)
 
-    def _ask_person(self, plan: Plan) -> str:
+    def _ask_person(self, plan: Plan, besides: Mapping[str, str]) -> str | Approval:
+        """Return what a person typed, or at a terminal an approval from elsewhere that came first."""
         where = tell("where.production" if self.context.production else "where.lab")
         print(
             tell(
@@ -93,33 +105,46 @@ class Gate:
             ),
             flush=True,
         )
-        return input(tell("gate.type", digest=plan.digest))
+        if _kernel() is not None:
+            # A notebook's input() cannot be interrupted; there the person types.
+            return input(tell("gate.type", digest=plan.digest))
+        print(tell("gate.type.terminal", digest=plan.digest), end="", flush=True)
+        since = self._last_carried_out()
+        while not select.select([sys.stdin], [], [], _LOOK)[0]:
+            if given := self._given(plan, besides, since):
+                print(flush=True)
+                return given
+        return sys.stdin.readline()
 
-    def _wait_for_file(self, plan: Plan, besides: Collection[str]) -> tuple[str, str]:
-        folder, allowed = self.context.folder, self.params.gate_wait
+    def _given(self, plan: Plan, besides: Mapping[str, str], since: float) -> Approval | None:
+        accounts = set(besides.values())
+        return read_approval(self.context.folder, plan.digest, besides, accounts=accounts, since=since)
+
+    def _wait_for_file(self, plan: Plan, besides: Mapping[str, str]) -> tuple[str, Approval]:
+        allowed = self.params.gate_wait
         begun = time.monotonic()
         since = self._last_carried_out()
-        who = read_approval(folder, plan.digest, besides, since=since)
-        if who is None:
-            self._tell_people(notify.waiting(plan.digest, plan.title))
-        if who is None and not besides and "GATESHIFT_RUN" in os.environ:
+        given = self._given(plan, besides, since)
+        if given is None:
+            self._tell_people(notify.waiting(plan.digest, plan.title, self.context.state))
+        if given is None and not besides and "GATESHIFT_RUN" in os.environ:
             print(repr(PlanView(plan)), flush=True)  # whoever waits in a terminal has not seen it yet
-        if besides and who is None:
+        if besides and given is None:
             self._say(tell("gate.second", digest=plan.digest, who=_names(besides)))
         waiting = None
-        if who is None and allowed:
+        if given is None and allowed:
             waiting = Waiting(tell("gate.wait", digest=plan.digest), self._say, every=30.0)
-        while who is None:
+        while given is None:
             spent = time.monotonic() - begun
             if spent >= allowed:
                 raise _closed(plan, besides)
             if waiting:
                 waiting.beat(spent, allowed, tell("gate.waits", digest=plan.digest), left=allowed - spent)
-            time.sleep(0.2)
-            who = read_approval(folder, plan.digest, besides, since=since)
+            time.sleep(_LOOK)
+            given = self._given(plan, besides, since)
         if waiting:
             waiting.close()
-        return "approval file", who
+        return "approval file", given
 
     def _last_carried_out(self) -> float:
         """Unix seconds of the newest record that used approvals up."""
@@ -134,7 +159,8 @@ def _closed(plan: Plan, besides: Collection[str]) -> GateClosed:
         return GateClosed(f"plan {plan.digest} of {plan.kind} waits for approval")
     return GateClosed(
         f"plan {plan.digest} was approved by {_names(besides)}; a second person must approve it, too",
-        hint=f"another person: `gateshift approve {plan.digest} --who NAME`; then run the notebook again",
+        hint=f"another person, from an account of their own: `gateshift approve {plan.digest} --who NAME`; "
+        "then run the notebook again",
     )
 
 
@@ -142,11 +168,16 @@ def _names(people: Collection[str]) -> str:
     return ", ".join(sorted(people))
 
 
-def _interactive() -> bool:
-    """True when this kernel's front end can answer ``input()``."""
+def _kernel() -> Any:
+    """Return the Jupyter kernel that this process is, or None at a terminal."""
     try:
         shell = get_ipython()  # type: ignore[name-defined]  # injected by IPython
     except NameError:
-        return sys.stdin.isatty()
-    kernel = getattr(shell, "kernel", None)
-    return bool(getattr(kernel, "_allow_stdin", False))
+        return None
+    return getattr(shell, "kernel", None)
+
+
+def _interactive() -> bool:
+    """True when a person can answer: at a terminal, or in a front end of this kernel."""
+    kernel = _kernel()
+    return sys.stdin.isatty() if kernel is None else bool(getattr(kernel, "_allow_stdin", False))

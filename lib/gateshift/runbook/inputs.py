@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from gateshift.errors import LabError, ParamsError
-from gateshift.params import Params, load, validate
+from gateshift.params import Needs, Params, load, validate
 
 __all__ = ["collect", "migration_folder", "project_root", "resolvers"]
 
@@ -56,10 +56,13 @@ def resolvers() -> dict[str, Any]:
     return {"lab": lab}
 
 
-def collect(variables: Mapping[str, Any], own: frozenset[str]) -> tuple[Params, dict[str, Any]]:
+def collect(
+    variables: Mapping[str, Any], own: frozenset[str], needs: Needs | None = None
+) -> tuple[Params, dict[str, Any]]:
     """Split a notebook's variables into validated params and the notebook's *own* parameters.
 
-    Raises :class:`~gateshift.errors.ParamsError` for unknown or invalid ones.
+    *needs* names the keys whose references must have a value (None: all). Raises
+    :class:`~gateshift.errors.ParamsError` for unknown or invalid ones.
     """
     given = {
         name: value
@@ -77,7 +80,8 @@ def collect(variables: Mapping[str, Any], own: frozenset[str]) -> tuple[Params, 
     # None is how a parameters cell says "as in the params file".
     overrides = {name: value for name, value in given.items() if value is not None}
     if "migration" in overrides:
-        return validate(overrides, source="parameters of this notebook", resolvers=resolvers()), extra
+        source = "parameters of this notebook"
+        return validate(overrides, source=source, resolvers=resolvers(), needs=needs), extra
     if not isinstance(params_file, str) or not params_file:
         raise ParamsError(
             "parameters of this notebook: neither params_file nor migration is set",
@@ -86,4 +90,4 @@ def collect(variables: Mapping[str, Any], own: frozenset[str]) -> tuple[Params, 
     path = Path(params_file)
     if not path.is_absolute() and not path.exists():
         path = project_root() / params_file
-    return load(path, overrides=overrides, resolvers=resolvers()), extra
+    return load(path, overrides=overrides, resolvers=resolvers(), needs=needs), extra

@@ -70,7 +70,7 @@ class Report(Runbook):
         """Write the report and show where it is."""
         from gateshift.archive.report import write_report  # noqa: PLC0415 - nbformat takes seconds to load
 
-        self.path = write_report(self.context.folder)
+        self.path = write_report(self.context.folder, reporting=self.context.run)
         return HTML(f"<p>Report: <code>{self.path.name}</code></p>")
 
     def check(self) -> object:

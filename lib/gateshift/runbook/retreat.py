@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from gateshift.errors import ClusterError, ExternalError, MetricsError, TrafficError
+from gateshift.errors import ClusterError, ExternalError, InputError, MetricsError, ParamsError, TrafficError
 from gateshift.judge.model import Sample
 from gateshift.runbook.base import say
 from gateshift.runbook.context import Context
@@ -118,7 +118,7 @@ def watch_return(context: Context, redraw: Callable[[Return], None]) -> Return:
         now = time.time()
         try:
             sample = context.sampler.sample(since, now)
-        except MetricsError as error:
+        except (MetricsError, ParamsError) as error:
             sample = Sample.unknown(now, str(error))
         since = now
         history.append(sample)
@@ -158,17 +158,20 @@ def collect_evidence(context: Context, write: Callable[[str, str], None]) -> lis
         write("weights.json", json.dumps(context.shifter(back_only=True).snapshot(), indent=1))
     except (TrafficError, ClusterError) as error:
         missing.append(f"weights.json: {error}")
-    missing += _metrics_around(context, write)
+    try:
+        _metrics_around(context, write)
+    except (MetricsError, ParamsError) as error:
+        missing.append(f"metrics.json: {error}")
     try:
         cluster = context.cluster
         cluster.version  # noqa: B018 - asks whether it can be reached at all, once instead of for every file
-    except ExternalError as error:
+    except (ExternalError, InputError) as error:
         names = ", ".join(evidence.sources(context.params))
         return [*missing, f"{NOTHING_OF_THE_CLUSTER} ({names}): {error}"]
     for name, read in evidence.sources(context.params).items():
         try:
             write(name, read(cluster))
-        except ExternalError as error:
+        except (ExternalError, ParamsError) as error:
             missing.append(f"{name}: {error}")
     return missing
 
@@ -179,7 +182,7 @@ _AROUND = (
 )  # fmt: skip
 
 
-def _metrics_around(context: Context, write: Callable[[str, str], None]) -> list[str]:
+def _metrics_around(context: Context, write: Callable[[str, str], None]) -> None:
     """Save both gateways' figures from half an hour before the rollback until now."""
     from gateshift.metrics.catalogue import CATALOGUE, render  # noqa: PLC0415 - only when evidence is collected
 
@@ -193,14 +196,10 @@ def _metrics_around(context: Context, write: Callable[[str, str], None]) -> list
     for name in _AROUND:
         selector = metrics.istio_selector if name.startswith("istio") else metrics.apisix_selector
         query = render(CATALOGUE[name], selector=selector, window=max(4 * metrics.step, step))
-        try:
-            answer = context.source.range(query, started - 1800, now, step)
-        except MetricsError as error:
-            return [f"metrics.json: {error}"]
+        answer = context.source.range(query, started - 1800, now, step)
         out[name] = [
             # JSON has no NaN: a rate over nothing is written as null.
             {"labels": dict(s.labels), "points": [(t, v if math.isfinite(v) else None) for t, v in s.points]}
             for s in answer.series
         ]
     write("metrics.json", json.dumps(out, indent=1))
-    return []

@@ -11,6 +11,7 @@ from gateshift.diagnose.model import Cause, Level
 from gateshift.errors import (
     ClusterError,
     GateshiftError,
+    InputError,
     LockHeld,
     NotEnoughEvidence,
     TrafficError,
@@ -93,7 +94,7 @@ class Rollback(Runbook):
             nonlocal why
             try:
                 found.append(super(Rollback, self)._take_lease())
-            except (ClusterError, LockHeld) as error:
+            except (ClusterError, InputError, LockHeld) as error:  # also the wrong cluster, or none named
                 why = str(error)
 
         thread = threading.Thread(target=take, daemon=True)
@@ -138,7 +139,8 @@ class Rollback(Runbook):
 
     def confirm(self) -> None:
         """Record the one confirmation of a person who gave it with the command."""
-        self.record("plan.approved", digest=self._planned().digest, who=identity(), how="--yes")
+        who = identity()
+        self.record("plan.approved", digest=self._planned().digest, who=who, how="--yes", account=who)
 
     def shift_back(self) -> float:
         """Put the weights back; return the seconds from the command (or the gate) to the acceptance."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import threading
 import time
@@ -11,8 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gateshift.errors import InputError
+from gateshift.errors import InputError, ParamsError
 from gateshift.migration.journal import Record
+from gateshift.migration.lock import holder_of
 from gateshift.migration.state import State
 from gateshift.params import Mode
 from gateshift.runbook.inputs import project_root
@@ -21,7 +21,16 @@ from gateshift.words import gloss, tell
 if TYPE_CHECKING:
     from gateshift.runbook.context import Context
 
-__all__ = ["PATIENCE", "changes_of", "decision_words", "facts", "phase_words", "typed"]
+__all__ = [
+    "PATIENCE",
+    "changes_of",
+    "decision_words",
+    "facts",
+    "lock_words",
+    "phase_words",
+    "typed",
+    "verdict_words",
+]
 
 PATIENCE = 5.0
 """Seconds a card waits for the cluster and the traffic provider; then it says that they do not answer."""
@@ -36,7 +45,7 @@ def facts(context: Context, *, who: str, ours: bool, next_step: str) -> dict[str
     params, state = context.params, context.state
     cluster, weights = _ask(lambda: context.cluster.uid), _ask(lambda: _provider(context))
     wrong = cluster.wait()
-    if isinstance(wrong, InputError):
+    if isinstance(wrong, InputError) and not isinstance(wrong, ParamsError):
         raise wrong
     mode = "card.mode.plan" if params.mode is Mode.PLAN else "card.mode.act"
     return {
@@ -45,8 +54,8 @@ def facts(context: Context, *, who: str, ours: bool, next_step: str) -> dict[str
         tell("card.mode"): tell(mode),
         tell("card.phase"): phase_words(state.phase.value),
         tell("card.weights"): _weights(context, weights.wait()),
-        tell("card.verdict"): _verdict(state),
-        tell("card.lock"): tell("card.lock.ours", who=who) if ours else _holder(context),
+        tell("card.verdict"): verdict_words(state),
+        tell("card.lock"): tell("card.lock.ours", who=who) if ours else lock_words(context.folder),
         tell("card.next"): next_step,
         tell("card.back"): tell("card.back.how", params=typed(context.params_file)),
         tell("card.run"): context.run,
@@ -109,9 +118,11 @@ def _brief(error: BaseException, most: int = 90) -> str:
 
 def _cluster(context: Context, answer: Any) -> str:
     cluster = context.params.cluster
-    name = (
-        cluster.context or (cluster.kubeconfig and typed(cluster.kubeconfig)) or tell("card.cluster.current")
-    )
+    try:
+        named = cluster.context or (cluster.kubeconfig and typed(cluster.kubeconfig))
+    except ParamsError:
+        named = "?"  # a reference without a value, which this run does not need; the answer says it
+    name = named or tell("card.cluster.current")
     if isinstance(answer, BaseException):
         return tell("card.cluster.away", context=name, why=_brief(answer))
     return tell("card.cluster.known", context=name, uid=answer)
@@ -132,7 +143,8 @@ def _weights(context: Context, answer: Any) -> str:
     return tell("card.weights.same", percent=percent, rest=100 - percent, provider=provider)
 
 
-def _verdict(state: State) -> str:
+def verdict_words(state: State) -> str:
+    """Say the newest verdict and its first reason."""
     if not state.verdicts:
         return tell("card.verdict.none")
     mark = state.verdicts[-1]
@@ -142,15 +154,13 @@ def _verdict(state: State) -> str:
     )
 
 
-def _holder(context: Context) -> str:
-    try:
-        found = json.loads((context.folder / "lock").read_text(encoding="utf-8") or "{}")
-    except (OSError, ValueError):
-        found = {}
-    left = float(found.get("expires", 0.0)) - time.time()
-    if left <= 0:
+def lock_words(folder: Path) -> str:
+    """Say who holds the lock of the migration in *folder* on this machine or its shared disk."""
+    holder = holder_of(folder / "lock")
+    if holder is None:
         return tell("card.lock.free")
-    return tell("card.lock.theirs", who=found.get("who", "?"), left=f"{left:.0f}")
+    who, left = holder
+    return tell("card.lock.theirs", who=who, left=f"{left:.0f}")
 
 
 def changes_of(state: State, records: Sequence[Record], run: str) -> tuple[list[str], list[str]]:
