@@ -12,14 +12,16 @@ import nbformat
 import papermill
 
 from gateshift.archive.client import CellEvent
-from gateshift.archive.files import atomic_write, file_digest
-from gateshift.archive.manifest import read_manifest, seal
+from gateshift.archive.files import atomic_write
+from gateshift.archive.layout import executing
+from gateshift.archive.manifest import last_seal, read_manifest, seal
 from gateshift.archive.outcome import CellStatus, NotebookStopped, NotSaved, Outcome, outcome_word
+from gateshift.archive.seals import covers_itself, runs_of
 from gateshift.errors import GateshiftError, InputError
 from gateshift.migration.identity import Process, identity
 from gateshift.migration.journal import Journal, read_records
 
-__all__ = ["Outcome", "execute", "settle"]
+__all__ = ["Outcome", "execute", "seal_ended", "settle"]
 
 _FREE = "free disk space or correct the permissions, then run the same notebook again"
 
@@ -110,19 +112,20 @@ def execute(
 def settle(migration: Path) -> list[Path]:
     """Correct copies that died with their engine: a cell left ``running`` by ``kill -9`` was interrupted.
 
-    Returns the corrected notebooks. Copies whose engine may still live are left alone.
+    Returns the corrected notebooks. Copies whose engine may still live are left alone, and so is every copy
+    under a seal: it had ended by then, and whoever made it say otherwise must not get a new seal for it.
     """
     corrected = []
     for path in sorted(migration.glob("*/*.ipynb")):
         try:
-            if '"outcome": "running"' not in path.read_text(encoding="utf-8"):
+            if not executing(path) or path.name in _under_seal(path.parent):
                 continue
             book = nbformat.read(path, as_version=4)
         except (OSError, ValueError):
             continue
-        mark = book.metadata.get("gateshift", {})
-        process = Process.parse(str(mark.get("engine", "")))
-        if mark.get("outcome") != "running" or process is None or not process.surely_dead:
+        mark = book.metadata["gateshift"]
+        process = Process.parse(str(mark["engine"]))
+        if process is None or not process.surely_dead:
             continue
         for cell in book.cells:
             status = cell.metadata.get("papermill", {})
@@ -142,40 +145,37 @@ def settle(migration: Path) -> list[Path]:
             Outcome(5, path, "the engine was killed"),
         )
         corrected.append(path)
-    _seal_forgotten(migration)
+    seal_ended(migration)
     return corrected
 
 
-def _seal_forgotten(migration: Path) -> None:
-    """Seal runs that ended on record but died before their seal, or were run by hand without an engine."""
+def _under_seal(folder: Path) -> set[str]:
+    """Return the names that the manifest of *folder* lists; it need not be whole."""
+    listed = (read_manifest(folder) or {}).get("files")
+    return set(listed) if isinstance(listed, dict) else set()
+
+
+def seal_ended(migration: Path, *, besides: str = "") -> list[str]:
+    """Seal runs that ended on record but died before their seal, or were run by hand without an engine.
+
+    The run *besides* is left for later. Returns what could not be sealed, in words.
+    """
     book = migration / "journal.jsonl"
     if not book.exists():
-        return
+        return []
     try:
-        records = read_records(book)
+        runs = runs_of(read_records(book))
     except GateshiftError:
-        return  # the run itself will say so, with the place
-    sealed = {str(r.data["run"]) for r in records if r.kind == "archive.sealed"}
-    ended = {str(r.data.get("run", r.run)) for r in records if r.kind == "run.ended"}
+        return []  # the run itself will say so, with the place
+    due = {name for name, run in runs.items() if run.ended > run.sealed}
     # A run that failed before it opened the journal has a manifest that no journal could record.
-    early = {p.parent.name for p in migration.glob("*/manifest.json") if _sealed_without_journal(p.parent)}
-    for run in sorted((ended | early) - sealed):
-        folder = migration / run
-        if folder.is_dir() and not _under_way(folder):
-            _conclude(book, folder, "", Outcome(0, folder))
-
-
-def _sealed_without_journal(folder: Path) -> bool:
-    manifest = read_manifest(folder) or {"journal": True}
-    listed = manifest.get("files") or {}
-    return "journal" not in manifest and all(
-        (folder / name).is_file() and file_digest(folder / name) == entry["sha256"]
-        for name, entry in listed.items()
-    )
-
-
-def _under_way(folder: Path) -> bool:
-    return any('"outcome": "running"' in p.read_text(encoding="utf-8") for p in folder.glob("*.ipynb"))
+    due |= {p.parent.name for p in migration.glob("*/manifest.json") if covers_itself(p.parent)} - set(runs)
+    warnings: list[str] = []
+    for name in sorted(due - {besides}):
+        folder = migration / name
+        if folder.is_dir() and not any(executing(p) for p in folder.glob("*.ipynb")):
+            warnings += _conclude(book, folder, "", Outcome(0, folder))
+    return warnings
 
 
 def _free(path: Path) -> Path:
@@ -209,8 +209,11 @@ def _conclude(book: Path, folder: Path, notebook: str, outcome: Outcome) -> tupl
                         error=(outcome.error or "")[:2000],
                         by="engine",
                     )
+            if any(executing(p) for p in folder.glob("*.ipynb")):
+                return (*warnings, f"{run} is not sealed: its executed copy could not be saved to its end")
+            earlier = last_seal(folder, journal)
             digest = seal(folder, journal=journal)
-            journal.append("archive.sealed", run=run, manifest=digest)
+            journal.append("archive.sealed", run=run, manifest=digest, earlier=earlier)
     except (GateshiftError, OSError) as error:
         # The run's own outcome matters more than its seal; that it is missing shows in `audit verify`.
         warnings.append(f"the run could not be sealed: {error}")

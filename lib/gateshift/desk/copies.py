@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from gateshift.archive.files import atomic_write
+from gateshift.archive.layout import DESK
 
 __all__ = ["DESK", "keep", "lay", "run_of"]
 
-DESK = "desk"
 _RUN = re.compile(r"\b(\d\d_[a-z]+-\d{8}T\d{6}(?:\d{3})?Z)\b")
 
 
