@@ -153,6 +153,30 @@ def test_a_head_with_another_number_is_named_and_stops_nobody_by_a_traceback(tmp
         assert [p.path for p in audit.verify(tmp_path)] == [head], wrong
 
 
+def test_a_manifest_tells_the_versions_of_the_systems(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    sample = next((Path(__file__).parent.parent.parent / "outputs" / "sample").glob("*/00_*/checks.json"))
+    (folder / "00_preflight-r1").mkdir(parents=True)
+    (folder / "00_preflight-r1" / "checks.json").write_bytes(sample.read_bytes())
+    story.write(folder / "journal.jsonl", story.setup(), run="00_preflight-r1")
+    (folder / "50_canary-r2").mkdir()
+    with Journal.open(folder / "journal.jsonl", who="ann", run="50_canary-r2") as journal:
+        seal(folder / "50_canary-r2", journal=journal)
+    assert json.loads((folder / "50_canary-r2" / "manifest.json").read_text())["systems"] == {
+        "kubernetes": "v1.36.3",
+        "apisix": "3.18.0",
+        "istio": "1.29.0",
+        "kubectl": "1.37",
+        "istioctl": "1.31.0",
+    }
+    with Journal.open(folder / "journal.jsonl", who="ann", run="00_preflight-r1") as journal:
+        (folder / "00_preflight-r1" / "checks.json").write_text('[{"name": "kubectl"}, 7]')
+        seal(folder / "00_preflight-r1", journal=journal)
+    assert json.loads((folder / "00_preflight-r1" / "manifest.json").read_text())["systems"] == {
+        "istio": "1.29.0"
+    }
+
+
 def test_nothing_to_audit_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no archive here"):
         audit.verify(tmp_path)

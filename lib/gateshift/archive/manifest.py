@@ -64,6 +64,7 @@ def seal(folder: Path, *, journal: Journal | None = None) -> str:
         "sealed": datetime.now(UTC).isoformat(timespec="seconds"),
         "git": _git(folder),
         "versions": _versions(),
+        "systems": _systems(folder.parent, journal),
         "files": {
             str(p.relative_to(folder)): {"sha256": file_digest(p), "bytes": p.stat().st_size}
             for p in files_of(folder)
@@ -111,6 +112,40 @@ def _cluster_uid(journal: Journal | None) -> str:
         if record.data.get("cluster_uid"):
             return str(record.data["cluster_uid"])
     return ""
+
+
+_MEASURED = {
+    "cluster version": "kubernetes",
+    "APISIX version": "apisix",
+    "kubectl": "kubectl",
+    "istioctl": "istioctl",
+}
+"""Checks of the preflight that tell a version, and whose."""
+
+
+def _systems(migration: Path, journal: Journal | None) -> dict[str, str]:
+    """Return the versions of the systems at work, as the newest preflight and install had them.
+
+    Nothing is asked: a seal waits for no cluster, and a run that is sealed late would get later versions.
+    """
+    found: dict[str, str] = {}
+    for record in journal.records if journal is not None else ():
+        if record.kind == "preflight.done":
+            found |= _measured(migration / record.run / "checks.json")
+        elif record.kind == "install.done" and record.data.get("version"):
+            found["istio"] = str(record.data["version"])
+        elif record.kind == "uninstall.done":
+            found.pop("istio", None)
+    return found
+
+
+def _measured(checks: Path) -> dict[str, str]:
+    try:
+        rows = [(_MEASURED[c["name"]], c) for c in json.loads(checks.read_bytes()) if c["name"] in _MEASURED]
+        # What follows a comma compares it with others: "1.37, server 1.36".
+        return {whose: str(check["measured"]).partition(",")[0] for whose, check in rows}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}  # that the file is lost or changed is for the audit to say
 
 
 @cache

@@ -14,14 +14,13 @@ import papermill
 from gateshift.archive.client import CellEvent
 from gateshift.archive.files import atomic_write
 from gateshift.archive.layout import executing
-from gateshift.archive.manifest import last_seal, read_manifest, seal
+from gateshift.archive.manifest import read_manifest
 from gateshift.archive.outcome import CellStatus, NotebookStopped, NotSaved, Outcome, outcome_word
-from gateshift.archive.seals import covers_itself, runs_of
-from gateshift.errors import GateshiftError, InputError
-from gateshift.migration.identity import Process, identity
-from gateshift.migration.journal import Journal, read_records
+from gateshift.archive.sealing import conclude, seal_ended
+from gateshift.errors import InputError
+from gateshift.migration.identity import Process
 
-__all__ = ["Outcome", "execute", "seal_ended", "settle"]
+__all__ = ["Outcome", "execute", "settle"]
 
 _FREE = "free disk space or correct the permissions, then run the same notebook again"
 
@@ -96,7 +95,7 @@ def execute(
     except (ValueError, KeyError) as error:
         # A file that is no notebook, a kernel that does not exist.
         outcome = Outcome(1, target, f"{notebook.name} could not be run: {error}", ename=type(error).__name__)
-    warnings = _conclude(book, folder, notebook.stem, outcome)
+    warnings = conclude(book, folder, notebook.stem, _told(outcome))
     return Outcome(
         outcome.exit_code,
         outcome.path,
@@ -138,44 +137,23 @@ def settle(migration: Path) -> list[Path]:
             ename="EngineDied",
         )
         atomic_write(path, nbformat.writes(book))
-        _conclude(
-            migration / "journal.jsonl",
-            path.parent,
-            path.stem.partition("-attempt")[0],
-            Outcome(5, path, "the engine was killed"),
-        )
+        notebook, ending = path.stem.partition("-attempt")[0], Outcome(5, path, "the engine was killed")
+        conclude(migration / "journal.jsonl", path.parent, notebook, _told(ending))
         corrected.append(path)
     seal_ended(migration)
     return corrected
+
+
+def _told(outcome: Outcome) -> dict[str, Any]:
+    """Return what the journal is told of a run's end, when its kernel could not tell."""
+    error = (outcome.error or "")[:2000]
+    return {"outcome": outcome.word, "exit_code": outcome.exit_code, "error": error, "by": "engine"}
 
 
 def _under_seal(folder: Path) -> set[str]:
     """Return the names that the manifest of *folder* lists; it need not be whole."""
     listed = (read_manifest(folder) or {}).get("files")
     return set(listed) if isinstance(listed, dict) else set()
-
-
-def seal_ended(migration: Path, *, besides: str = "") -> list[str]:
-    """Seal runs that ended on record but died before their seal, or were run by hand without an engine.
-
-    The run *besides* is left for later. Returns what could not be sealed, in words.
-    """
-    book = migration / "journal.jsonl"
-    if not book.exists():
-        return []
-    try:
-        runs = runs_of(read_records(book))
-    except GateshiftError:
-        return []  # the run itself will say so, with the place
-    due = {name for name, run in runs.items() if run.ended > run.sealed}
-    # A run that failed before it opened the journal has a manifest that no journal could record.
-    due |= {p.parent.name for p in migration.glob("*/manifest.json") if covers_itself(p.parent)} - set(runs)
-    warnings: list[str] = []
-    for name in sorted(due - {besides}):
-        folder = migration / name
-        if folder.is_dir() and not any(executing(p) for p in folder.glob("*.ipynb")):
-            warnings += _conclude(book, folder, "", Outcome(0, folder))
-    return warnings
 
 
 def _free(path: Path) -> Path:
@@ -185,36 +163,3 @@ def _free(path: Path) -> Path:
         attempt += 1
         free = path.with_name(f"{path.stem}-attempt{attempt}{path.suffix}")
     return free
-
-
-def _conclude(book: Path, folder: Path, notebook: str, outcome: Outcome) -> tuple[str, ...]:
-    """Tell the journal how the run ended, if it does not know, and seal the run's folder."""
-    warnings = []
-    run = folder.name
-    try:
-        if not book.exists():
-            seal(folder)
-            return ()
-        with Journal.open(book, who=identity(), run=run) as journal:
-            if journal.repaired:
-                warnings.append(f"journal: {journal.repaired}")
-            state = journal.state
-            for mark in state.open_runs:
-                if mark.run == run and mark.notebook == notebook:
-                    journal.append(
-                        "run.ended",
-                        notebook=notebook,
-                        outcome=outcome.word,
-                        exit_code=outcome.exit_code,
-                        error=(outcome.error or "")[:2000],
-                        by="engine",
-                    )
-            if any(executing(p) for p in folder.glob("*.ipynb")):
-                return (*warnings, f"{run} is not sealed: its executed copy could not be saved to its end")
-            earlier = last_seal(folder, journal)
-            digest = seal(folder, journal=journal)
-            journal.append("archive.sealed", run=run, manifest=digest, earlier=earlier)
-    except (GateshiftError, OSError) as error:
-        # The run's own outcome matters more than its seal; that it is missing shows in `audit verify`.
-        warnings.append(f"the run could not be sealed: {error}")
-    return tuple(warnings)

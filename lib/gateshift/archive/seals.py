@@ -44,8 +44,13 @@ class Run:
     name: str
     seals: tuple[Record, ...]
     started: tuple[Record, ...]
-    ended: int
-    """Number of the record of its newest end; 0 before the first."""
+    end: Record | None
+    """Of its newest end; None before the first."""
+
+    @property
+    def ended(self) -> int:
+        """Number of the record of its newest end; 0 before the first."""
+        return self.end.seq if self.end else 0
 
     @property
     def sealed(self) -> int:
@@ -76,16 +81,16 @@ def runs_of(records: Sequence[Record]) -> dict[str, Run]:
     """Return the runs that were begun or sealed, by name."""
     seals: dict[str, list[Record]] = {}
     started: dict[str, list[Record]] = {}
-    ended: dict[str, int] = {}
+    ended: dict[str, Record] = {}
     for record in records:
         if record.kind == "archive.sealed":
             seals.setdefault(str(record.data["run"]), []).append(record)
         elif record.kind == "run.started":
             started.setdefault(record.run, []).append(record)
         elif record.kind == "run.ended":
-            ended[str(record.data.get("run", record.run))] = record.seq
+            ended[str(record.data.get("run", record.run))] = record
     names = {*seals, *started, *ended}
-    return {n: Run(n, (*seals.get(n, ()),), (*started.get(n, ()),), ended.get(n, 0)) for n in sorted(names)}
+    return {n: Run(n, (*seals.get(n, ()),), (*started.get(n, ()),), ended.get(n)) for n in sorted(names)}
 
 
 def covers_itself(folder: Path) -> bool:
