@@ -15,7 +15,7 @@ from gateshift.archive import audit
 from gateshift.archive.commands import audit_group, history_command
 from gateshift.archive.manifest import seal
 from gateshift.archive.report import write_report
-from gateshift.errors import InputError
+from gateshift.errors import InputError, JournalError
 from gateshift.migration.journal import Journal
 from tests.archive import story
 from tests.archive.books import read, write_notebook
@@ -139,6 +139,44 @@ def test_whole_replacement_shows_by_a_head_noted_elsewhere(archive: Path, tmp_pa
     assert "was replaced" in str(audit.verify(other, head=noted)[0])
 
 
+def test_a_head_with_another_number_is_named_and_stops_nobody_by_a_traceback(tmp_path: Path) -> None:
+    book = story.write(tmp_path / "demo" / "journal.jsonl", story.rolled_back())
+    head = book.with_suffix(".head")
+    raw = head.read_text()
+    for wrong in ('"seq":1.1', '"seq":-1', '"seq":true', '"seq":"1"', '"seq":null'):
+        head.write_text(re.sub(r'"seq":\d+', wrong, raw))
+        assert [p.path for p in audit.verify(tmp_path)] == [head], wrong
+        with pytest.raises(JournalError, match=r"journal\.head is damaged"):
+            Journal.open(book, who="ann", run="r")
+    for wrong in ('"hash":7', '"hash":"' + "A" * 64 + '"', '"hash":"0"'):
+        head.write_text(re.sub(r'"hash":"\w+"', wrong, raw))
+        assert [p.path for p in audit.verify(tmp_path)] == [head], wrong
+
+
+def test_a_manifest_tells_the_versions_of_the_systems(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    sample = next((Path(__file__).parent.parent.parent / "outputs" / "sample").glob("*/00_*/checks.json"))
+    (folder / "00_preflight-r1").mkdir(parents=True)
+    (folder / "00_preflight-r1" / "checks.json").write_bytes(sample.read_bytes())
+    story.write(folder / "journal.jsonl", story.setup(), run="00_preflight-r1")
+    (folder / "50_canary-r2").mkdir()
+    with Journal.open(folder / "journal.jsonl", who="ann", run="50_canary-r2") as journal:
+        seal(folder / "50_canary-r2", journal=journal)
+    assert json.loads((folder / "50_canary-r2" / "manifest.json").read_text())["systems"] == {
+        "kubernetes": "v1.36.3",
+        "apisix": "3.18.0",
+        "istio": "1.29.0",
+        "kubectl": "1.37",
+        "istioctl": "1.31.0",
+    }
+    with Journal.open(folder / "journal.jsonl", who="ann", run="00_preflight-r1") as journal:
+        (folder / "00_preflight-r1" / "checks.json").write_text('[{"name": "kubectl"}, 7]')
+        seal(folder / "00_preflight-r1", journal=journal)
+    assert json.loads((folder / "00_preflight-r1" / "manifest.json").read_text())["systems"] == {
+        "istio": "1.29.0"
+    }
+
+
 def test_nothing_to_audit_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no archive here"):
         audit.verify(tmp_path)
@@ -155,8 +193,18 @@ def test_commands(archive: Path, tmp_path: Path) -> None:
     assert CliRunner().invoke(audit_group, ["export", str(archive), str(packed)]).exit_code == 0
     with tarfile.open(packed) as pack:
         pack.extractall(tmp_path / "unpacked", filter="data")
-    (tmp_path / "unpacked" / "demo" / "HEAD.json").unlink()
-    assert audit.verify(tmp_path / "unpacked") == []
+    unpacked = tmp_path / "unpacked" / "demo"
+    assert audit.verify(tmp_path / "unpacked") == [], "what was packed verifies as it is unpacked"
+    note = unpacked / "HEAD.json"
+    raw = note.read_bytes()
+    for place in range(len(raw)):
+        note.write_bytes(raw[:place] + bytes([raw[place] ^ 1]) + raw[place + 1 :])
+        assert [p.path for p in audit.verify(unpacked)] == [note], place
+    note.write_bytes(raw)
+    again = tmp_path / "again.tar.gz"
+    assert CliRunner().invoke(audit_group, ["export", str(unpacked), str(again)]).exit_code == 0
+    with tarfile.open(again) as pack:
+        assert pack.getnames().count("demo/HEAD.json") == 1
     samples = archive / "50_canary-r1" / "samples.jsonl"
     raw = samples.read_bytes()
     samples.write_bytes(raw.replace(b"1", b"2"))
@@ -182,6 +230,28 @@ def test_report_stands_alone_with_the_outcome_first(archive: Path) -> None:
     link = re.search(r'href="(html/[^"]+)"', page)
     assert link is not None
     assert "figure" in (archive / link[1]).read_text()
+
+
+def test_a_page_that_was_edited_is_not_taken_into_the_next_report(tmp_path: Path) -> None:
+    folder = make(tmp_path / "demo")
+    (page,) = (folder / "html").iterdir()
+    written, book = page.read_bytes(), folder / "50_canary-r1" / "50_canary.ipynb"
+    page.write_bytes(written.replace(b"rolled back", b"promoted"))
+    os.utime(page, (book.stat().st_mtime + 60,) * 2)
+    assert [p.path for p in audit.verify(folder)] == [page]
+    write_report(folder)
+    assert page.read_bytes() == written
+    assert audit.verify(folder) == []
+
+
+def test_a_page_of_the_last_report_is_not_rendered_again(tmp_path: Path) -> None:
+    folder = make(tmp_path / "demo")
+    (page,) = (folder / "html").iterdir()
+    os.utime(page, (page.stat().st_mtime + 60,) * 2)
+    before = page.stat()
+    write_report(folder)
+    after = page.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
 def test_report_of_a_finished_migration(tmp_path: Path) -> None:

@@ -152,6 +152,14 @@ def test_nothing_to_sign_with_is_bad_input(migration: Path, tmp_path: Path) -> N
     assert "no such key" in failed[0], "a run's outcome does not depend on its signature"
 
 
+def test_a_disk_that_takes_no_signature_does_not_change_a_runs_outcome(
+    migration: Path, ssh_key: Path
+) -> None:
+    (migration / "signatures").write_text("no folder")
+    (failed,) = keep_safe(migration, ArchiveParams(sign_key=str(ssh_key)))
+    assert failed.startswith("not signed: ")
+
+
 @pytest.mark.usefixtures("aws")
 def test_copy_in_s3_is_locked_whole_and_made_once(migration: Path) -> None:
     client = boto3.client("s3")

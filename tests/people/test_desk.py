@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from gateshift.archive.audit import survey, verify
 from gateshift.cli.open import check_environment
 from gateshift.desk import command, environment, lay, run_of
 from gateshift.desk.copies import keep
 from gateshift.errors import InputError
+from gateshift.migration.journal import Journal
 
 RUN = "50_canary-20260101T000000Z"
 
@@ -75,6 +78,49 @@ def test_each_save_puts_the_executed_copy_into_its_run_until_that_is_sealed(tmp_
     write(copy, notebook(code="later", run=RUN))
     keep({"type": "notebook"}, str(copy))
     assert "later" not in (folder / copy.name).read_text(encoding="utf-8")
+
+
+def by_hand(migration: Path, run: str, *, ended: bool, when: float = 0.0) -> dict[str, Any]:
+    """Record a run by hand; return its notebook as it is before its last cell shows its output."""
+    (migration / run).mkdir(parents=True)
+    clock = (lambda: when) if when else time.time
+    with Journal.open(migration / "journal.jsonl", who="ann", run=run, clock=clock) as journal:
+        journal.append("migration.opened", params_digest="x")
+        journal.append("run.started", notebook="50_canary")
+        if ended:
+            journal.append("run.ended", notebook="50_canary", outcome="done")
+    book = notebook(run=run)
+    book["cells"].append({"id": "close", "cell_type": "code", "metadata": {}, "source": [], "outputs": []})
+    return book
+
+
+def test_a_run_by_hand_is_sealed_by_the_save_that_shows_its_end(tmp_path: Path) -> None:
+    copy, folder = tmp_path / "m" / "desk" / "50_canary.ipynb", tmp_path / "m" / RUN
+    book = by_hand(tmp_path / "m", RUN, ended=True)
+    write(copy, book)
+    keep({"type": "notebook"}, str(copy))
+    assert not (folder / "manifest.json").exists(), "the card of the last cell is still to come"
+    book["cells"][-1]["outputs"] = [{"output_type": "execute_result", "data": {"text/plain": "done"}}]
+    write(copy, book)
+    keep({"type": "notebook"}, str(copy))
+    assert survey(tmp_path / "m") == []
+    (folder / copy.name).write_text("{}", encoding="utf-8")
+    assert [p.path for p in verify(tmp_path / "m")] == [folder / copy.name], "an edit shows at once"
+
+
+def test_a_save_seals_runs_that_ended_a_while_ago(tmp_path: Path) -> None:
+    migration, now = tmp_path / "m", time.time()
+    for run, ended, when in (
+        ("10_install-20260101T000000Z", True, now - 3600),
+        ("20_translate-20260101T000000Z", False, now - 1800),
+        ("30_apply-20260101T000000Z", True, now - 1),
+    ):
+        by_hand(migration, run, ended=ended, when=when)
+    copy = migration / "desk" / "50_canary.ipynb"
+    write(copy, notebook())
+    keep({"type": "notebook"}, str(copy))
+    assert [p.parent.name[:2] for p in migration.glob("*/manifest.json")] == ["10"]
+    assert verify(migration) == []
 
 
 def test_other_files_are_left_alone(tmp_path: Path) -> None:

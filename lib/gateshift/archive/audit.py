@@ -2,48 +2,49 @@
 
 What covers what: each journal record has the hash of the one before, ``journal.head`` has the newest, a
 run's manifest has the hash of each of its files, and the journal has the hash of each manifest and report.
-Somebody who rewrites all of it consistently is found by what they cannot rewrite: a signature, the head that
-the cluster keeps (``--cluster``), a head noted in a ticket (``--head``), or the copy in S3.
+What is no evidence (the desk, the lock, what was told to people) is known by place and form, see
+:mod:`gateshift.archive.layout`. Somebody who rewrites all of it consistently is found by what they cannot
+rewrite: a signature, the head that the cluster keeps (``--cluster``), a head noted in a ticket (``--head``),
+or the copy in S3.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import tarfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gateshift.archive.files import file_digest
-from gateshift.archive.manifest import MANIFEST, files_of, read_manifest, shared_files
+from gateshift.archive.layout import (
+    APPROVALS,
+    DESK,
+    HEAD_NOTE,
+    LOCK,
+    NOTIFICATIONS,
+    approval_of,
+    entries,
+    executing,
+    head_note,
+    is_folder,
+    leftover,
+    misshapen,
+)
+from gateshift.archive.manifest import read_manifest
+from gateshift.archive.seals import Problem, Run, check_run, covers_itself, runs_of
 from gateshift.archive.signing import FOLDER, check
 from gateshift.errors import InputError, JournalError
 from gateshift.migration.guard import Anchor
 from gateshift.migration.records import Head, Record, head_path, parse_line, read_head, read_records, split
 from gateshift.migration.state import State, step
 
-__all__ = ["Problem", "export", "head_of", "migrations_in", "unsealed", "verify"]
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is not as it was written."""
-
-    path: Path
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.what}"
+__all__ = ["Problem", "head_of", "migrations_in", "one_migration", "survey", "unsealed", "verify"]
 
 
 def migrations_in(path: str | Path) -> list[Path]:
     """Return the migration folders at *path*: itself, or those one level below it."""
     path = Path(path)
-    if (path / "journal.jsonl").exists() or head_path(path / "journal.jsonl").exists():
-        return [path]
+    if _is_migration(path):
+        # Its name is part of what is checked, and "." has none.
+        return [path if path.name not in {"", ".."} else path.resolve()]
     if not path.is_dir():
         return []
     return sorted(
@@ -53,6 +54,29 @@ def migrations_in(path: str | Path) -> list[Path]:
             *(q.with_suffix(".jsonl") for q in path.glob("*/journal.head")),
         }
     )
+
+
+def one_migration(path: Path) -> Path:
+    """Return *path* when it is a migration's folder; raises :class:`~gateshift.errors.InputError` else."""
+    found = _found(path)
+    if not _is_migration(path):
+        names = ", ".join(p.name for p in found)
+        raise InputError(f"{path}: holds migrations and is none", hint=f"name one migration: {names}")
+    return found[0]
+
+
+def _is_migration(path: Path) -> bool:
+    return (path / "journal.jsonl").exists() or head_path(path / "journal.jsonl").exists()
+
+
+def _found(path: str | Path) -> list[Path]:
+    found = migrations_in(path)
+    if not found:
+        raise InputError(
+            f"{path}: no archive here",
+            hint="name a migration's folder (outputs/<migration>), or outputs itself",
+        )
+    return found
 
 
 def head_of(migration: Path) -> Head:
@@ -74,48 +98,46 @@ def verify(
 
     *head* is the hash of any record noted earlier elsewhere: it must still be in the journal. *anchors* are
     the heads the cluster keeps, by migration. *signers*, *key* and *ask_kms* are for
-    :func:`gateshift.archive.signing.check`.
+    :func:`gateshift.archive.signing.check`. Raises :class:`~gateshift.errors.InputError` when there is no
+    archive, or a file that may not be read.
     """
-    found = migrations_in(path)
-    if not found:
-        raise InputError(
-            f"{path}: no archive here",
-            hint="name a migration's folder (outputs/<migration>), or outputs itself",
-        )
+    found = survey(path, head=head, anchors=anchors, signers=signers, key=key, ask_kms=ask_kms)
+    return [problem for problem in found if not problem.note]
+
+
+def survey(
+    path: str | Path,
+    *,
+    head: str = "",
+    anchors: Mapping[str, Anchor] | None = None,
+    signers: Path | None = None,
+    key: str = "",
+    ask_kms: bool = False,
+) -> list[Problem]:
+    """Check as :func:`verify` does; the notes say what no seal covers, as while a run is under way."""
+    found = _found(path)
     problems: list[Problem] = []
-    for migration in found:
-        records: list[Record] = []
-        problems += _migration(migration, records)
-        wrong = check(migration, records, signers=signers, key=key, ask_kms=ask_kms)
-        problems += [Problem(path, what) for path, what in wrong]
-        problems += _anchor(migration, records, anchors or {})
+    try:
+        for migration in found:
+            records: list[Record] = []
+            problems += _migration(migration, records)
+            wrong = check(migration, records, signers=signers, key=key, ask_kms=ask_kms)
+            problems += [Problem(path, what) for path, what in wrong]
+            problems += _anchor(migration, records, anchors or {})
+    except PermissionError as error:
+        raise InputError(
+            f"{error.filename}: may not be read, so the archive cannot be verified",
+            hint="verify as a user who may read every file of the archive",
+        ) from None
     if head and not any(_has(migration, head) for migration in found):
         problems.append(Problem(Path(path), f"no record has the hash {head}: the archive was replaced"))
     return problems
 
 
 def unsealed(migration: Path) -> list[str]:
-    """Return runs of *migration* without a seal: under way, or dead and not yet settled by a rerun."""
-    records = read_records(migration / "journal.jsonl")
-    sealed = {str(r.data["run"]) for r in records if r.kind == "archive.sealed"}
-    started = {r.run for r in records if r.kind == "run.started"}
-    return sorted(started - sealed)
-
-
-def export(migration: Path, target: Path) -> Path:
-    """Pack *migration* for a ticket, with its head hash as the first member."""
-    problems = verify(migration)
-    if problems:
-        raise JournalError(f"not exported: {problems[0]}", hint="`gateshift audit verify` lists all")
-    note = json.dumps({"migration": migration.name, "head": head_of(migration).hash}) + "\n"
-    with tarfile.open(target, "w:gz") as pack:
-        head = target.with_suffix(".head.part")
-        head.write_text(note)
-        pack.add(head, arcname=f"{migration.name}/HEAD.json")
-        head.unlink()
-        for file in sorted(p for p in migration.rglob("*") if p.is_file() and p.name != "lock"):
-            pack.add(file, arcname=f"{migration.name}/{file.relative_to(migration)}")
-    return target
+    """Return runs of *migration* without a seal, or begun again after it."""
+    runs = runs_of(read_records(migration / "journal.jsonl"))
+    return [name for name, run in runs.items() if run.unsealed]
 
 
 # -- one migration ---------------------------------------------------------------------------------------
@@ -140,17 +162,20 @@ def _migration(migration: Path, records: list[Record]) -> Iterator[Problem]:
     """Check everything but signatures and anchor; fills *records* as far as they are whole."""
     journal = migration / "journal.jsonl"
     yield from _journal(journal, records)
-    seals = {str(r.data["run"]): str(r.data["manifest"]) for r in records if r.kind == "archive.sealed"}
-    for run, digest in sorted(seals.items()):
-        yield from _run(migration / run, digest, records)
+    runs = runs_of(records)
+    for name, run in runs.items():
+        yield from check_run(migration / name, run, records)
     yield from _reports(migration, records)
-    yield from _strangers(migration, {r.run for r in records} | set(seals), records)
+    yield from _strangers(migration, runs, records)
+    yield from _approvals(migration, runs, records)
 
 
 def _journal(path: Path, records: list[Record]) -> Iterator[Problem]:
     """Check the chain, the head and every transition; fills *records* as far as they are whole."""
     try:
         raw = path.read_bytes()
+    except PermissionError:
+        raise
     except OSError as error:
         yield Problem(path, f"cannot be read: {error.strerror}")
         return
@@ -179,7 +204,8 @@ def _check_head(path: Path, newest: Head, records: list[Record]) -> Iterator[Pro
     if not beside.exists():
         yield Problem(beside, "is missing")
         return
-    head = read_head(path)
+    with beside.open("rb"):  # one that may not be read is not a damaged one
+        head = read_head(path)
     if head is None:
         yield Problem(beside, "its bytes are not the ones that were written")
     elif head.seq > newest.seq:
@@ -191,56 +217,6 @@ def _check_head(path: Path, newest: Head, records: list[Record]) -> Iterator[Pro
         yield Problem(beside, f"names record {head.seq}, the journal has {newest.seq}")
 
 
-def _run(folder: Path, digest: str, records: list[Record]) -> Iterator[Problem]:
-    manifest_path = folder / MANIFEST
-    if not folder.is_dir():
-        yield Problem(folder, "the whole run is missing")
-        return
-    try:
-        actual = hashlib.sha256(manifest_path.read_bytes()).hexdigest()
-    except OSError:
-        yield Problem(manifest_path, "is missing")
-        return
-    manifest = read_manifest(folder)
-    if actual == digest:
-        yield from _listed(folder, manifest or {}, records)
-        return
-    yield Problem(manifest_path, "was changed after the journal recorded its hash")
-    if manifest is None:
-        return
-    # What it lists is still compared, for whatever else was changed; but it may be any nonsense now.
-    with suppress(KeyError, TypeError, ValueError, AttributeError, IndexError, OSError):
-        yield from _listed(folder, manifest, records)
-
-
-def _listed(folder: Path, manifest: Mapping[str, Any], records: list[Record]) -> Iterator[Problem]:
-    """Compare a run's files, and its place in the journal, with what its manifest says."""
-    manifest_path = folder / MANIFEST
-    yield from _files(folder, manifest)
-    anchor = manifest.get("journal") or {}
-    seq = anchor.get("seq", 0)
-    if seq and (seq > len(records) or records[seq - 1].hash != anchor.get("hash")):
-        yield Problem(manifest_path, f"names a record {seq} that the journal does not have")
-
-
-def _files(folder: Path, manifest: Mapping[str, Any]) -> Iterator[Problem]:
-    listed: Mapping[str, Any] = manifest.get("files") or {}
-    there = {str(p.relative_to(folder)) for p in files_of(folder)}
-    for name in sorted(listed):
-        if name not in there:
-            yield Problem(folder / name, "is missing")
-        elif file_digest(folder / name) != listed[name]["sha256"]:
-            yield Problem(folder / name, "was changed after it was sealed")
-    for name in sorted(there - set(listed)):
-        yield Problem(folder / name, "was added after the run was sealed")
-    for name, digest in sorted((manifest.get("shared") or {}).items()):
-        path = folder.parent / name
-        if not path.is_file():
-            yield Problem(path, "is missing")
-        elif file_digest(path) != digest:
-            yield Problem(path, "was changed after it was sealed")
-
-
 def _reports(migration: Path, records: list[Record]) -> Iterator[Problem]:
     newest = next((r for r in reversed(records) if r.kind == "report.done"), None)
     listed = dict((newest.data.get("files") or {}) if newest else {})
@@ -250,32 +226,76 @@ def _reports(migration: Path, records: list[Record]) -> Iterator[Problem]:
             yield Problem(path, "is missing")
         elif file_digest(path) != digest:
             yield Problem(path, "was changed after it was written")
-    for path in [migration / "report.html", *sorted((migration / "html").glob("*"))]:
-        if path.is_file() and str(path.relative_to(migration)) not in listed:
+    pages = migration / "html"
+    for path in [migration / "report.html", *(entries(pages) if pages.is_dir() else ())]:
+        if not path.exists() or str(path.relative_to(migration)) in listed:
+            continue
+        if leftover(path):
+            yield Problem(path, "was left by a write that was cut short", note=True)
+        else:
             yield Problem(path, "is not one that the journal knows")
 
 
-def _under_way(folder: Path) -> bool:
-    """Return whether *folder* is a run that has begun and not yet opened the journal."""
-    for path in folder.glob("*.ipynb"):
-        if '"outcome": "running"' in path.read_text(encoding="utf-8", errors="replace"):
-            return True
-    return False
+_FILES = {"journal.jsonl", "journal.head", "report.html"}
+_FOLDERS = {"html", APPROVALS, FOLDER}
+_BESIDE = {DESK, LOCK, NOTIFICATIONS}
 
 
-_OWN = {"journal.jsonl", "journal.head", "lock", "report.html", "html", "approvals", FOLDER}
-
-
-def _strangers(migration: Path, runs: set[str], records: list[Record]) -> Iterator[Problem]:
-    """Name what lies in the folder and belongs to no run; approvals are covered by the next seal."""
+def _strangers(migration: Path, runs: Mapping[str, Run], records: list[Record]) -> Iterator[Problem]:
+    """Name what lies in the folder and belongs to no run, and what has not the form of its place."""
     for path in sorted(migration.iterdir()):
-        known = path.name in _OWN or path.name in runs or path.name.endswith(".part")
-        if path.is_dir() and not files_of(path):
-            continue  # a run that died before it wrote anything
-        if not known and not _under_way(path):
+        if path.name in _FILES and path.is_file():
+            continue
+        if path.name in _FOLDERS | set(runs) and is_folder(path):
+            continue
+        if path.name in _BESIDE:
+            if misshapen(path):
+                yield Problem(path, "is not what gateshift writes there")
+        elif path.name == HEAD_NOTE and path.is_file():
+            if path.read_bytes() not in {head_note(migration.name, r.hash) for r in records}:
+                yield Problem(path, "is not the note of an export of this journal")
+        elif leftover(path):
+            yield Problem(path, "was left by a write that was cut short", note=True)
+        elif is_folder(path):
+            yield from _unknown(path)
+        else:
             yield Problem(path, "belongs to no run in the journal")
-    approved = {str(r.data.get("digest")) for r in records if r.kind in {"plan.approved", "plan.shown"}}
-    approved |= {str(r.data["plan"].get("digest")) for r in records if r.kind == "plan.shown"}
-    for path in shared_files(migration):
-        if path.stem.partition("-")[0] not in approved:
+
+
+def _unknown(folder: Path) -> Iterator[Problem]:
+    """Say what a folder is that the journal does not know: of a run that has not opened it, or nobody's."""
+    files = [p for p in entries(folder) if not leftover(p)]
+    if not files:
+        return  # a run that died before it wrote anything
+    if all(p.parent == folder and executing(p) for p in files):
+        what = "has begun and is not in the journal: it is under way, or died; the next run settles it"
+        yield Problem(folder, what, note=True)
+    elif covers_itself(folder):
+        what = "ended before it was in the journal and is not sealed yet: the next run seals it"
+        yield Problem(folder, what, note=True)
+    else:
+        yield Problem(folder, "belongs to no run in the journal")
+
+
+def _approvals(migration: Path, runs: Mapping[str, Run], records: list[Record]) -> Iterator[Problem]:
+    """Name what is no approval of a plan that was shown; one that no seal covers yet is a note."""
+    folder = migration / APPROVALS
+    if not folder.is_dir():
+        return
+    shown = {str(r.data.get("digest")) for r in records if r.kind in {"plan.approved", "plan.shown"}}
+    shown |= {str(r.data["plan"].get("digest")) for r in records if r.kind == "plan.shown"}
+    sealed = {name for run in runs.values() if run.seals for name in _shared(migration / run.name)}
+    for path in entries(folder):
+        if leftover(path):
+            yield Problem(path, "was left by a write that was cut short", note=True)
+        elif path.parent != folder or path.is_symlink() or not path.is_file() or not approval_of(path):
+            yield Problem(path, "is no approval")
+        elif approval_of(path) not in shown:
             yield Problem(path, "approves a plan that was never shown")
+        elif str(path.relative_to(migration)) not in sealed:
+            yield Problem(path, "is an approval that no seal covers yet: the next run's does", note=True)
+
+
+def _shared(folder: Path) -> set[str]:
+    shared = (read_manifest(folder) or {}).get("shared")
+    return set(shared) if isinstance(shared, dict) else set()

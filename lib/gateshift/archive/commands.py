@@ -11,6 +11,7 @@ import click
 from gateshift.archive import audit
 from gateshift.archive.copying import copy_to_s3
 from gateshift.archive.history import listing
+from gateshift.archive.packing import export
 from gateshift.archive.signing import sign
 from gateshift.errors import GateshiftError, InputError, JournalError
 from gateshift.migration.guard import LEASE, Anchor, anchors
@@ -31,7 +32,10 @@ def _outputs() -> Path:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def history_command(outputs: Path | None, as_json: bool) -> None:
     """List migrations under OUTPUTS (the project's outputs by default) and how they ended."""
-    entries = listing(outputs or _outputs())
+    try:
+        entries = listing(_there(outputs) if outputs else _outputs())
+    except GateshiftError as error:
+        raise _as_click(error) from None
     if as_json:
         click.echo(json.dumps([e.as_json() for e in entries]))
         return
@@ -75,12 +79,14 @@ def _verify(  # noqa: PLR0917 - click passes by name
 ) -> None:
     """Check hash chain, manifests and reports at PATH (all of outputs by default).
 
-    Exit code 0: nothing was changed. 1: something was; each finding names its file. 2: no archive there.
+    Exit code 0: nothing was changed; a note names what no seal covers yet. 1: something was; each finding
+    names its file. 2: no archive there, or a file that may not be read.
     """
     where = path or _outputs()
     try:
         kept = _anchors(params_file) if params_file else {}
-        problems = audit.verify(where, head=head, anchors=kept, signers=signers, key=key, ask_kms=kms)
+        found = audit.survey(where, head=head, anchors=kept, signers=signers, key=key, ask_kms=kms)
+        problems, notes = [p for p in found if not p.note], [p for p in found if p.note]
         heads = {m.name: audit.head_of(m).hash for m in audit.migrations_in(where)} if not problems else {}
         open_runs = [r for m in audit.migrations_in(where) for r in audit.unsealed(m)] if not problems else []
     except GateshiftError as error:
@@ -91,6 +97,7 @@ def _verify(  # noqa: PLR0917 - click passes by name
             "problems": [{"path": str(p.path), "what": p.what} for p in problems],
             "heads": heads,
             "unsealed_runs": open_runs,
+            "notes": [{"path": str(p.path), "what": p.what} for p in notes],
         }
         click.echo(json.dumps(answer))
     else:
@@ -98,8 +105,8 @@ def _verify(  # noqa: PLR0917 - click passes by name
             click.echo(f"CHANGED  {problem}")
         for name, value in heads.items():
             click.echo(f"ok       {name}  head {value}")
-        for run in open_runs:
-            click.echo(f"note     {run} has no seal: it is under way, or died; the next run settles it")
+        for note in notes:
+            click.echo(f"note     {note}")
     click.get_current_context().exit(1 if problems else 0)
 
 
@@ -109,10 +116,11 @@ def _verify(  # noqa: PLR0917 - click passes by name
 def _export(migration: Path, target: Path | None) -> None:
     """Verify MIGRATION (a folder) and pack it into TARGET (.tar.gz) for a ticket."""
     try:
-        made = audit.export(migration, target or Path(f"{migration.name}.tar.gz"))
+        folder = audit.one_migration(migration)
+        made = export(folder, target or Path(f"{folder.name}.tar.gz"))
     except GateshiftError as error:
         raise _as_click(error) from None
-    click.echo(f"{made}  head {audit.head_of(migration).hash}")
+    click.echo(f"{made}  head {audit.head_of(folder).hash}")
 
 
 @audit_group.command("sign")
@@ -121,7 +129,7 @@ def _export(migration: Path, target: Path | None) -> None:
 def _sign(migration: Path, key: str) -> None:
     """Sign the head of MIGRATION's journal (a folder); the signature lies in its folder signatures."""
     try:
-        made = sign(migration, key)
+        made = sign(audit.one_migration(migration), key)
     except GateshiftError as error:
         raise _as_click(error) from None
     click.echo(f"signed: {made}")
@@ -140,6 +148,7 @@ def _sign(migration: Path, key: str) -> None:
 def _copy(migration: Path, bucket: str, prefix: str, retain_days: int, mode: str) -> None:
     """Verify MIGRATION (a folder) and copy what is new in it to S3, under object lock."""
     try:
+        migration = audit.one_migration(migration)
         problems = audit.verify(migration)
         if problems:
             raise JournalError(f"not copied: {problems[0]}", hint="`gateshift audit verify` lists all")
@@ -147,6 +156,12 @@ def _copy(migration: Path, bucket: str, prefix: str, retain_days: int, mode: str
     except GateshiftError as error:
         raise _as_click(error) from None
     click.echo(f"copied {len(keys)} files to s3://{bucket}, locked for {retain_days} days")
+
+
+def _there(outputs: Path) -> Path:
+    if not outputs.is_dir():
+        raise InputError(f"{outputs}: no such folder", hint="name a folder of migrations, such as outputs")
+    return outputs
 
 
 def _anchors(params_file: str) -> Mapping[str, Anchor]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gateshift.archive.layout import evidence
 from gateshift.archive.signing import sign
 from gateshift.errors import ExternalError, GateshiftError, InputError
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from gateshift.params.model import ArchiveParams
 
 __all__ = ["copy_to_s3", "keep_safe"]
-
-_SKIPPED = (".part", ".tmp")
 
 
 def keep_safe(migration: Path, params: ArchiveParams) -> list[str]:
@@ -31,7 +29,7 @@ def keep_safe(migration: Path, params: ArchiveParams) -> list[str]:
     try:
         if params.sign_key:
             sign(migration, params.sign_key)
-    except GateshiftError as error:
+    except (GateshiftError, OSError) as error:
         failed.append(f"not signed: {error}")
     try:
         if params.s3_bucket:
@@ -41,6 +39,8 @@ def keep_safe(migration: Path, params: ArchiveParams) -> list[str]:
             )
     except GateshiftError as error:
         failed.append(str(error))
+    except OSError as error:
+        failed.append(f"the archive was not copied: {error}")
     return failed
 
 
@@ -67,7 +67,7 @@ def copy_to_s3(
     try:
         client = boto3.client("s3", endpoint_url=endpoint_url)
         _need_lock(client, bucket)
-        for path in _files(migration):
+        for path in evidence(migration):
             body = path.read_bytes()
             digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
             inside = f"{migration.name}/{path.relative_to(migration)}"
@@ -91,12 +91,6 @@ def copy_to_s3(
             hint="check the bucket's name and the permissions s3:PutObject, s3:PutObjectRetention",
         ) from None
     return written
-
-
-def _files(migration: Path) -> Iterator[Path]:
-    for path in sorted(migration.rglob("*")):
-        if path.is_file() and path.name != "lock" and not path.name.endswith(_SKIPPED):
-            yield path
 
 
 def _need_lock(client: Any, bucket: str) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -15,23 +16,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gateshift.archive.files import atomic_write, file_digest
-from gateshift.archive.parquet import write_metrics
+from gateshift.archive.layout import leftover
+from gateshift.archive.parquet import METRICS, write_metrics
 
 if TYPE_CHECKING:
     from gateshift.migration.journal import Journal
 
-__all__ = ["MANIFEST", "files_of", "read_manifest", "seal", "shared_files"]
+__all__ = ["KEPT", "MANIFEST", "files_of", "last_seal", "read_manifest", "seal", "shared_files"]
 
 MANIFEST = "manifest.json"
+KEPT = re.compile(r"manifest-\d+\.json")
+"""Names of the manifests of a run's earlier seals."""
 
 
 def files_of(folder: Path) -> list[Path]:
     """Return a run's files, without the manifest itself and without half-written ones."""
-    return sorted(
-        p
-        for p in folder.rglob("*")
-        if p.is_file() and p != folder / MANIFEST and not p.name.endswith((".part", ".tmp"))
-    )
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST and not leftover(p))
 
 
 def shared_files(migration: Path) -> list[Path]:
@@ -39,16 +39,32 @@ def shared_files(migration: Path) -> list[Path]:
     return sorted(p for p in (migration / "approvals").glob("*.json") if p.is_file())
 
 
+def last_seal(folder: Path, journal: Journal | None) -> str:
+    """Return the SHA-256 of the manifest that the journal has of *folder*; empty when it has none."""
+    for record in reversed(journal.records if journal is not None else ()):
+        if record.kind == "archive.sealed" and record.data["run"] == folder.name:
+            return str(record.data["manifest"])
+    return ""
+
+
 def seal(folder: Path, *, journal: Journal | None = None) -> str:
-    """Write the manifest of *folder* and return its SHA-256; sealing again replaces it."""
+    """Write the manifest of *folder* and return its SHA-256.
+
+    Sealing again replaces it; the one that the journal knows is kept beside it (``manifest-1.json``).
+    """
+    earlier = _keep(folder, last_seal(folder, journal))
     for recording in folder.rglob("samples.jsonl"):
-        write_metrics(recording)
+        known = earlier.get(str(recording.relative_to(folder)), {})
+        # The same samples under another version of pyarrow would be other bytes than were sealed.
+        if known.get("sha256") != file_digest(recording) or not recording.with_name(METRICS).exists():
+            write_metrics(recording)
     content: dict[str, Any] = {
         "schema": 1,
         "run": folder.name,
         "sealed": datetime.now(UTC).isoformat(timespec="seconds"),
         "git": _git(folder),
         "versions": _versions(),
+        "systems": _systems(folder.parent, journal),
         "files": {
             str(p.relative_to(folder)): {"sha256": file_digest(p), "bytes": p.stat().st_size}
             for p in files_of(folder)
@@ -69,13 +85,26 @@ def seal(folder: Path, *, journal: Journal | None = None) -> str:
     return hashlib.sha256(raw).hexdigest()
 
 
-def read_manifest(folder: Path) -> dict[str, Any] | None:
+def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any] | None:
     """Return the manifest of *folder*; None when there is none or it is not JSON."""
     try:
-        found = json.loads((folder / MANIFEST).read_bytes())
+        found = json.loads((folder / name).read_bytes())
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def _keep(folder: Path, digest: str) -> dict[str, Any]:
+    """Keep the manifest with this *digest* under a name of its own; return the files it lists."""
+    if not digest:
+        return {}
+    path = folder / MANIFEST
+    raw = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(raw).hexdigest() != digest:
+        return {}  # lost or changed, which the audit says; or kept already by a seal that died on its way
+    number = sum(1 for p in folder.iterdir() if KEPT.fullmatch(p.name)) + 1
+    atomic_write(folder / f"manifest-{number}.json", raw)
+    return dict(json.loads(raw)["files"])
 
 
 def _cluster_uid(journal: Journal | None) -> str:
@@ -83,6 +112,40 @@ def _cluster_uid(journal: Journal | None) -> str:
         if record.data.get("cluster_uid"):
             return str(record.data["cluster_uid"])
     return ""
+
+
+_MEASURED = {
+    "cluster version": "kubernetes",
+    "APISIX version": "apisix",
+    "kubectl": "kubectl",
+    "istioctl": "istioctl",
+}
+"""Checks of the preflight that tell a version, and whose."""
+
+
+def _systems(migration: Path, journal: Journal | None) -> dict[str, str]:
+    """Return the versions of the systems at work, as the newest preflight and install had them.
+
+    Nothing is asked: a seal waits for no cluster, and a run that is sealed late would get later versions.
+    """
+    found: dict[str, str] = {}
+    for record in journal.records if journal is not None else ():
+        if record.kind == "preflight.done":
+            found |= _measured(migration / record.run / "checks.json")
+        elif record.kind == "install.done" and record.data.get("version"):
+            found["istio"] = str(record.data["version"])
+        elif record.kind == "uninstall.done":
+            found.pop("istio", None)
+    return found
+
+
+def _measured(checks: Path) -> dict[str, str]:
+    try:
+        rows = [(_MEASURED[c["name"]], c) for c in json.loads(checks.read_bytes()) if c["name"] in _MEASURED]
+        # What follows a comma compares it with others: "1.37, server 1.36".
+        return {whose: str(check["measured"]).partition(",")[0] for whose, check in rows}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}  # that the file is lost or changed is for the audit to say
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 
 import nbformat
 
-from gateshift.archive.files import atomic_write
+from gateshift.archive.files import atomic_write, file_digest
+from gateshift.archive.layout import DESK
 from gateshift.archive.redact import Redactor
 
 __all__ = ["Notebook", "read_notebooks", "write_pages"]
@@ -41,6 +43,8 @@ def read_notebooks(migration: Path) -> list[Notebook]:
     """Return the executed notebooks under *migration* in the order they began; broken ones are left out."""
     found = []
     for path in migration.glob("*/*.ipynb"):
+        if path.parent.name == DESK:
+            continue  # a working copy; what was executed of it lies in its run's folder
         try:
             node = nbformat.read(path, as_version=4)
         except (OSError, ValueError, AttributeError):
@@ -75,14 +79,19 @@ def _outputs(node: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(plots), tuple(tables)
 
 
-def write_pages(migration: Path, notebooks: list[Notebook]) -> list[Path]:
-    """Render each notebook to ``html/``; a page that is newer than its notebook is kept."""
+def write_pages(migration: Path, notebooks: list[Notebook], known: Mapping[str, str]) -> list[Path]:
+    """Render each notebook to ``html/``.
+
+    A page is kept when it is newer than its notebook and has the SHA-256 that *known* (the journal's word on
+    the last report) has for it: one that was edited since must not get a new hash for it.
+    """
     exporter: Any = None
     pages = []
     for book in notebooks:
         target = migration / book.page
         pages.append(target)
-        if target.exists() and target.stat().st_mtime > book.path.stat().st_mtime:
+        newer = target.is_file() and target.stat().st_mtime > book.path.stat().st_mtime
+        if newer and file_digest(target) == known.get(book.page):
             continue
         if exporter is None:
             from nbconvert import HTMLExporter  # noqa: PLC0415 - takes seconds, and only a new page needs it

@@ -62,7 +62,8 @@ def write_report(migration_dir: str | Path, *, reporting: str = "") -> Path:
         raise InputError(f"{folder}: there is no journal here", hint="run a notebook of this migration first")
     with Journal.open(book, who=identity(), run="report") as journal:
         notebooks = read_notebooks(folder)
-        pages = write_pages(folder, notebooks)
+        last = next((r for r in reversed(journal.records) if r.kind == "report.done"), None)
+        pages = write_pages(folder, notebooks, dict((last and last.data.get("files")) or {}))
         text = Redactor().text(_page(folder, journal.state, journal.records, notebooks, reporting))
         target = folder / "report.html"
         atomic_write(target, text)

@@ -12,12 +12,13 @@ import nbformat
 import papermill
 
 from gateshift.archive.client import CellEvent
-from gateshift.archive.files import atomic_write, file_digest
-from gateshift.archive.manifest import read_manifest, seal
+from gateshift.archive.files import atomic_write
+from gateshift.archive.layout import executing
+from gateshift.archive.manifest import read_manifest
 from gateshift.archive.outcome import CellStatus, NotebookStopped, NotSaved, Outcome, outcome_word
-from gateshift.errors import GateshiftError, InputError
-from gateshift.migration.identity import Process, identity
-from gateshift.migration.journal import Journal, read_records
+from gateshift.archive.sealing import conclude, seal_ended
+from gateshift.errors import InputError
+from gateshift.migration.identity import Process
 
 __all__ = ["Outcome", "execute", "settle"]
 
@@ -94,7 +95,7 @@ def execute(
     except (ValueError, KeyError) as error:
         # A file that is no notebook, a kernel that does not exist.
         outcome = Outcome(1, target, f"{notebook.name} could not be run: {error}", ename=type(error).__name__)
-    warnings = _conclude(book, folder, notebook.stem, outcome)
+    warnings = conclude(book, folder, notebook.stem, _told(outcome))
     return Outcome(
         outcome.exit_code,
         outcome.path,
@@ -110,19 +111,20 @@ def execute(
 def settle(migration: Path) -> list[Path]:
     """Correct copies that died with their engine: a cell left ``running`` by ``kill -9`` was interrupted.
 
-    Returns the corrected notebooks. Copies whose engine may still live are left alone.
+    Returns the corrected notebooks. Copies whose engine may still live are left alone, and so is every copy
+    under a seal: it had ended by then, and whoever made it say otherwise must not get a new seal for it.
     """
     corrected = []
     for path in sorted(migration.glob("*/*.ipynb")):
         try:
-            if '"outcome": "running"' not in path.read_text(encoding="utf-8"):
+            if not executing(path) or path.name in _under_seal(path.parent):
                 continue
             book = nbformat.read(path, as_version=4)
         except (OSError, ValueError):
             continue
-        mark = book.metadata.get("gateshift", {})
-        process = Process.parse(str(mark.get("engine", "")))
-        if mark.get("outcome") != "running" or process is None or not process.surely_dead:
+        mark = book.metadata["gateshift"]
+        process = Process.parse(str(mark["engine"]))
+        if process is None or not process.surely_dead:
             continue
         for cell in book.cells:
             status = cell.metadata.get("papermill", {})
@@ -135,47 +137,23 @@ def settle(migration: Path) -> list[Path]:
             ename="EngineDied",
         )
         atomic_write(path, nbformat.writes(book))
-        _conclude(
-            migration / "journal.jsonl",
-            path.parent,
-            path.stem.partition("-attempt")[0],
-            Outcome(5, path, "the engine was killed"),
-        )
+        notebook, ending = path.stem.partition("-attempt")[0], Outcome(5, path, "the engine was killed")
+        conclude(migration / "journal.jsonl", path.parent, notebook, _told(ending))
         corrected.append(path)
-    _seal_forgotten(migration)
+    seal_ended(migration)
     return corrected
 
 
-def _seal_forgotten(migration: Path) -> None:
-    """Seal runs that ended on record but died before their seal, or were run by hand without an engine."""
-    book = migration / "journal.jsonl"
-    if not book.exists():
-        return
-    try:
-        records = read_records(book)
-    except GateshiftError:
-        return  # the run itself will say so, with the place
-    sealed = {str(r.data["run"]) for r in records if r.kind == "archive.sealed"}
-    ended = {str(r.data.get("run", r.run)) for r in records if r.kind == "run.ended"}
-    # A run that failed before it opened the journal has a manifest that no journal could record.
-    early = {p.parent.name for p in migration.glob("*/manifest.json") if _sealed_without_journal(p.parent)}
-    for run in sorted((ended | early) - sealed):
-        folder = migration / run
-        if folder.is_dir() and not _under_way(folder):
-            _conclude(book, folder, "", Outcome(0, folder))
+def _told(outcome: Outcome) -> dict[str, Any]:
+    """Return what the journal is told of a run's end, when its kernel could not tell."""
+    error = (outcome.error or "")[:2000]
+    return {"outcome": outcome.word, "exit_code": outcome.exit_code, "error": error, "by": "engine"}
 
 
-def _sealed_without_journal(folder: Path) -> bool:
-    manifest = read_manifest(folder) or {"journal": True}
-    listed = manifest.get("files") or {}
-    return "journal" not in manifest and all(
-        (folder / name).is_file() and file_digest(folder / name) == entry["sha256"]
-        for name, entry in listed.items()
-    )
-
-
-def _under_way(folder: Path) -> bool:
-    return any('"outcome": "running"' in p.read_text(encoding="utf-8") for p in folder.glob("*.ipynb"))
+def _under_seal(folder: Path) -> set[str]:
+    """Return the names that the manifest of *folder* lists; it need not be whole."""
+    listed = (read_manifest(folder) or {}).get("files")
+    return set(listed) if isinstance(listed, dict) else set()
 
 
 def _free(path: Path) -> Path:
@@ -185,33 +163,3 @@ def _free(path: Path) -> Path:
         attempt += 1
         free = path.with_name(f"{path.stem}-attempt{attempt}{path.suffix}")
     return free
-
-
-def _conclude(book: Path, folder: Path, notebook: str, outcome: Outcome) -> tuple[str, ...]:
-    """Tell the journal how the run ended, if it does not know, and seal the run's folder."""
-    warnings = []
-    run = folder.name
-    try:
-        if not book.exists():
-            seal(folder)
-            return ()
-        with Journal.open(book, who=identity(), run=run) as journal:
-            if journal.repaired:
-                warnings.append(f"journal: {journal.repaired}")
-            state = journal.state
-            for mark in state.open_runs:
-                if mark.run == run and mark.notebook == notebook:
-                    journal.append(
-                        "run.ended",
-                        notebook=notebook,
-                        outcome=outcome.word,
-                        exit_code=outcome.exit_code,
-                        error=(outcome.error or "")[:2000],
-                        by="engine",
-                    )
-            digest = seal(folder, journal=journal)
-            journal.append("archive.sealed", run=run, manifest=digest)
-    except (GateshiftError, OSError) as error:
-        # The run's own outcome matters more than its seal; that it is missing shows in `audit verify`.
-        warnings.append(f"the run could not be sealed: {error}")
-    return tuple(warnings)

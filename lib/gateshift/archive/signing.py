@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from gateshift.archive.files import atomic_write, file_digest
+from gateshift.archive.layout import leftover
 from gateshift.errors import ExternalError, InputError
 from gateshift.migration.identity import identity
 from gateshift.migration.journal import Journal
@@ -38,9 +39,14 @@ def sign(migration: Path, key: str, *, endpoint_url: str | None = None) -> Path:
 
     *key* is a KMS key (``arn:aws:kms:…`` or ``awskms:///ID``), a cosign key (``cosign.key`` or a
     ``gcpkms://…`` address) or an SSH private key. Raises :class:`~gateshift.errors.InputError` when there is
-    nothing to sign with.
+    nothing to sign with, or no journal to sign.
     """
     kind = _kind(key)
+    if not (migration / "journal.jsonl").exists():
+        raise InputError(
+            f"{migration}: no archive here",
+            hint="name a migration's folder (outputs/<migration>), or outputs itself",
+        )
     with Journal.open(migration / "journal.jsonl", who=identity(), run="sign") as journal:
         if not journal.records:
             raise InputError(f"{migration.name}: the journal is empty, there is nothing to sign")
@@ -83,12 +89,19 @@ def check(
 
     Their bytes are compared with the digests in the journal. SSH signatures are checked by ssh-keygen where
     it is installed, for being by one of *signers* (an allowed_signers file) when it is given; cosign's with
-    *key*, its public key; KMS is asked when *ask_kms*.
+    *key*, its public key; KMS is asked when *ask_kms*. Whoever asks for a kind of signature and finds none
+    of it is told so: an archive that was made anew has none either. Raises
+    :class:`~gateshift.errors.InputError` when there is no file *signers*.
     """
+    if signers is not None and not signers.is_file():
+        raise InputError(f"{signers}: no such file", hint="name an allowed_signers file of ssh-keygen")
     folder = migration / FOLDER
     listed = {n: d for r in records if r.kind == "note.signed" for n, d in r.data["files"].items()}
     found = [(folder / n, "is missing") for n in sorted(listed) if not (folder / n).is_file()]
-    for path in sorted(folder.glob("*")):
+    for kind, asked in (("ssh", signers is not None), ("cosign", bool(key)), ("kms", ask_kms)):
+        if asked and not any(n.endswith(f"-{kind}.json") for n in listed):
+            found.append((folder, f"nothing is signed by a key of the kind that was asked for ({kind})"))
+    for path in sorted(p for p in folder.glob("*") if not leftover(p)):
         pair = path.with_suffix(".sig" if path.suffix == ".json" else ".json")
         if path.name not in listed:
             found.append((path, "is not one that the journal knows"))

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from gateshift.archive.files import atomic_write
+from gateshift.archive.layout import DESK
+from gateshift.archive.sealing import seal_ended
+from gateshift.archive.seals import Run
 
 __all__ = ["DESK", "keep", "lay", "run_of"]
 
-DESK = "desk"
+SETTLED = 60.0
+"""Seconds after its end by which JupyterLab has saved a notebook that is open."""
 _RUN = re.compile(r"\b(\d\d_[a-z]+-\d{8}T\d{6}(?:\d{3})?Z)\b")
 
 
@@ -58,17 +63,37 @@ def run_of(book: Mapping[str, Any]) -> str:
     return ""
 
 
+def closed(book: Mapping[str, Any]) -> bool:
+    """Return whether an executed notebook shows that its last cell has ended the run."""
+    shown = [cell for cell in book.get("cells", ()) if cell.get("id") == "close"]
+    return bool(shown and shown[-1].get("outputs"))
+
+
+def _ready(run: str) -> Callable[[Run], bool]:
+    """Return which runs may be sealed: *run*, of which this save shows the end, and what ended earlier.
+
+    The save that shows a run's end follows it by seconds, another notebook's may come in between.
+    """
+    return lambda one: one.name == run or (one.end is not None and time.time() - one.end.unix > SETTLED)
+
+
 def keep(model: Mapping[str, Any], os_path: str, contents_manager: Any = None, **_: Any) -> None:
-    """JupyterLab's hook after a save: the executed copy goes into its run's folder, until that is sealed."""
+    """JupyterLab's hook after a save: the executed copy goes into its run's folder, until that is sealed.
+
+    Runs that have ended are sealed here, as the command line does it: by hand nobody else would before the
+    next command.
+    """
     del contents_manager
     path = Path(os_path)
     if model.get("type") != "notebook" or path.parent.name != DESK:
         return
     try:
         text = path.read_text(encoding="utf-8")
-        run = run_of(json.loads(text))
+        book = json.loads(text)
+        run = run_of(book)
         folder = path.parent.parent / run
         if run and folder.is_dir() and not (folder / "manifest.json").exists():
             atomic_write(folder / path.name, text)
+        seal_ended(path.parent.parent, ready=_ready(run if closed(book) else ""))
     except (OSError, ValueError):
         return  # the desk's own copy is saved; the archive's follows with the next save

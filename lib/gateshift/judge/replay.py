@@ -123,6 +123,11 @@ def read_recording(path: Path) -> list[Recording]:
     A torn last line (the process died while writing) is left out; damage elsewhere is an error.
     """
     lines = [line for line in _lines(path) if line.strip()]
+    if lines and not _is_header(lines[0]):
+        raise InputError(
+            f"{path}: line 1 is not part of a recording, which begins with the params of a stage",
+            hint="name a samples.jsonl, or the migration's folder",
+        )
     found: list[dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -138,6 +143,14 @@ def read_recording(path: Path) -> list[Recording]:
                 break
             raise InputError(f"{path}: line {number} is not part of a recording: {error}") from None
     return [_recording(path, item) for item in found]
+
+
+def _is_header(line: str) -> bool:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and "stage" in found
 
 
 def _recording(path: Path, item: Mapping[str, Any]) -> Recording:

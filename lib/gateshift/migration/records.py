@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -35,6 +36,7 @@ __all__ = [
 
 GENESIS = "0" * 64
 """What stands for the hash before the first record."""
+_HASH = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,8 @@ def read_head(path: Path) -> Head | None:
         head = Head(**json.loads(raw))
     except (OSError, ValueError, TypeError):
         return None
-    return head if head.text() == raw else None
+    whole = type(head.seq) is int and head.seq >= 0 and isinstance(head.hash, str)
+    return head if whole and _HASH.fullmatch(head.hash) and head.text() == raw else None
 
 
 def write_head(path: Path, head: Head) -> None:
