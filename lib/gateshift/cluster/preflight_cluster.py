@@ -13,6 +13,7 @@ from gateshift.cluster.netpolicy import Peer, egress_problems, ingress_problems
 from gateshift.cluster.objects import Object, name_of, title_of
 from gateshift.cluster.operator import gateway_selector, istiod_name
 from gateshift.cluster.permissions import cluster_role, missing
+from gateshift.cluster.reach import Reach
 from gateshift.params.model import Params
 
 __all__ = ["items", "minor"]
@@ -26,9 +27,9 @@ def minor(version: str) -> tuple[int, int]:
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
-def items(params: Params, cluster: Cluster) -> tuple[Item, ...]:
+def items(params: Params, cluster: Cluster, reach: Reach) -> tuple[Item, ...]:
     """Return the checks of this module."""
-    checks = _Checks(params, cluster)
+    checks = _Checks(params, cluster, reach)
     return (
         Item("cluster", "everything else needs the API server", checks.version),
         Item("permissions", "a verb that is denied stops the run half-way", checks.permissions),
@@ -44,9 +45,10 @@ def items(params: Params, cluster: Cluster) -> tuple[Item, ...]:
 
 
 class _Checks:
-    def __init__(self, params: Params, cluster: Cluster) -> None:
+    def __init__(self, params: Params, cluster: Cluster, reach: Reach) -> None:
         self.params = params
         self.cluster = cluster
+        self.reach = reach
 
     def version(self) -> Iterator[Check]:
         version = self.cluster.version

@@ -8,6 +8,7 @@ from gateshift.cluster.checks import Check, Item, failed, passed, warned
 from gateshift.cluster.client import Cluster
 from gateshift.cluster.objects import API_GATEWAY, MANAGED_BY, MANAGER, Object, name_of, title_of
 from gateshift.cluster.operator import gateway_selector
+from gateshift.cluster.reach import Reach, overlap
 from gateshift.params.model import Params
 
 __all__ = ["items"]
@@ -28,9 +29,9 @@ _LB_PREFIXES = (
 _TLS_AT_LB = "service.beta.kubernetes.io/aws-load-balancer-ssl-cert"
 
 
-def items(params: Params, cluster: Cluster) -> tuple[Item, ...]:
+def items(params: Params, cluster: Cluster, reach: Reach) -> tuple[Item, ...]:
     """Return the checks of this module."""
-    checks = _Checks(params, cluster)
+    checks = _Checks(params, cluster, reach)
     return (
         Item("service ports", "Istio picks the protocol from the port's name", checks.ports),
         Item("service kinds", "some Services are not routed as they look", checks.kinds),
@@ -42,9 +43,10 @@ def items(params: Params, cluster: Cluster) -> tuple[Item, ...]:
 
 
 class _Checks:
-    def __init__(self, params: Params, cluster: Cluster) -> None:
+    def __init__(self, params: Params, cluster: Cluster, reach: Reach) -> None:
         self.params = params
         self.cluster = cluster
+        self.reach = reach
 
     def _services(self) -> list[Object]:
         return self.cluster.list("Service", self.params.cluster.application_namespace)
@@ -153,14 +155,22 @@ class _Checks:
         if not self.cluster.serves("VirtualService"):
             yield passed("other Istio objects", "no Istio yet", why)
             return
-        route53 = self.params.traffic.route53
-        hosts = set(route53.hosts) if route53 else set()
+        hosts = self.reach.hosts()
+        if not hosts:
+            found.append(
+                warned(
+                    "other Istio objects",
+                    "it is not known which hosts users call",
+                    why,
+                    "name hosts under verify.probes, or see that the configuration can be read",
+                )
+            )
         selector = gateway_selector(self.params.istio)
         for kind in ("VirtualService", "Gateway"):
             for obj in self.cluster.list(kind):
                 if (obj["metadata"].get("labels") or {}).get(MANAGED_BY) == MANAGER:
                     continue
-                spec = obj["spec"]
+                spec = obj.get("spec") or {}
                 if kind == "Gateway":
                     if not (spec.get("selector") or {}).items() <= selector.items():
                         continue
@@ -169,7 +179,7 @@ class _Checks:
                     }
                 else:
                     own = set(spec.get("hosts") or [])
-                both = sorted(h for h in hosts if h in own or "*" in own or f"*.{h.partition('.')[2]}" in own)
+                both = sorted(h for h in hosts if any(overlap(h, one) for one in own))
                 if both:
                     found.append(
                         failed(

@@ -13,6 +13,7 @@ from gateshift.cluster.client import Cluster
 from gateshift.cluster.gateways import gateway_pods, load_balancer_name, pod_ready, proxy_status, rejected
 from gateshift.cluster.objects import API_GATEWAY, MANAGED_BY, MANAGER, Object
 from gateshift.cluster.operator import istiod_name
+from gateshift.cluster.reach import Reach
 from gateshift.cluster.tools import run_istioctl
 from gateshift.cluster.waiting import deployment_standing
 from gateshift.errors import ClusterError
@@ -251,10 +252,8 @@ class _Checks:
             yield passed("proxy status", f"{len(statuses)} proxies in sync", why)
 
     def _hosts(self) -> list[str]:
-        """Hosts that users call: those whose records are moved, and those of the probes."""
-        route53 = self.params.traffic.route53
-        named = [*(route53.hosts if route53 else ()), *(p.host for p in self.params.verify.probes)]
-        return [h for h in dict.fromkeys(named) if not h.startswith("*")]
+        """Hosts that can be asked for; a wildcard cannot."""
+        return [h for h in Reach(self.params, self._ours).hosts() if not h.startswith("*")]
 
     def _gateways(self) -> list[Object]:
         return [o for o in self._ours() if o["kind"] == "Gateway"]
