@@ -186,3 +186,130 @@ def test_verify_asks_for_the_applied_hosts_where_no_record_is_moved(
         one["metadata"]["labels"] = {MANAGED_BY: MANAGER}
         world.api.store(one)
     assert verify._Checks(params, cluster)._hosts() == ["api.shop.com"]
+
+
+# -- network policies by port, and backends in another namespace -------------------------------------------
+
+NETWORK = ("mTLS mode", "network policies", "service ports")
+
+
+def served(world: World, namespace: str, name: str, *, target: Any = 8080) -> None:  # noqa: F811
+    """A Service on port 80 and one pod behind it that listens on 8080 (named http) and 9102."""
+    labels = {"app": name}
+    ports = [{"name": "http", "port": 80, "targetPort": target}]
+    world.api.add("Service", name, namespace, spec={"selector": labels, "ports": ports})
+    listens = [{"containerPort": 8080, "name": "http"}, {"containerPort": 9102, "name": "metrics"}]
+    spec = {"containers": [{"name": name, "ports": listens}]}
+    world.api.add("Pod", f"{name}-1", namespace, metadata={"labels": labels}, spec=spec)
+
+
+def policy(world: World, namespace: str, direction: str, *ports: dict[str, Any]) -> None:  # noqa: F811
+    rules = {direction.lower(): [{"ports": list(ports)}]} if ports else {}
+    spec = {"podSelector": {}, "policyTypes": [direction], **rules}
+    world.api.add("NetworkPolicy", "p", namespace, spec=spec)
+
+
+@pytest.mark.parametrize(
+    ("target", "ports", "status"),
+    [
+        (8080, [{"port": 9102}], "fail"),
+        (8080, [{"port": 8080}], "pass"),
+        (8080, [{"port": 8000, "endPort": 8100}], "pass"),
+        (8080, [{"port": 8081, "endPort": 8100}], "fail"),
+        (8080, [{"port": 8080, "protocol": "UDP"}], "fail"),
+        (8080, [{"protocol": "TCP"}], "pass"),
+        (8080, [{"port": "http"}], "pass"),
+        (8080, [{"port": "metrics"}], "fail"),
+        ("http", [{"port": 8080}], "pass"),
+        ("http", [{"port": 9102}], "fail"),
+    ],
+)
+def test_a_policy_is_judged_by_the_ports_that_services_send_to(
+    world: World,  # noqa: F811 - the fixture
+    cluster: Cluster,
+    target: Any,
+    ports: list[dict[str, Any]],
+    status: str,
+) -> None:
+    served(world, "shop", "cart", target=target)
+    policy(world, "shop", "Ingress", *ports)
+    backend = route("a.com", "cart.shop.svc.cluster.local")
+    assert look(world, cluster, backend, only=NETWORK)["network policies"][0].status == status
+
+
+def test_some_open_ports_are_a_warning_and_two_policies_add_up(
+    world: World,  # noqa: F811 - the fixture
+    cluster: Cluster,
+) -> None:
+    served(world, "shop", "cart")
+    live = world.api.find("Service", "cart", "shop")
+    assert live
+    live["spec"]["ports"].append({"name": "http-admin", "port": 81, "targetPort": 8081})
+    policy(world, "shop", "Ingress", {"port": 8080})
+    backends = (
+        route("a.com", "cart.shop.svc.cluster.local"),
+        route("b.com", "cart.shop.svc.cluster.local", 81),
+    )
+    check = look(world, cluster, *backends, only=NETWORK)["network policies"][0]
+    assert (check.status, "shop/p" in check.measured) == ("warn", True)
+    more = {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{"ports": [{"port": 8081}]}]}
+    world.api.add("NetworkPolicy", "more", "shop", spec=more)
+    assert look(world, cluster, *backends, only=NETWORK)["network policies"][0].status == "pass"
+    del world.api.objects[("networking.k8s.io/v1", "networkpolicies", "shop", "more")]
+    only = look(world, cluster, backends[0], only=NETWORK)["network policies"][0]
+    assert only.status == "pass"  # nobody is routed to the port that is shut
+
+
+def test_pods_that_no_route_leads_to_may_be_shut(world: World, cluster: Cluster) -> None:  # noqa: F811
+    served(world, "shop", "cart")
+    served(world, "shop", "db")
+    spec = {"podSelector": {"matchLabels": {"app": "db"}}, "policyTypes": ["Ingress"]}
+    world.api.add("NetworkPolicy", "db", "shop", spec=spec)
+    backend = route("a.com", "cart.shop.svc.cluster.local")
+    assert look(world, cluster, backend, only=NETWORK)["network policies"][0].status == "pass"
+
+
+@pytest.mark.parametrize(
+    ("ports", "status"),
+    [
+        ([{"port": 443}], "fail"),
+        ([{"port": 8080}], "fail"),  # istiod is not reached
+        ([{"port": 8080}, {"port": 15012}], "fail"),  # nor is the cluster's DNS
+        ([{"port": 8080}, {"port": 15012}, {"port": 53}, {"port": 53, "protocol": "UDP"}], "warn"),
+    ],
+)
+def test_the_gateway_must_be_let_out_to_backends_istiod_and_dns(
+    world: World,  # noqa: F811 - the fixture
+    cluster: Cluster,
+    ports: list[dict[str, Any]],
+    status: str,
+) -> None:
+    served(world, "shop", "cart")
+    names = {"k8s-app": "kube-dns"}
+    listed = [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]
+    world.api.add("Service", "kube-dns", "kube-system", spec={"selector": names, "ports": listed})
+    world.api.add("Pod", "dns", "kube-system", metadata={"labels": names}, spec={"containers": []})
+    policy(world, "istio-system", "Egress", *ports)
+    backend = route("a.com", "cart.shop.svc.cluster.local")
+    check = look(world, cluster, backend, only=NETWORK)["policies of the gateways"][0]
+    assert check.status == status, check
+
+
+def test_a_policy_without_a_spec_is_not_strict(world: World, cluster: Cluster) -> None:  # noqa: F811
+    world.api.add("PeerAuthentication", "default", "istio-system")
+    assert look(world, cluster, only=NETWORK)["mTLS mode"][0].status == "pass"
+
+
+def test_the_namespaces_of_backends_are_looked_at_too(world: World, cluster: Cluster) -> None:  # noqa: F811
+    served(world, "billing", "pay")
+    live = world.api.find("Service", "pay", "billing")
+    assert live
+    live["spec"]["ports"][0]["name"] = "web"
+    world.api.add("PeerAuthentication", "p", "billing", spec={"mtls": {"mode": "STRICT"}})
+    policy(world, "billing", "Ingress")
+    backend = route("a.com", "pay.billing.svc.cluster.local")
+    found = look(world, cluster, backend, only=(*NETWORK, "sidecars"))
+    assert "billing/p" in found["mTLS mode"][0].measured
+    assert (found["network policies"][0].status, found["mTLS mode"][0].status) == ("fail", "fail")
+    assert "billing/pay:80 (web)" in found["service ports"][0].measured
+    assert [c.measured.partition(":")[0] for c in found["sidecars"]] == ["shop", "billing"]

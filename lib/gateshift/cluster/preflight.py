@@ -9,6 +9,7 @@ from gateshift.cluster import (
     preflight_apisix,
     preflight_capacity,
     preflight_cluster,
+    preflight_network,
     preflight_systems,
     preflight_traps,
 )
@@ -34,8 +35,9 @@ def items(
     """Return what is checked, in the order of the table."""
     reach = Reach(params, translated)
     return (
-        *preflight_cluster.items(params, cluster, reach),
-        *preflight_capacity.items(params, cluster),
+        *preflight_cluster.items(params, cluster),
+        *preflight_network.items(params, cluster, reach),
+        *preflight_capacity.items(params, cluster, reach),
         *preflight_apisix.items(params, cluster),
         *preflight_traps.items(params, cluster, reach),
         *preflight_systems.items(

@@ -9,11 +9,9 @@ from datetime import UTC, datetime
 from gateshift.cluster import install
 from gateshift.cluster.checks import Check, Item, failed, passed, warned
 from gateshift.cluster.client import Cluster
-from gateshift.cluster.netpolicy import Peer, egress_problems, ingress_problems
-from gateshift.cluster.objects import Object, name_of, title_of
-from gateshift.cluster.operator import gateway_selector, istiod_name
+from gateshift.cluster.objects import name_of, title_of
+from gateshift.cluster.operator import istiod_name
 from gateshift.cluster.permissions import cluster_role, missing
-from gateshift.cluster.reach import Reach
 from gateshift.params.model import Params
 
 __all__ = ["items", "minor"]
@@ -27,17 +25,15 @@ def minor(version: str) -> tuple[int, int]:
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
-def items(params: Params, cluster: Cluster, reach: Reach) -> tuple[Item, ...]:
+def items(params: Params, cluster: Cluster) -> tuple[Item, ...]:
     """Return the checks of this module."""
-    checks = _Checks(params, cluster, reach)
+    checks = _Checks(params, cluster)
     return (
         Item("cluster", "everything else needs the API server", checks.version),
         Item("permissions", "a verb that is denied stops the run half-way", checks.permissions),
         Item("namespaces", "the migration works in these namespaces", checks.namespaces),
         Item("istio already there", "two Istios with one name overwrite each other", checks.istio),
         Item("injection", "labels act on the next restart of any pod", checks.injection),
-        Item("mTLS mode", "STRICT cuts APISIX off its backends and kills the way back", checks.strict),
-        Item("network policies", "a policy can cut either gateway off", checks.policies),
         Item("disruption budgets", "a drain in the middle of the canary takes gateways down", checks.budgets),
         Item("webhooks", "a dead fail-closed webhook refuses every change", checks.webhooks),
         Item("clocks", "tokens and certificates are rejected when clocks differ", checks.clocks),
@@ -45,10 +41,9 @@ def items(params: Params, cluster: Cluster, reach: Reach) -> tuple[Item, ...]:
 
 
 class _Checks:
-    def __init__(self, params: Params, cluster: Cluster, reach: Reach) -> None:
+    def __init__(self, params: Params, cluster: Cluster) -> None:
         self.params = params
         self.cluster = cluster
-        self.reach = reach
 
     def version(self) -> Iterator[Check]:
         version = self.cluster.version
@@ -164,98 +159,6 @@ class _Checks:
         else:
             yield passed("injection", "no namespace of ours is labelled", why)
 
-    def strict(self) -> Iterator[Check]:
-        why = "STRICT rejects APISIX's plaintext to the pods at once: old path and rollback are dead"
-        if not self.cluster.serves("PeerAuthentication"):
-            yield passed("mTLS mode", "no Istio yet, so PERMISSIVE by default", why)
-            return
-        mine = {self.params.istio.namespace, self.params.cluster.application_namespace}
-        found = [
-            title_of(p)
-            for p in self.cluster.list("PeerAuthentication")
-            if p["metadata"]["namespace"] in mine and _strict(p["spec"])
-        ]
-        if found:
-            yield failed(
-                "mTLS mode",
-                f"STRICT: {', '.join(found)}",
-                why,
-                "set PERMISSIVE until APISIX is removed; STRICT is the last step",
-            )
-        else:
-            yield passed("mTLS mode", "no STRICT policy in reach", why)
-
-    def policies(self) -> Iterator[Check]:
-        why = "the new gateway comes from another namespace than APISIX did"
-        istio, namespace = self.params.istio, self.params.cluster.application_namespace
-        labels = {"app": istio.gateway_service, **gateway_selector(istio)}
-        found = self.cluster.list("NetworkPolicy", namespace)
-        shut, unsure = ingress_problems(
-            found, self.cluster.list("Pod", namespace), self._peer(istio.namespace, labels)
-        )
-        if shut:
-            yield failed(
-                "network policies",
-                f"{', '.join(shut)}: APISIX is let in, {istio.namespace} is not",
-                why,
-                f"allow ingress from namespace {istio.namespace} as from {self.params.apisix.namespace}",
-            )
-        elif unsure:
-            yield warned(
-                "network policies",
-                f"{', '.join(unsure)}: only IP blocks let anybody in",
-                why,
-                f"check that the blocks hold the pods of {istio.namespace}, or allow the namespace",
-            )
-        else:
-            yield passed("network policies", f"none in {namespace} shuts the new gateway out", why)
-        yield from self._gateway_policies(labels)
-        yield from self._foreign_policies()
-
-    def _peer(self, namespace: str, labels: dict[str, str]) -> Peer:
-        live = self.cluster.get("Namespace", namespace) or {"metadata": {}}
-        known = {"kubernetes.io/metadata.name": namespace, **(live["metadata"].get("labels") or {})}
-        return Peer(namespace, known, labels)
-
-    def _gateway_policies(self, labels: dict[str, str]) -> Iterator[Check]:
-        why = "each gateway must reach its backends, the new one its istiod as well"
-        istio, apisix = self.params.istio, self.params.apisix
-        application = self._peer(self.params.cluster.application_namespace, {})
-        targets = {istio.namespace: [application, self._peer(istio.namespace, {"app": "istiod"})]}
-        targets[apisix.namespace] = [application]
-        service = self.cluster.get("Service", apisix.service, apisix.namespace) or {"spec": {}}
-        pods = {istio.namespace: labels, apisix.namespace: dict(service["spec"].get("selector") or {})}
-        for namespace, wanted in targets.items():
-            found = self.cluster.list("NetworkPolicy", namespace)
-            shut, unsure = egress_problems(found, pods[namespace], wanted)
-            if shut:
-                yield failed(
-                    "policies of the gateways",
-                    f"{', '.join(shut)} keeps the gateway in {namespace} from its backends or istiod",
-                    why,
-                    "allow egress to the application's namespace, and to istiod on 15012",
-                )
-            elif found:
-                told = ", ".join(title_of(p) for p in found)
-                note = " (by IP blocks only)" if unsure else ""
-                yield warned(
-                    "policies of the gateways",
-                    f"{told}{note}",
-                    "they must let in the load balancer and let out istiod and backends",
-                    "check ports 8080, 8443, 15012, 15017, 15021 and the backends' ports",
-                )
-
-    def _foreign_policies(self) -> Iterator[Check]:
-        kinds = ("cilium.io/v2/CiliumNetworkPolicy", "crd.projectcalico.org/v1/GlobalNetworkPolicy")
-        there = [k.rpartition("/")[2] for k in kinds if self.cluster.serves(k)]
-        if there:
-            yield warned(
-                "other policies",
-                f"the cluster knows {', '.join(there)}",
-                "they cut traffic as NetworkPolicies do and are not judged here",
-                "check by hand that they let the new gateway reach backends and istiod",
-            )
-
     def budgets(self) -> Iterator[Check]:
         why = "the old gateway must survive a node drain until it is removed"
         namespace = self.params.apisix.namespace
@@ -326,8 +229,3 @@ class _Checks:
             yield warned("clocks", "; ".join(ahead + behind), why, "check NTP on these nodes and here")
         else:
             yield passed("clocks", f"{len(ages)} nodes within seconds of this machine", why)
-
-
-def _strict(spec: Object) -> bool:
-    ports = (spec.get("portLevelMtls") or {}).values()
-    return any((mtls or {}).get("mode") == "STRICT" for mtls in [spec.get("mtls"), *ports])

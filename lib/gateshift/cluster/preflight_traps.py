@@ -49,7 +49,21 @@ class _Checks:
         self.reach = reach
 
     def _services(self) -> list[Object]:
-        return self.cluster.list("Service", self.params.cluster.application_namespace)
+        """The application's Services, and the backends in other namespaces."""
+        home, *others = self.reach.namespaces()
+        found = self.cluster.list("Service", home)
+        backends = self.reach.backends()
+        for namespace in others:
+            found += [
+                s for s in self.cluster.list("Service", namespace) if (namespace, name_of(s)) in backends
+            ]
+        return found
+
+    def _name(self, service: Object) -> str:
+        """The Service's name, with its namespace where that is not the application's."""
+        namespace = service["metadata"].get("namespace")
+        home = namespace == self.params.cluster.application_namespace
+        return name_of(service) if home else f"{namespace}/{name_of(service)}"
 
     def ports(self) -> Iterator[Check]:
         why = "a port without a protocol is guessed, and gRPC without HTTP/2 fails (istio-traps.md 28, 36)"
@@ -57,7 +71,7 @@ class _Checks:
         for service in self._services():
             for port in service["spec"].get("ports") or []:
                 protocol = str(port.get("appProtocol") or str(port.get("name", "")).partition("-")[0])
-                where = f"{name_of(service)}:{port.get('port')}"
+                where = f"{self._name(service)}:{port.get('port')}"
                 known = protocol.lower() in _PROTOCOLS or "appProtocol" in port
                 if port.get("protocol", "TCP") == "TCP" and not known:
                     unnamed.append(f"{where} ({port.get('name', 'no name')})")
@@ -82,8 +96,9 @@ class _Checks:
 
     def kinds(self) -> Iterator[Check]:
         why = "headless and ExternalName Services are not balanced as others (istio-traps.md 37, 38)"
-        headless = [name_of(s) for s in self._services() if s["spec"].get("clusterIP") == "None"]
-        alias = [name_of(s) for s in self._services() if s["spec"].get("type") == "ExternalName"]
+        services = self._services()
+        headless = [self._name(s) for s in services if s["spec"].get("clusterIP") == "None"]
+        alias = [self._name(s) for s in services if s["spec"].get("type") == "ExternalName"]
         if alias:
             yield warned("service kinds", f"ExternalName: {', '.join(alias)}", why, "use a ServiceEntry")
         if headless:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from gateshift.cluster.front import servers_of, tls_hosts
 from gateshift.cluster.objects import Object
 from gateshift.errors import GateshiftError
 from gateshift.params.model import Params
 
-__all__ = ["Reach", "overlap"]
+__all__ = ["Once", "Reach", "overlap"]
 
 _ROUTES = {"HTTPRoute", "GRPCRoute"}
 
@@ -26,6 +26,25 @@ def overlap(one: str, other: str) -> bool:
     return wild.startswith("*.") and name.endswith(wild[1:])
 
 
+_T = TypeVar("_T")
+
+
+class Once(Generic[_T]):
+    """What is read when it is first asked for, once, however many threads ask; an error is not kept."""
+
+    def __init__(self, read: Callable[[], _T]) -> None:
+        self._read = read
+        self._lock = threading.Lock()
+        self._found: list[_T] = []
+
+    def __call__(self) -> _T:
+        """Return what was read, reading it now if nobody has."""
+        with self._lock:
+            if not self._found:
+                self._found.append(self._read())
+            return self._found[0]
+
+
 class Reach:
     """Hosts and backends from the params and the translated (or applied) *objects*, which are read once.
 
@@ -38,19 +57,18 @@ class Reach:
     ) -> None:
         self.params = params
         self._read = objects
-        self._lock = threading.Lock()
-        self._objects: list[Object] | None = None
+        self._objects = Once(self._all)
 
     @property
     def objects(self) -> list[Object]:
         """The objects, none when they cannot be had."""
-        with self._lock:
-            if self._objects is None:
-                try:
-                    self._objects = [dict(one) for one in self._read()] if self._read else []
-                except GateshiftError:
-                    self._objects = []
-            return self._objects
+        return self._objects()
+
+    def _all(self) -> list[Object]:
+        try:
+            return [dict(one) for one in self._read()] if self._read else []
+        except GateshiftError:
+            return []
 
     def _moved(self) -> list[str]:
         """Hosts whose records are moved."""
