@@ -9,7 +9,9 @@ from datetime import UTC, datetime
 from gateshift.cluster import install
 from gateshift.cluster.checks import Check, Item, failed, passed, warned
 from gateshift.cluster.client import Cluster
-from gateshift.cluster.objects import name_of, title_of
+from gateshift.cluster.gateways import selector_text
+from gateshift.cluster.netpolicy import selects
+from gateshift.cluster.objects import Object, name_of, title_of
 from gateshift.cluster.operator import istiod_name
 from gateshift.cluster.permissions import cluster_role, missing
 from gateshift.params.model import Params
@@ -175,15 +177,26 @@ class _Checks:
                 "a node drain then waits for ever, or is forced and takes every pod",
                 "run one pod more, or lower minAvailable",
             )
-        elif budgets:
+        elif any(self._guards(budget) for budget in budgets):
             yield passed("disruption budgets", f"{namespace} has one", why)
         else:
+            others = f" for APISIX, only {', '.join(map(title_of, budgets))}" if budgets else ""
             yield warned(
                 "disruption budgets",
-                f"{namespace} has none",
+                f"{namespace} has none{others}",
                 why,
                 f"kubectl -n {namespace} create pdb apisix --selector=<labels> --min-available=1",
             )
+
+    def _guards(self, budget: Object) -> bool:
+        """Tell whether *budget* selects APISIX's pods; one without a selector selects none (policy/v1)."""
+        apisix = self.params.apisix
+        service = self.cluster.get("Service", apisix.service, apisix.namespace) or {"spec": {}}
+        chosen = service["spec"].get("selector") or {}
+        pods = self.cluster.list("Pod", apisix.namespace, labels=selector_text(chosen)) if chosen else []
+        selector = budget.get("spec", {}).get("selector")
+        labels = [p["metadata"].get("labels") or {} for p in pods] or [chosen]
+        return selector is not None and all(selects(selector, one) for one in labels)
 
     def webhooks(self) -> Iterator[Check]:
         why = "every object of this migration passes the cluster's admission webhooks"
@@ -194,17 +207,34 @@ class _Checks:
                     service = hook.get("clientConfig", {}).get("service")
                     if hook.get("failurePolicy", "Fail") != "Fail" or not service:
                         continue
-                    if self.cluster.get("Service", service["name"], service["namespace"]) is None:
-                        dead.append(f"{hook['name']} (no Service {service['namespace']}/{service['name']})")
+                    if lacks := self._unserved(service["namespace"], service["name"]):
+                        dead.append(f"{hook['name']} ({lacks})")
         if dead:
             yield failed(
                 "webhooks",
                 f"fail-closed without a server: {', '.join(dead)}",
                 why,
-                "restore that Service, or delete the left-over webhook configuration",
+                "restore that Service and its pods, or delete the left-over webhook configuration",
             )
         else:
-            yield passed("webhooks", "every fail-closed webhook has its Service", why)
+            yield passed("webhooks", "every fail-closed webhook has a server that is ready", why)
+
+    def _unserved(self, namespace: str, name: str) -> str:
+        """Return why nobody answers behind a Service, an empty text when somebody does."""
+        service = self.cluster.get("Service", name, namespace)
+        if service is None:
+            return f"no Service {namespace}/{name}"
+        if service["spec"].get("type") == "ExternalName":
+            return ""  # it has no endpoints of its own
+        slices = self.cluster.list("EndpointSlice", namespace, labels=f"kubernetes.io/service-name={name}")
+        ready = [
+            one
+            for part in slices
+            for one in part.get("endpoints") or []
+            # An endpoint that says nothing is ready (EndpointConditions).
+            if (one.get("conditions") or {}).get("ready") is not False
+        ]
+        return "" if ready else f"no ready endpoint behind {namespace}/{name}"
 
     def clocks(self) -> Iterator[Check]:
         why = "JWT allows 60 s of skew, certificates none"
