@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,8 @@ class FakeApi:
         self.denied: set[tuple[str, str]] = set()
         self.requests: list[tuple[str, str]] = []
         self.refuse: Callable[[str, str, Object], tuple[int, Object] | None] = lambda *_: None
-        self.logs: dict[str, str] = {}
+        self.logs: dict[str, str] = {}  # by pod; "pod/previous" is the container before its restart
+        self.logged: dict[str, list[float]] = {}  # Unix seconds of each line of a log; now without them
         self.version = "v1.34.2"
         self.ahead = 0.0  # seconds by which the server's clock is ahead
         self._serial = 100
@@ -160,7 +162,7 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
             if not found["plural"]:
                 self._discover(version)
             elif found["sub"] == "log":
-                self._answer(200, api.logs.get(found["name"], "").encode())
+                self._log(found["name"], query)
             elif found["plural"] == "selfsubjectaccessreviews":
                 asked = body["spec"]["resourceAttributes"]
                 allowed = (asked["verb"], asked["resource"]) not in api.denied
@@ -168,6 +170,20 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
             else:
                 with api.lock:
                     self._resource(version, found, query, body)
+
+        def _log(self, pod: str, query: dict[str, str]) -> None:
+            name = f"{pod}/previous" if query.get("previous") == "true" else pod
+            if name != pod and name not in api.logs:
+                self._fail(400, f'previous terminated container "x" in pod "{pod}" not found')
+                return
+            lines = api.logs.get(name, "").splitlines(keepends=True)
+            times = api.logged.get(name) or [time.time()] * len(lines)
+            since = time.time() - float(query.get("sinceSeconds", "1e10"))
+            if query.get("timestamps") == "true":
+                told = [datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ") for at in times]
+                lines = [f"{at} {line}" for at, line in zip(told, lines, strict=True)]
+            text = "".join(line for at, line in zip(times, lines, strict=True) if at >= since)
+            self._answer(200, text.encode()[: int(query.get("limitBytes", 2**40))])
 
         def _discover(self, version: str) -> None:
             kinds = sorted(kind for v, kind in api.kinds if v == version)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import http.server
+import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 
 from gateshift.cluster import front
@@ -104,6 +107,18 @@ def test_any_answer_counts_and_silence_does_not(served: Front) -> None:
     assert "127.0.0.1:1 for api.shop.com" in bad.measured
     (lost,) = front.answers(Address("no-such-name.invalid"), ["api.shop.com"], tls=False)
     assert "does not resolve" in lost.measured
+
+
+def test_hosts_that_are_silent_are_asked_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(front, "_TIMEOUT", 0.5)
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen(32)  # connections are taken and never answered
+        address = Front(mute.getsockname()[1], {}, "").address(certifi.where())
+        begun = time.monotonic()
+        (bad,) = front.answers(address, [f"h{n}.shop.com" for n in range(12)], tls=False)
+    assert "for h0.shop.com: no answer within 0.5 s" in bad.measured
+    assert time.monotonic() - begun < 4
 
 
 def test_a_listener_of_the_gateway_api_is_a_server() -> None:

@@ -112,7 +112,7 @@ def world(api: FakeApi, kubeconfig: str, tmp_path: Path, monkeypatch: pytest.Mon
     api.add("Service", "apisix-gateway", "apisix", spec=spec, status=balancer)
     for n in "12":
         api.add("Pod", f"a{n}", "apisix", metadata={"labels": labels}, status=dict(READY), spec={})
-    api.add("PodDisruptionBudget", "apisix", "apisix", spec={})
+    api.add("PodDisruptionBudget", "apisix", "apisix", spec={"selector": {"matchLabels": labels}})
     ports = [{"name": "http", "port": 80}, {"name": "grpc-api", "port": 90}]
     api.add("Service", "shop", "shop", spec={"clusterIP": "10.0.0.7", "ports": ports})
     api.add("Pod", "s1", "shop", metadata={"labels": {"app": "shop"}}, status=dict(READY), spec={})
@@ -291,6 +291,13 @@ def _webhook(w: World) -> None:
     service = {"name": "gone", "namespace": "kyverno"}
     hook = {"name": "kyverno.io", "failurePolicy": "Fail", "clientConfig": {"service": service}}
     w.api.add("ValidatingWebhookConfiguration", "kyverno", webhooks=[hook])
+
+
+def _endpoint(w: World, *, ready: bool) -> None:
+    w.api.add("Service", "gone", "kyverno", spec={})
+    labels = {"kubernetes.io/service-name": "gone"}
+    endpoints = [{"addresses": ["10.0.0.9"], "conditions": {"ready": ready}}]
+    w.api.add("EndpointSlice", "gone-1", "kyverno", metadata={"labels": labels}, endpoints=endpoints)
 
 
 def _raise(error: Exception) -> Any:
@@ -624,7 +631,33 @@ CASES: dict[str, tuple[Callable[[World], Any], str, str, str]] = {
         "warn",
         "create pdb",
     ),
+    "budget for etcd only": (
+        lambda w: w.api.add(
+            "PodDisruptionBudget", "apisix", "apisix", spec={"selector": {"matchLabels": {"app": "etcd"}}}
+        ),
+        "disruption budgets",
+        "warn",
+        "apisix has none for APISIX, only PodDisruptionBudget apisix/apisix",
+    ),
+    "budget without a selector": (
+        lambda w: w.api.add("PodDisruptionBudget", "apisix", "apisix", spec={}),
+        "disruption budgets",
+        "warn",
+        "create pdb",
+    ),
     "dead webhook": (_webhook, "webhooks", "fail", "kyverno/gone"),
+    "webhook without a ready server": (
+        lambda w: [_webhook(w), _endpoint(w, ready=False)],
+        "webhooks",
+        "fail",
+        "no ready endpoint behind kyverno/gone",
+    ),
+    "webhook without a server": (
+        lambda w: [_webhook(w), w.api.add("Service", "gone", "kyverno", spec={})],
+        "webhooks",
+        "fail",
+        "no ready endpoint behind kyverno/gone",
+    ),
     "clock ahead": (lambda w: _lease(w, 40), "clocks", "warn", "NTP"),
     "node silent": (lambda w: _lease(w, -600), "clocks", "warn", "silent"),
     "no leases": (lambda w: _drop(w, "Lease", "n1", "kube-node-lease"), "clocks", "warn", "by hand"),
@@ -813,6 +846,12 @@ CASES: dict[str, tuple[Callable[[World], Any], str, str, str]] = {
         "itself broke",
     ),
 }
+
+
+def test_a_webhook_whose_server_is_ready_passes(world: World, cluster: Cluster) -> None:
+    _webhook(world)
+    _endpoint(world, ready=True)
+    assert run(world, cluster)["webhooks"].status == "pass"
 
 
 def test_room_for_a_network_load_balancer_is_counted(world: World, cluster: Cluster) -> None:

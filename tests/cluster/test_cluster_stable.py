@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -159,3 +160,136 @@ def test_what_cannot_be_seen_was_not_stable(calm: Params, cluster: Cluster, api:
     assert day.problems[0].startswith("not seen: ")
     assert day.restarts  # the other parts were seen
     assert time.time() > 0
+
+
+GATEWAY = {"app": "istio-ingressgateway"}
+
+
+def ago(seconds: float) -> str:
+    return (datetime.now(UTC) - timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def unready(api: FakeApi, name: str, since: float, **metadata: Any) -> None:
+    """A gateway pod that has not been ready for so many seconds."""
+    told = {"type": "Ready", "status": "False", "lastTransitionTime": ago(since)}
+    status = {"phase": metadata.pop("phase", "Running"), "conditions": [told]}
+    spec = {"containers": [{"name": "istio-proxy"}]}
+    api.add("Pod", name, "istio-system", metadata={"labels": GATEWAY, **metadata}, spec=spec, status=status)
+
+
+def test_pods_that_have_ended_or_are_going_do_not_count(calm: Params, cluster: Cluster, api: FakeApi) -> None:
+    unready(api, "gateway-evicted", 9000, phase="Failed")
+    unready(api, "gateway-going", 9000, deletionTimestamp=ago(5))
+    day = stable.look(calm, cluster, seconds=60)
+    assert day.problems == ()
+    assert set(day.restarts) == {"gateway-1", "istiod-1"}
+
+
+def test_a_pod_that_has_just_been_started_is_a_note_and_one_that_stays_unready_a_problem(
+    calm: Params, cluster: Cluster, api: FakeApi
+) -> None:
+    unready(api, "gateway-new", 20)
+    day = stable.look(calm, cluster, seconds=60)
+    assert (day.problems, day.notes[0]) == ((), "just starting: gateway-new")
+    unready(api, "gateway-new", 300)
+    assert stable.look(calm, cluster, seconds=60).problems == ("not ready: gateway-new",)
+
+
+def test_no_ready_pod_at_all_is_a_problem_however_new_they_are(
+    calm: Params, cluster: Cluster, api: FakeApi
+) -> None:
+    unready(api, "gateway-1", 1)
+    assert stable.look(calm, cluster, seconds=60).problems == ("not ready: gateway-1",)
+    del api.objects[("v1", "pods", "istio-system", "gateway-1")]
+    assert stable.look(calm, cluster, seconds=60).problems == ("not ready: no pod of gateway",)
+
+
+@pytest.mark.parametrize("status", [400, 404])
+def test_a_pod_without_a_log_is_a_note(calm: Params, cluster: Cluster, api: FakeApi, status: int) -> None:
+    pod(api, "gateway-2", GATEWAY)
+    said = {"message": 'container "istio-proxy" is waiting to start: PodInitializing'}
+    api.refuse = lambda _, path, __: (status, said) if path.endswith("gateway-2/log") else None
+    day = stable.look(calm, cluster, seconds=60)
+    assert day.problems == ()
+    assert day.notes[0].startswith("no log of gateway-2: ")
+    assert "PodInitializing" in day.notes[0]
+
+
+@pytest.mark.parametrize("status", [403, 500])
+def test_a_log_that_may_not_be_read_is_a_problem(
+    calm: Params, cluster: Cluster, api: FakeApi, status: int
+) -> None:
+    pod(api, "gateway-2", GATEWAY)
+    api.refuse = lambda _, path, __: (status, {"message": "no"}) if path.endswith("gateway-2/log") else None
+    assert stable.look(calm, cluster, seconds=60).problems[0].startswith("not seen: ")
+
+
+def test_a_part_of_which_no_log_can_be_read_is_a_problem(
+    calm: Params, cluster: Cluster, api: FakeApi
+) -> None:
+    api.refuse = lambda _, path, __: (404, {"message": "gone"}) if "gateway-1/log" in path else None
+    (problem,) = stable.look(calm, cluster, seconds=60).problems
+    assert problem.startswith("no log of gateway-1: ")
+
+
+def test_a_day_of_lines_is_read_and_what_the_node_no_longer_holds_is_said(
+    calm: Params, cluster: Cluster, api: FakeApi
+) -> None:
+    now = time.time()
+    api.logs["gateway-1"] = "[2026-11-25T09:00:01.1Z][1][error][x] boom 7\n" * 20000
+    api.logged["gateway-1"] = [now - 600 + n * 0.01 for n in range(20000)]
+    day = stable.look(calm, cluster, seconds=86400)
+    assert day.patterns["gateway"][0].count == 20000
+    assert day.covered["gateway-1"] == pytest.approx(600, abs=5)
+    assert day.as_json()["covered"]["gateway-1"] == day.covered["gateway-1"]
+    assert "the logs of gateway hold 10 min of 24 h at gateway-1; the rest was not seen" in day.notes
+
+
+def test_a_log_that_begins_with_its_container_or_before_the_day_is_whole(
+    calm: Params, cluster: Cluster, api: FakeApi
+) -> None:
+    now = time.time()
+    live = api.find("Pod", "gateway-1", "istio-system")
+    assert live
+    live["status"]["containerStatuses"][0]["state"] = {"running": {"startedAt": ago(601)}}
+    api.logs["gateway-1"], api.logged["gateway-1"] = "fine\n", [now - 600]
+    api.logs["istiod-1"], api.logged["istiod-1"] = "fine\nfine\n", [now - 9e4, now - 1]
+    day = stable.look(calm, cluster, seconds=86400)
+    assert day.covered == {"gateway-1": 86400, "istiod-1": 86400}
+    assert not [n for n in day.notes if "not seen" in n]
+
+
+def test_what_a_container_said_before_its_restart_is_read(
+    calm: Params, cluster: Cluster, api: FakeApi
+) -> None:
+    pod(api, "gateway-1", GATEWAY, 1, "Error")
+    live = api.find("Pod", "gateway-1", "istio-system")
+    assert live
+    live["status"]["containerStatuses"][0]["lastState"]["terminated"]["finishedAt"] = ago(30)
+    api.logs["gateway-1/previous"] = "[2026-11-25T09:00:01.1Z][1][critical][main] assert failure\n"
+    day = stable.look(calm, cluster, seconds=60)
+    assert [p.pattern for p in day.patterns["gateway"]] == ["main: assert failure"]
+    live["status"]["containerStatuses"][0]["lastState"]["terminated"]["finishedAt"] = ago(300)
+    assert stable.look(calm, cluster, seconds=60).patterns["gateway"] == ()
+
+
+def test_a_crash_of_a_native_sidecar_is_counted(calm: Params, cluster: Cluster, api: FakeApi) -> None:
+    def shop(restarts: int) -> None:
+        proxy = {"name": "istio-proxy", "restartPolicy": "Always"}
+        state = {"name": "istio-proxy", "restartCount": restarts}
+        spec = {"containers": [{"name": "shop"}], "initContainers": [proxy]}
+        status = {**READY, "initContainerStatuses": [state], "containerStatuses": []}
+        api.add("Pod", "shop-2", "shop", spec=spec, status=status)
+
+    shop(0)
+    before = stable.look(calm, cluster, seconds=60).as_json()
+    shop(2)
+    day = stable.look(calm, cluster, seconds=60, before=before)
+    assert day.problems == ()
+    assert "shop-2 restarted 2 times (reason unknown)" in day.notes
+
+
+def test_an_answer_below_500_is_not_parsed_and_quotes_in_it_do_not_deceive() -> None:
+    entry = {"path": '/x?"response_code": 200', "response_code": 503, "response_flags": "UF"}
+    assert pattern_of(json.dumps(entry)) == "answered 503 UF no cluster"
+    assert pattern_of(json.dumps({**entry, "path": "/", "response_code": 204})) == ""

@@ -9,10 +9,10 @@ from typing import Any
 from gateshift.cluster.client import Cluster
 from gateshift.cluster.front import servers_of
 from gateshift.cluster.gateways import (
-    gateway_pods,
+    disconnected,
     listener_ports,
-    pod_ready,
     proxy_states,
+    ready_gateways,
     rejected,
     route_names,
     wanted_routes,
@@ -141,18 +141,22 @@ def missing_from_gateway(
     for the new one.
     """
     wanted_objects = list(objects)
-    pods = [p for p in gateway_pods(cluster, params) if pod_ready(p)]
+    pods = ready_gateways(cluster, params)
     if not pods:
         return "no gateway pod is ready"
     service = cluster.get("Service", params.istio.gateway_service, params.istio.namespace) or {}
     ports, problems = wanted_listeners(wanted_objects, service, pods[0]["metadata"].get("labels") or {})
     if problems := problems or unaccepted(cluster, wanted_objects):
         return "; ".join(problems)
-    names = {name_of(p) for p in pods}
+    return _missing_of_pods(params, {name_of(p) for p in pods}, ports, wanted_routes(wanted_objects), since)
+
+
+def _missing_of_pods(
+    params: Params, names: set[str], ports: set[int], wanted: Mapping[str, set[str]], since: float
+) -> str:
     ours = sorted(names & set(_connected(params)))
     if not ours:
         return "no gateway pod is connected to istiod"
-    wanted = wanted_routes(wanted_objects)
     lacks = next(filter(None, (_missing_of(params, pod, ports, wanted) for pod in ours)), "")
     # Last, because a rejection of the very push that brought the routes comes a moment after them.
     states = {pod: kinds for pod, kinds in _connected(params).items() if pod in names}
@@ -166,7 +170,11 @@ def missing_from_gateway(
     unsent = [
         pod for pod, kinds in states.items() if max((at for _, at in kinds.values()), default=0.0) < since
     ]
-    return f"{_UNSENT} to {', '.join(sorted(unsent))}" if unsent else ""
+    if unsent:
+        return f"{_UNSENT} to {', '.join(sorted(unsent))}"
+    # A gateway without istiod takes its share of the requests and keeps the configuration that it had.
+    apart = disconnected(params, names, {f"{pod}.{params.istio.namespace}" for pod in states})
+    return f"ready, but not connected to istiod: {', '.join(apart)}" if apart else ""
 
 
 def _connected(params: Params) -> dict[str, dict[str, tuple[str, float]]]:

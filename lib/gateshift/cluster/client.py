@@ -7,7 +7,6 @@ client library's own cache is a file shared by all clusters behind one address.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Mapping
@@ -18,9 +17,10 @@ from kubernetes import client as kube_client
 
 from gateshift.cluster.failures import ApiError, ConflictError, NotServedError
 from gateshift.cluster.kubeconfig import load_configuration
+from gateshift.cluster.logstream import LogStream
 from gateshift.cluster.objects import API_VERSIONS, MANAGER, Object, title_of
 from gateshift.cluster.resources import Call, Resource
-from gateshift.cluster.transport import TIMEOUT, Transport
+from gateshift.cluster.transport import TIMEOUT
 from gateshift.errors import ClusterError
 from gateshift.params.model import ClusterParams
 
@@ -29,7 +29,7 @@ __all__ = ["ApiError", "Call", "Cluster", "ConflictError", "NotServedError", "Re
 _PAGE = 500
 
 
-class Cluster(Transport):
+class Cluster(LogStream):
     """One cluster behind one kubeconfig context. Safe to use from several threads."""
 
     def __init__(
@@ -137,16 +137,13 @@ class Cluster(Transport):
         container: str = "",
         tail: int = 100,
         limit: int = 256 * 1024,
-        seconds: float | None = None,
     ) -> str:
-        """Return the last *tail* lines (of the last *seconds*) of a container's log.
+        """Return the last *tail* lines of a container's log.
 
         Of more than *limit* bytes the server sends the oldest, so *limit* must hold *tail* lines.
         """
         self.calls.add(Call("get", "", "pods", "log"))
         query = {"tailLines": str(tail), "limitBytes": str(limit)}
-        if seconds is not None:
-            query["sinceSeconds"] = str(max(1, math.ceil(seconds)))
         if container:
             query["container"] = container
         path = f"/api/v1/namespaces/{quote(namespace)}/pods/{quote(pod)}/log"

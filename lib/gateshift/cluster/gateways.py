@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -15,12 +15,14 @@ from gateshift.params.model import Params
 
 __all__ = [
     "config_dump",
+    "disconnected",
     "gateway_pods",
     "listener_ports",
     "load_balancer_name",
     "pod_ready",
     "proxy_states",
     "proxy_status",
+    "ready_gateways",
     "rejected",
     "route_names",
     "selector_text",
@@ -79,6 +81,12 @@ def pod_ready(pod: Object) -> bool:
     return any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
 
 
+def ready_gateways(cluster: Cluster, params: Params) -> list[Object]:
+    """Return the gateway pods that take requests: ready, and not on their way out."""
+    pods = gateway_pods(cluster, params)
+    return [p for p in pods if pod_ready(p) and not p["metadata"].get("deletionTimestamp")]
+
+
 def proxy_status(params: Params, *, timeout: float = 15.0) -> dict[str, dict[str, str]]:
     """Return, per proxy ``pod.namespace``, each xDS type's status (SYNCED, STALE, ERROR, ...)."""
     states = proxy_states(params, timeout=timeout)
@@ -111,6 +119,30 @@ def _unix(stamp: str) -> float:
         return max(0.0, datetime.fromisoformat(stamp.replace("Z", "+00:00")).timestamp())
     except ValueError:
         return 0.0
+
+
+def disconnected(params: Params, pods: Iterable[str], connected: Collection[str]) -> list[str]:
+    """Return those of *pods* whose Envoys are not among istiod's *connected* proxies (``pod.namespace``).
+
+    A pod that istiod does not name is asked under which name its Envoy is known to istiod; one that cannot
+    be asked is not connected as far as anybody can tell.
+    """
+    apart = []
+    for pod in sorted(pods):
+        name = f"{pod}.{params.istio.namespace}"
+        if name not in connected and _envoy_name(params, name) not in connected:
+            apart.append(pod)
+    return apart
+
+
+def _envoy_name(params: Params, proxy: str, *, timeout: float = 15.0) -> str:
+    """Return the name that an Envoy gives itself towards istiod, an empty text when it does not answer."""
+    try:
+        answer = run_json(params, ["proxy-config", "bootstrap", proxy, "-o", "json"], timeout=timeout)
+    except ClusterError:
+        return ""
+    node = str(((answer or {}).get("bootstrap") or {}).get("node", {}).get("id", ""))
+    return node.split("~")[2] if node.count("~") >= 3 else ""
 
 
 def _revision(params: Params) -> list[str]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["Pattern", "group", "pattern_of"]
+__all__ = ["Pattern", "group", "merged", "pattern_of"]
 
 _LONGEST = 200
 
@@ -25,6 +25,8 @@ _VARIABLE = (
 _ENVOY = re.compile(r"^\[[^\]]+\]\[\d+\]\[(error|critical|warning)\]\[([^\]]+)\]\s*(?:\[[^\]]*\]\s*)?(.*)")
 _GO = re.compile(r"^\S+\s+(error|fatal|warn)\s+(.*)")
 _KLOG = re.compile(r"^[EF]\d{4} \S+\s+\d+ (.*)")
+# A day's access log is millions of lines, nearly all of them answers below 500: those are not parsed.
+_ANSWER = re.compile(r'"response_code"\s*:\s*"?(\d)')
 _CRI = re.compile(r"^\d{4}-\d\d-\d\dT\S+ (?:stdout|stderr) [FP] ")
 
 
@@ -55,8 +57,9 @@ def pattern_of(line: str) -> str:
 
 
 def _json_pattern(text: str) -> str:
+    answer = _ANSWER.search(text)
     try:
-        entry = json.loads(text)
+        entry = None if answer and answer[1] != "5" else json.loads(text)
     except ValueError:
         return ""
     if not isinstance(entry, dict):
@@ -87,5 +90,20 @@ def group(lines: Iterable[str]) -> tuple[Pattern, ...]:
         if pattern:
             counts[pattern] = counts.get(pattern, 0) + 1
             examples.setdefault(pattern, line.strip()[:500])
+    return _sorted(counts, examples)
+
+
+def merged(parts: Iterable[Iterable[Pattern]]) -> tuple[Pattern, ...]:
+    """Add up patterns that were grouped apart, the most frequent first."""
+    counts: dict[str, int] = {}
+    examples: dict[str, str] = {}
+    for found in parts:
+        for one in found:
+            counts[one.pattern] = counts.get(one.pattern, 0) + one.count
+            examples.setdefault(one.pattern, one.example)
+    return _sorted(counts, examples)
+
+
+def _sorted(counts: dict[str, int], examples: dict[str, str]) -> tuple[Pattern, ...]:
     order = sorted(counts, key=lambda p: (-counts[p], p))
     return tuple(Pattern(p, counts[p], examples[p]) for p in order)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from gateshift.cluster import (
     preflight_apisix,
     preflight_capacity,
     preflight_cluster,
+    preflight_network,
     preflight_systems,
     preflight_traps,
 )
 from gateshift.cluster.checks import Check, Item, Status, run_items
 from gateshift.cluster.client import Cluster
+from gateshift.cluster.reach import Reach
 from gateshift.params.model import Params
 
 __all__ = ["Check", "Status", "items", "run"]
@@ -27,14 +30,19 @@ def items(
     *,
     read_traffic: Callable[[], object] | None = None,
     read_metrics: Callable[[], float | None] | None = None,
+    translated: Callable[[], Iterable[Mapping[str, Any]]] | None = None,
 ) -> tuple[Item, ...]:
     """Return what is checked, in the order of the table."""
+    reach = Reach(params, translated)
     return (
         *preflight_cluster.items(params, cluster),
-        *preflight_capacity.items(params, cluster),
+        *preflight_network.items(params, cluster, reach),
+        *preflight_capacity.items(params, cluster, reach),
         *preflight_apisix.items(params, cluster),
-        *preflight_traps.items(params, cluster),
-        *preflight_systems.items(params, cluster, read_traffic=read_traffic, read_metrics=read_metrics),
+        *preflight_traps.items(params, cluster, reach),
+        *preflight_systems.items(
+            params, cluster, reach, read_traffic=read_traffic, read_metrics=read_metrics
+        ),
     )
 
 
@@ -45,17 +53,21 @@ def run(
     progress: Callable[[str], None] | None = None,
     read_traffic: Callable[[], object] | None = None,
     read_metrics: Callable[[], float | None] | None = None,
+    translated: Callable[[], Iterable[Mapping[str, Any]]] | None = None,
     only: Sequence[str] = (),
     limit: float = LIMIT,
 ) -> tuple[Check, ...]:
     """Run every check and return all outcomes, even when some fail.
 
     *read_traffic* reads the weights from the DNS provider, *read_metrics* the APISIX requests of the last
-    scrapes (None = unknown). *only* restricts to items by name.
+    scrapes (None = unknown), *translated* gives the objects that the translation makes (hosts and backends
+    are then known). *only* restricts to items by name.
     """
     chosen = [
         item
-        for item in items(params, cluster, read_traffic=read_traffic, read_metrics=read_metrics)
+        for item in items(
+            params, cluster, read_traffic=read_traffic, read_metrics=read_metrics, translated=translated
+        )
         if not only or item.name in only
     ]
     return run_items(chosen, limit=limit, progress=progress)

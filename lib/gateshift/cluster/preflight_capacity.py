@@ -10,14 +10,15 @@ from gateshift.cluster.checks import Check, Item, failed, passed, warned
 from gateshift.cluster.client import Cluster
 from gateshift.cluster.objects import Object
 from gateshift.cluster.operator import istiod_name
+from gateshift.cluster.reach import Once, Reach
 from gateshift.params.model import Params
 
 __all__ = ["items"]
 
 
-def items(params: Params, cluster: Cluster) -> tuple[Item, ...]:
+def items(params: Params, cluster: Cluster, reach: Reach) -> tuple[Item, ...]:
     """Return the checks of this module."""
-    checks = _Checks(params, cluster)
+    checks = _Checks(params, cluster, reach)
     return (
         Item("nodes", "the gateway's pods must find a node", checks.nodes),
         Item("quota", "pods above a quota are never created", checks.quota),
@@ -26,13 +27,16 @@ def items(params: Params, cluster: Cluster) -> tuple[Item, ...]:
 
 
 class _Checks:
-    def __init__(self, params: Params, cluster: Cluster) -> None:
+    def __init__(self, params: Params, cluster: Cluster, reach: Reach) -> None:
         self.params = params
         self.cluster = cluster
+        self.reach = reach
+        self._all_nodes = Once(lambda: cluster.list("Node"))
+        self._all_pods = Once(lambda: cluster.list("Pod"))
 
     def nodes(self) -> Iterator[Check]:
-        nodes = self.cluster.list("Node")
-        pods = [p for p in self.cluster.list("Pod") if not self._ours(p)]
+        nodes = self._all_nodes()
+        pods = [p for p in self._all_pods() if not self._ours(p)]
         free = capacity.free_on_nodes(nodes, pods)
         yield from self._pools(nodes, free)
         why = "gateway and istiod with the params' requests must fit beside what runs"
@@ -73,9 +77,8 @@ class _Checks:
 
     def sidecars(self) -> Iterator[Check]:
         why = "the guide counts 100m and 128 MiB for each pod; north-south traffic itself needs no sidecar"
-        namespaces = [self.params.cluster.application_namespace]
-        for estimate in pools.sidecars(self.cluster.list("Pod", namespaces[0]), namespaces):
-            free = capacity.free_on_nodes(self.cluster.list("Node"), self.cluster.list("Pod"))
+        free = capacity.free_on_nodes(self._all_nodes(), self._all_pods())
+        for estimate in pools.sidecars(self._all_pods(), self.reach.namespaces()):
             cpu = sum((v["cpu"] for v in free.values()), Decimal(0))
             memory = sum((v["memory"] for v in free.values()), Decimal(0))
             quotas = self.cluster.list("ResourceQuota", estimate.namespace)

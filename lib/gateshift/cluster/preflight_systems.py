@@ -12,6 +12,7 @@ from gateshift.cluster.client import Cluster
 from gateshift.cluster.gateways import load_balancer_name
 from gateshift.cluster.objects import name_of
 from gateshift.cluster.preflight_cluster import minor
+from gateshift.cluster.reach import Reach
 from gateshift.cluster.tools import find_tool, run_tool
 from gateshift.errors import ClusterError, TrafficError
 from gateshift.params.model import Params
@@ -25,12 +26,13 @@ _AWS_KIND = "service.beta.kubernetes.io/aws-load-balancer-type"
 def items(
     params: Params,
     cluster: Cluster,
+    reach: Reach,
     *,
     read_traffic: Callable[[], object] | None,
     read_metrics: Callable[[], float | None] | None,
 ) -> tuple[Item, ...]:
     """Return the checks of this module."""
-    checks = _Checks(params, cluster)
+    checks = _Checks(params, cluster, reach)
     found = [
         Item("kubectl", "operators check by hand with it", checks.kubectl),
         Item("istioctl", "it installs Istio and reads the gateways", checks.istioctl),
@@ -48,9 +50,10 @@ def items(
 
 
 class _Checks:
-    def __init__(self, params: Params, cluster: Cluster) -> None:
+    def __init__(self, params: Params, cluster: Cluster, reach: Reach) -> None:
         self.params = params
         self.cluster = cluster
+        self.reach = reach
 
     def kubectl(self) -> Iterator[Check]:
         why = "kubectl supports servers one minor version away"
@@ -160,8 +163,7 @@ class _Checks:
 
     def certificates(self) -> Iterator[Check]:
         why = "an expired or wrong certificate breaks the first client that arrives"
-        route53 = self.params.traffic.route53
-        hosts = list(route53.hosts) if route53 else []
+        hosts = self.reach.secure_hosts()
         namespace = self.params.istio.namespace
         named = set(self.params.translate.credentials.values())
         if self.cluster.get("Namespace", namespace) is None:
@@ -193,13 +195,15 @@ class _Checks:
                 yield failed(name, "; ".join(problems), why, "renew or replace the Secret")
             else:
                 yield passed(name, f"valid, key matches, covers {', '.join(ours) or 'no host of ours'}", why)
+        if not hosts:
+            yield passed("certificates", "no host of ours is known to be called by TLS", why)
         bare = [h for h in hosts if not any(covers(n, h) for s in secrets for n in names_in(s))]
         if bare and secrets:
             yield failed(
                 "hosts without certificate",
                 f"no certificate in {namespace} covers {', '.join(bare)}",
                 why,
-                f"put a TLS Secret for them into {namespace}, or take them out of traffic.route53.hosts",
+                f"put a TLS Secret for them into {namespace}, or take them out of the hosts that are moved",
             )
 
 
@@ -210,10 +214,10 @@ def _traffic(params: Params, read: Callable[[], object]) -> Iterator[Check]:
     hosts = ", ".join(weights.hosts)
     if problems:
         yield failed(
-            "DNS", "; ".join(problems), why, "correct the records named, or traffic.route53 in params"
+            "DNS", "; ".join(problems), why, f"correct the records named, or {_section(params)} in params"
         )
     elif not weights.hosts:
-        yield failed("DNS", "no host was read", why, "set traffic.route53.hosts")
+        yield failed("DNS", "no host was read", why, f"set {_section(params)}.hosts")
     elif weights.istio_percent not in {0, None}:
         yield warned(
             "DNS",
@@ -227,27 +231,37 @@ def _traffic(params: Params, read: Callable[[], object]) -> Iterator[Check]:
     yield from _ttl(params, weights)
 
 
+def _section(params: Params) -> str:
+    """Return the part of the params that says what is moved."""
+    traffic = params.traffic
+    named = {"route53": traffic.route53, "cloudflare": traffic.cloudflare}
+    return "traffic." + next((name for name, given in named.items() if given is not None), "traffic_split")
+
+
 def _ttl(params: Params, weights: Any) -> Iterator[Check]:
     """The TTL that will be set, and the one that clients' resolvers hold now."""
-    route53 = params.traffic.route53
-    if route53 is None:
-        return
+    route53, cloudflare = params.traffic.route53, params.traffic.cloudflare
+    if route53 is None and cloudflare is None:
+        return  # nothing that resolvers keep is moved
     bound = params.traffic.rollback_target / 2
     why = f"a rollback must reach users within {params.traffic.rollback_target:.0f} s"
     live = {h: w.ttl for h, w in weights.hosts.items() if getattr(w, "ttl", None) is not None}
     long = ", ".join(f"{h} {ttl} s" for h, ttl in sorted(live.items()) if ttl > bound)
-    if route53.record != "alias" and route53.ttl > bound:
+    if route53 is not None and route53.record != "alias" and route53.ttl > bound:
         remedy = f"set traffic.route53.ttl to at most {bound:.0f}s"
         yield failed("DNS TTL", f"params: {route53.ttl:.0f} s", why, remedy)
-    elif long and weights.prepared:
+    elif long and (weights.prepared or route53 is None):
         remedy = f"lower the TTL of these records to at most {bound:.0f} s and wait until the old one is over"
         yield failed("DNS TTL", f"in the zone now: {long}", why, remedy)
     elif long:
         remedy = "lower it today: else the first stage waits until caches have let go of the old answers"
         yield warned("DNS TTL", f"in the zone now: {long}", why, remedy)
     else:
-        text = "60 s (alias)" if route53.record == "alias" else f"{route53.ttl:.0f} s"
         now = ", ".join(f"{h} {ttl} s" for h, ttl in sorted(live.items()))
+        if route53 is None:
+            yield passed("DNS TTL", f"in the zone now: {now or 'proxied'}", why)
+            return
+        text = "60 s (alias)" if route53.record == "alias" else f"{route53.ttl:.0f} s"
         yield passed("DNS TTL", f"{text}; in the zone now: {now or 'aliases'}", why)
 
 

@@ -8,6 +8,7 @@ from gateshift.cluster.checks import Check, Item, failed, passed, warned
 from gateshift.cluster.client import Cluster
 from gateshift.cluster.objects import API_GATEWAY, MANAGED_BY, MANAGER, Object, name_of, title_of
 from gateshift.cluster.operator import gateway_selector
+from gateshift.cluster.reach import Reach, overlap
 from gateshift.params.model import Params
 
 __all__ = ["items"]
@@ -28,9 +29,9 @@ _LB_PREFIXES = (
 _TLS_AT_LB = "service.beta.kubernetes.io/aws-load-balancer-ssl-cert"
 
 
-def items(params: Params, cluster: Cluster) -> tuple[Item, ...]:
+def items(params: Params, cluster: Cluster, reach: Reach) -> tuple[Item, ...]:
     """Return the checks of this module."""
-    checks = _Checks(params, cluster)
+    checks = _Checks(params, cluster, reach)
     return (
         Item("service ports", "Istio picks the protocol from the port's name", checks.ports),
         Item("service kinds", "some Services are not routed as they look", checks.kinds),
@@ -42,12 +43,27 @@ def items(params: Params, cluster: Cluster) -> tuple[Item, ...]:
 
 
 class _Checks:
-    def __init__(self, params: Params, cluster: Cluster) -> None:
+    def __init__(self, params: Params, cluster: Cluster, reach: Reach) -> None:
         self.params = params
         self.cluster = cluster
+        self.reach = reach
 
     def _services(self) -> list[Object]:
-        return self.cluster.list("Service", self.params.cluster.application_namespace)
+        """The application's Services, and the backends in other namespaces."""
+        home, *others = self.reach.namespaces()
+        found = self.cluster.list("Service", home)
+        backends = self.reach.backends()
+        for namespace in others:
+            found += [
+                s for s in self.cluster.list("Service", namespace) if (namespace, name_of(s)) in backends
+            ]
+        return found
+
+    def _name(self, service: Object) -> str:
+        """The Service's name, with its namespace where that is not the application's."""
+        namespace = service["metadata"].get("namespace")
+        home = namespace == self.params.cluster.application_namespace
+        return name_of(service) if home else f"{namespace}/{name_of(service)}"
 
     def ports(self) -> Iterator[Check]:
         why = "a port without a protocol is guessed, and gRPC without HTTP/2 fails (istio-traps.md 28, 36)"
@@ -55,7 +71,7 @@ class _Checks:
         for service in self._services():
             for port in service["spec"].get("ports") or []:
                 protocol = str(port.get("appProtocol") or str(port.get("name", "")).partition("-")[0])
-                where = f"{name_of(service)}:{port.get('port')}"
+                where = f"{self._name(service)}:{port.get('port')}"
                 known = protocol.lower() in _PROTOCOLS or "appProtocol" in port
                 if port.get("protocol", "TCP") == "TCP" and not known:
                     unnamed.append(f"{where} ({port.get('name', 'no name')})")
@@ -80,8 +96,9 @@ class _Checks:
 
     def kinds(self) -> Iterator[Check]:
         why = "headless and ExternalName Services are not balanced as others (istio-traps.md 37, 38)"
-        headless = [name_of(s) for s in self._services() if s["spec"].get("clusterIP") == "None"]
-        alias = [name_of(s) for s in self._services() if s["spec"].get("type") == "ExternalName"]
+        services = self._services()
+        headless = [self._name(s) for s in services if s["spec"].get("clusterIP") == "None"]
+        alias = [self._name(s) for s in services if s["spec"].get("type") == "ExternalName"]
         if alias:
             yield warned("service kinds", f"ExternalName: {', '.join(alias)}", why, "use a ServiceEntry")
         if headless:
@@ -153,14 +170,22 @@ class _Checks:
         if not self.cluster.serves("VirtualService"):
             yield passed("other Istio objects", "no Istio yet", why)
             return
-        route53 = self.params.traffic.route53
-        hosts = set(route53.hosts) if route53 else set()
+        hosts = self.reach.hosts()
+        if not hosts:
+            found.append(
+                warned(
+                    "other Istio objects",
+                    "it is not known which hosts users call",
+                    why,
+                    "name hosts under verify.probes, or see that the configuration can be read",
+                )
+            )
         selector = gateway_selector(self.params.istio)
         for kind in ("VirtualService", "Gateway"):
             for obj in self.cluster.list(kind):
                 if (obj["metadata"].get("labels") or {}).get(MANAGED_BY) == MANAGER:
                     continue
-                spec = obj["spec"]
+                spec = obj.get("spec") or {}
                 if kind == "Gateway":
                     if not (spec.get("selector") or {}).items() <= selector.items():
                         continue
@@ -169,7 +194,7 @@ class _Checks:
                     }
                 else:
                     own = set(spec.get("hosts") or [])
-                both = sorted(h for h in hosts if h in own or "*" in own or f"*.{h.partition('.')[2]}" in own)
+                both = sorted(h for h in hosts if any(overlap(h, one) for one in own))
                 if both:
                     found.append(
                         failed(

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from gateshift.cluster import verify
+from gateshift.cluster import daylog, verify
 from gateshift.cluster.certificates import certificate_problems, days_left
 from gateshift.cluster.client import Cluster
 from gateshift.cluster.front import servers_of
 from gateshift.cluster.gateways import gateway_pods, load_balancer_name, pod_ready, selector_text
-from gateshift.cluster.logs import Pattern, group
+from gateshift.cluster.logs import Pattern
 from gateshift.cluster.objects import API_GATEWAY, MANAGED_BY, MANAGER, Object, name_of
 from gateshift.cluster.operator import istiod_name
 from gateshift.errors import ClusterError
@@ -21,11 +21,10 @@ from gateshift.params.model import Params
 
 __all__ = ["Day", "look"]
 
-_LINES = 5000
-"""Lines read of each container; more than that is said, not silently left out."""
-_BYTES = 16 * 2**20
 _SIDECARS = 50
 """Sidecars whose logs are read; in a larger mesh those of the first pods by name."""
+_SETTLING = 120.0
+"""Seconds that a pod may take to become ready: an autoscaler or a drain starts pods at any hour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +37,8 @@ class Day:
     restarts: Mapping[str, int] = field(default_factory=dict)
     certificates: Mapping[str, float] = field(default_factory=dict)
     probes: Mapping[str, str] = field(default_factory=dict)
+    covered: Mapping[str, float] = field(default_factory=dict)
+    """Seconds of the time looked at whose logs were still held, by pod."""
 
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON for the record."""
@@ -51,6 +52,7 @@ class Day:
             "restarts": dict(self.restarts),
             "certificates": dict(self.certificates),
             "probes": dict(self.probes),
+            "covered": dict(self.covered),
         }
 
 
@@ -75,6 +77,7 @@ def look(params: Params, cluster: Cluster, *, seconds: float, before: Mapping[st
         restarts={k: v for d in found for k, v in d.restarts.items()},
         certificates={k: v for d in found for k, v in d.certificates.items()},
         probes={k: v for d in found for k, v in d.probes.items()},
+        covered={k: v for d in found for k, v in d.covered.items()},
     )
 
 
@@ -85,19 +88,33 @@ def _safely(part: Callable[[], Day]) -> Day:
         return Day((f"not seen: {error}",), ())
 
 
+def _alive(pods: Iterable[Object]) -> list[Object]:
+    """Leave out what has ended (an evicted pod stays for days) and what is on its way out."""
+    return [
+        p
+        for p in pods
+        if p.get("status", {}).get("phase") not in {"Succeeded", "Failed"}
+        and not p["metadata"].get("deletionTimestamp")
+    ]
+
+
+def _gateway_pods(params: Params, cluster: Cluster) -> list[Object]:
+    return _alive(gateway_pods(cluster, params))
+
+
 def _istiod_pods(params: Params, cluster: Cluster) -> list[Object]:
     deployment = cluster.get("Deployment", istiod_name(params.istio), params.istio.namespace)
     if deployment is None:
         raise ClusterError("istiod's Deployment does not exist")
     labels = selector_text((deployment["spec"].get("selector") or {}).get("matchLabels") or {})
-    return cluster.list("Pod", params.istio.namespace, labels=labels)
+    return _alive(cluster.list("Pod", params.istio.namespace, labels=labels))
 
 
 def _sidecar_pods(params: Params, cluster: Cluster) -> list[Object]:
     """Pods of the application with a sidecar, as a container or as a native one (an init container)."""
     return [
         p
-        for p in cluster.list("Pod", params.cluster.application_namespace)
+        for p in _alive(cluster.list("Pod", params.cluster.application_namespace))
         if "istio-proxy"
         in {
             c.get("name")
@@ -108,54 +125,77 @@ def _sidecar_pods(params: Params, cluster: Cluster) -> list[Object]:
 
 def _logs(params: Params, cluster: Cluster, seconds: float, before: Mapping[str, Any]) -> Day:
     sidecars = sorted(_sidecar_pods(params, cluster), key=name_of)
-    parts = {
-        "gateway": (gateway_pods(cluster, params), "istio-proxy"),
-        "istiod": (_istiod_pods(params, cluster), "discovery"),
-        "sidecars": (sidecars[:_SIDECARS], "istio-proxy"),
-    }
-    patterns: dict[str, tuple[Pattern, ...]] = {}
-    notes = []
+    found = daylog.read(
+        cluster,
+        {
+            "gateway": (_gateway_pods(params, cluster), "istio-proxy"),
+            "istiod": (_istiod_pods(params, cluster), "discovery"),
+            "sidecars": (sidecars[:_SIDECARS], "istio-proxy"),
+        },
+        seconds,
+    )
+    problems: list[str] = []
+    notes: list[str] = []
     if len(sidecars) > _SIDECARS:
         notes.append(f"logs of {_SIDECARS} of {len(sidecars)} sidecars were read")
-    for part, (pods, container) in parts.items():
-        lines: list[str] = []
-        for pod in pods:
-            text = cluster.log(
-                pod["metadata"]["namespace"],
-                name_of(pod),
-                container=container,
-                tail=_LINES,
-                limit=_BYTES,
-                seconds=seconds,
-            )
-            own = text.splitlines()
-            if len(own) >= _LINES:
-                notes.append(f"log of {name_of(pod)} is longer than {_LINES} lines; its newest were read")
-            lines += own
-        patterns[part] = group(lines)
+    for part, log in found.items():
+        # An application's pods come and go at any time; its sidecars' logs only add to what is known.
+        (notes if part == "sidecars" else problems).extend(log.problems)
+        notes += log.notes
         known = {p["pattern"] for p in before.get(part) or ()}
-        fresh = [p for p in patterns[part] if p.pattern not in known]
+        fresh = [p for p in log.patterns if p.pattern not in known]
         notes += [f"new in the log of {part}: {p.pattern} ({p.count} times)" for p in fresh[:3]]
-    return Day((), tuple(notes), patterns=patterns)
+    return Day(
+        tuple(problems),
+        tuple(notes),
+        patterns={part: log.patterns for part, log in found.items()},
+        covered={pod: seen for log in found.values() for pod, seen in log.covered.items()},
+    )
 
 
 def _restarts(params: Params, cluster: Cluster, before: Mapping[str, int] | None) -> Day:
     """Compare restart counts by pod: a crash of gateway or istiod is no stable day, a replaced pod is."""
-    core = [*gateway_pods(cluster, params), *_istiod_pods(params, cluster)]
     problems: list[str] = []
     notes: list[str] = []
+    core: list[Object] = []
+    for part, pods in (
+        ("gateway", _gateway_pods(params, cluster)),
+        ("istiod", _istiod_pods(params, cluster)),
+    ):
+        core += pods
+        late, starting = _unready(pods)
+        if late or len(starting) == len(pods):
+            problems.append(f"not ready: {', '.join(late + starting) or f'no pod of {part}'}")
+        elif starting:
+            notes.append(f"just starting: {', '.join(starting)}")
     counts: dict[str, int] = {}
-    late = [name_of(p) for p in core if not pod_ready(p)]
-    if late:
-        problems.append(f"not ready: {', '.join(late)}")
     for pods, where in ((core, problems), (_sidecar_pods(params, cluster), notes)):
         for pod in pods:
-            states = pod.get("status", {}).get("containerStatuses") or []
+            states = daylog.container_states(pod)
             counts[name_of(pod)] = count = sum(int(s.get("restartCount", 0)) for s in states)
             grown = count - (before or {}).get(name_of(pod), 0)
             if grown > 0 and before is not None:
                 where.append(f"{name_of(pod)} restarted {grown} times ({_why(states)})")
     return Day(tuple(problems), tuple(notes), restarts=counts)
+
+
+def _unready(pods: Iterable[Object]) -> tuple[list[str], list[str]]:
+    """Return the pods that have not been ready for too long, and those that have only just begun to be so."""
+    late: list[str] = []
+    starting: list[str] = []
+    for pod in pods:
+        if pod_ready(pod):
+            continue
+        conditions = pod.get("status", {}).get("conditions") or []
+        changed = next((c.get("lastTransitionTime") for c in conditions if c.get("type") == "Ready"), None)
+        since = changed or pod["metadata"].get("creationTimestamp")
+        (starting if since and _age(str(since)) < _SETTLING else late).append(name_of(pod))
+    return late, starting
+
+
+def _age(stamp: str) -> float:
+    """Return the seconds since an RFC 3339 time."""
+    return (datetime.now(UTC) - datetime.fromisoformat(stamp.replace("Z", "+00:00"))).total_seconds()
 
 
 def _why(states: Iterable[Mapping[str, Any]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -10,9 +11,18 @@ from gateshift.cluster import front
 from gateshift.cluster.acceptance import missing_from_gateway
 from gateshift.cluster.checks import Check, Item, failed, passed, run_items, warned
 from gateshift.cluster.client import Cluster
-from gateshift.cluster.gateways import gateway_pods, load_balancer_name, pod_ready, proxy_status, rejected
-from gateshift.cluster.objects import API_GATEWAY, MANAGED_BY, MANAGER, Object
+from gateshift.cluster.gateways import (
+    disconnected,
+    gateway_pods,
+    load_balancer_name,
+    pod_ready,
+    proxy_status,
+    ready_gateways,
+    rejected,
+)
+from gateshift.cluster.objects import API_GATEWAY, MANAGED_BY, MANAGER, Object, name_of
 from gateshift.cluster.operator import istiod_name
+from gateshift.cluster.reach import Reach
 from gateshift.cluster.tools import run_istioctl
 from gateshift.cluster.waiting import deployment_standing
 from gateshift.errors import ClusterError
@@ -25,6 +35,10 @@ _ROUTES = ("HTTPRoute", "GRPCRoute")
 
 LIMIT = 90.0
 """Seconds for all checks together; functional probes have limits of their own."""
+
+_LOOKS = 3
+_PAUSE = 2.0
+"""Looks at what may be on its way (a push, a gateway that connects), and the seconds between them."""
 
 Probing = Callable[[str], Iterable[Check]]
 """Runs the params' probes against a gateway's address and returns one check for each."""
@@ -146,6 +160,15 @@ def run(
     return run_items(items, limit=limit, progress=progress)
 
 
+def _settled(look: Callable[[], str]) -> str:
+    """Return what *look* finds amiss, an empty text for nothing; what is on its way gets some seconds."""
+    for _ in range(_LOOKS - 1):
+        if not (found := look()):
+            return found
+        time.sleep(_PAUSE)
+    return look()
+
+
 class _Checks:
     def __init__(self, params: Params, cluster: Cluster) -> None:
         self.params = params
@@ -192,7 +215,7 @@ class _Checks:
                 )
                 return
         yield passed("resources", text, why)
-        missing = missing_from_gateway(self.params, self.cluster, ours)
+        missing = _settled(lambda: missing_from_gateway(self.params, self.cluster, ours))
         why = "Envoy's own tables are what requests meet"
         if missing:
             yield failed("routes in Envoy", missing, why, "istioctl proxy-config routes <pod> shows them")
@@ -239,22 +262,50 @@ class _Checks:
 
     def synced(self) -> Iterator[Check]:
         why = "a proxy that rejected a push keeps its old configuration for ever"
-        statuses = proxy_status(self.params)
+        statuses, apart = self._statuses()
         behind = rejected(statuses)
+        gateways = {
+            f"{name_of(p)}.{self.params.istio.namespace}" for p in gateway_pods(self.cluster, self.params)
+        }
+        bad = [b for b in behind if "ERROR" in b or b.partition(": ")[0] in gateways]
         if not statuses:
             yield failed("proxy status", "no proxy is connected to istiod", why, "read the gateway's log")
+        elif bad:
+            yield failed("proxy status", "; ".join(bad[:5]), why, "read istiod's log for the rejected object")
         elif behind:
-            yield failed(
-                "proxy status", "; ".join(behind[:5]), why, "read istiod's log for the rejected object"
-            )
-        else:
+            remedy = "no gateway is concerned; see whether these proxies are starved or cut off"
+            yield warned("proxy status", "; ".join(behind[:5]), why, remedy)
+        elif not apart:
             yield passed("proxy status", f"{len(statuses)} proxies in sync", why)
+        if statuses and apart:
+            yield failed(
+                "proxy status",
+                f"ready, but not connected to istiod: {', '.join(apart)}",
+                "such a gateway serves its share of the users by its old routes",
+                f"kubectl -n {self.params.istio.namespace} logs <pod> says why; a policy on port 15012 may",
+            )
+
+    def _statuses(self) -> tuple[dict[str, dict[str, str]], list[str]]:
+        """Return what istiod says of its proxies, and the gateways that take requests without it.
+
+        A push under way (STALE) and a gateway that has just become ready are waited for.
+        """
+        statuses: dict[str, dict[str, str]] = {}
+        apart: list[str] = []
+
+        def look() -> str:
+            nonlocal statuses, apart
+            statuses = proxy_status(self.params)
+            ready = [name_of(p) for p in ready_gateways(self.cluster, self.params)]
+            apart = disconnected(self.params, ready, statuses)
+            return "; ".join([*apart, *rejected(statuses)])
+
+        _settled(look)
+        return statuses, apart
 
     def _hosts(self) -> list[str]:
-        """Hosts that users call: those whose records are moved, and those of the probes."""
-        route53 = self.params.traffic.route53
-        named = [*(route53.hosts if route53 else ()), *(p.host for p in self.params.verify.probes)]
-        return [h for h in dict.fromkeys(named) if not h.startswith("*")]
+        """Hosts that can be asked for; a wildcard cannot."""
+        return [h for h in Reach(self.params, self._ours).hosts() if not h.startswith("*")]
 
     def _gateways(self) -> list[Object]:
         return [o for o in self._ours() if o["kind"] == "Gateway"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -84,6 +84,7 @@ class Preflight(Runbook):
             progress=say,
             read_traffic=self._read_traffic,
             read_metrics=self._read_metrics,
+            translated=self._translated,
         )
         return checks_table("Preflight", self.checks, self.context.run_folder)
 
@@ -101,6 +102,10 @@ class Preflight(Runbook):
         weights = shifter.read()
         shifter.check_access()
         return weights
+
+    def _translated(self) -> Sequence[Mapping[str, Any]]:
+        """Translate what is there now, only to know hosts and backends; 20_translate judges it."""
+        return translate_now(self.context, read_configuration(self.context)).objects
 
     def _read_metrics(self) -> float | None:
         now = self.context.now()

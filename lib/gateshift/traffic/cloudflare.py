@@ -31,6 +31,8 @@ TOKEN_SCOPES = (
 )
 _TOKEN_LIFE = 86400.0
 """Seconds a token must still be in force when a migration begins."""
+_TTL = 30
+"""Seconds of a load balancer that is not proxied and names no TTL."""
 _FIELDS = ("steering_policy", "random_steering", "default_pools")
 _WAY_BACK = "`gateshift rollback` gives the APISIX pool 100 % again"
 _SCOPES_HINT = f"the API token needs: {'; '.join(TOKEN_SCOPES)} (docs/dns.md)"
@@ -166,7 +168,7 @@ class CloudflareShifter:
                 and set(balancer.get("default_pools") or ()) == {apisix, istio}
             )
             hosts[host] = HostWeights(
-                host, None if problem else self._percent(balancer), prepared, {}, problem
+                host, None if problem else self._percent(balancer), prepared, {}, problem, _ttl(balancer)
             )
         shares = {h.istio_percent for h in hosts.values()}
         one = shares.pop() if len(shares) == 1 else None
@@ -335,6 +337,11 @@ class CloudflareShifter:
     def confirm(self, receipt: Receipt) -> float:
         """Return at once: Cloudflare has no change status; the observed share tells the arrival."""
         return max(0.0, self._clock() - receipt.accepted_at) if receipt.changed else 0.0
+
+
+def _ttl(balancer: Mapping[str, Any]) -> int | None:
+    """Seconds that resolvers keep the answer; None for a proxied host, which Cloudflare steers itself."""
+    return None if balancer.get("proxied") else int(balancer.get("ttl") or _TTL)
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
