@@ -149,7 +149,14 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
             if parts.path == "/apis":
                 groups = sorted({v for v, _ in api.kinds if "/" in v}, reverse=True)
                 preferred = {v.partition("/")[0]: v for v in groups}
-                listed = [{"name": g, "preferredVersion": {"groupVersion": v}} for g, v in preferred.items()]
+                listed = [
+                    {
+                        "name": g,
+                        "preferredVersion": {"groupVersion": v},
+                        "versions": [{"groupVersion": one} for one in groups if one.partition("/")[0] == g],
+                    }
+                    for g, v in preferred.items()
+                ]
                 self._answer(200, {"groups": listed})
                 return
             found = _PATH.match(parts.path)

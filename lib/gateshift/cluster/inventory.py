@@ -37,9 +37,16 @@ class Inventory:
 
 
 def namespaced_resources(cluster: Cluster) -> list[Resource]:
-    """Return every kind of namespaced object that the API server lists, in the version it prefers."""
+    """Return every kind of namespaced object that the API server lists, each in one version.
+
+    That is the version which the server prefers, or the next that has the kind: Istio's EnvoyFilter and
+    APISIX's Consumer are not in the preferred version of their groups.
+    """
     versions = ["v1"]
-    versions += [g["preferredVersion"]["groupVersion"] for g in cluster.raw("/apis").get("groups") or []]
+    for group in cluster.raw("/apis").get("groups") or []:
+        preferred = group["preferredVersion"]["groupVersion"]
+        served = [v["groupVersion"] for v in group.get("versions") or []]
+        versions += [preferred, *(v for v in served if v != preferred)]
 
     def one(version: str) -> list[Resource]:
         path = f"/apis/{version}" if "/" in version else f"/api/{version}"
@@ -57,7 +64,11 @@ def namespaced_resources(cluster: Cluster) -> list[Resource]:
         ]
 
     with ThreadPoolExecutor(8) as pool:
-        return [r for found in pool.map(one, versions) for r in found]
+        found = [r for part in pool.map(one, versions) for r in part]
+    first: dict[tuple[str, str], Resource] = {}
+    for resource in found:
+        first.setdefault((resource.group, resource.kind), resource)
+    return list(first.values())
 
 
 def contents(cluster: Cluster, namespace: str) -> Inventory:
@@ -72,6 +83,8 @@ def contents(cluster: Cluster, namespace: str) -> Inventory:
         try:
             return cluster.list(f"{resource.api_version}/{resource.kind}", namespace)
         except ApiError as error:
+            if error.status == 404:  # its definition ended since the kinds were asked for
+                return []
             if error.status in {403, 405}:
                 return f"{resource.plural}{'.' + resource.group if resource.group else ''}"
             raise
