@@ -25,7 +25,12 @@ from gateshift.params.model import ClusterParams, Params
 Object = dict[str, Any]
 
 # Kinds that a test makes up to stand for a CRD that gateshift does not know.
-UNLISTED = {Call("list", "cert-manager.io", "certificates"), Call("list", "example.com", "widgets")}
+UNLISTED = {
+    Call("list", "cert-manager.io", "certificates"),
+    Call("list", "db.example.com", "databases"),
+    Call("list", "example.com", "widgets"),
+    Call("list", "monitoring.coreos.com", "servicemonitors"),
+}
 
 _CLUSTERWIDE = {
     "Namespace",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -72,7 +72,11 @@ def namespaced_resources(cluster: Cluster) -> list[Resource]:
 
 
 def contents(cluster: Cluster, namespace: str) -> Inventory:
-    """List what *namespace* holds: not what Kubernetes makes by itself, nor what an owner takes along."""
+    """List what *namespace* holds: not what Kubernetes makes by itself, nor what an owner in it takes along.
+
+    An object whose owner cannot be in it (of a kind for the whole cluster, or one that may not be listed)
+    stands for itself, and so does each claim of a volume: data are nothing to lose on the way.
+    """
     wanted = [
         r
         for r in namespaced_resources(cluster)
@@ -92,12 +96,18 @@ def contents(cluster: Cluster, namespace: str) -> Inventory:
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(one, wanted))
     unseen = [a for a in answers if isinstance(a, str)]
-    objects = [o for a in answers if not isinstance(a, str) for o in a if _made_by_somebody(o)]
+    seen = {(r.group, r.kind) for r, a in zip(wanted, answers, strict=True) if not isinstance(a, str)}
+    objects = [o for a in answers if not isinstance(a, str) for o in a if _made_by_somebody(o, seen)]
     return Inventory(tuple(objects), tuple(sorted(unseen)))
 
 
-def _made_by_somebody(obj: Object) -> bool:
-    if (obj["kind"], name_of(obj)) in _MADE_BY_KUBERNETES or obj["metadata"].get("ownerReferences"):
+def _made_by_somebody(obj: Object, seen: Set[tuple[str, str]]) -> bool:
+    owners = {
+        (str(owner.get("apiVersion", "")).rpartition("/")[0], str(owner["kind"]))
+        for owner in obj["metadata"].get("ownerReferences") or []
+    }
+    taken_along = owners and owners <= seen and obj["kind"] != "PersistentVolumeClaim"
+    if (obj["kind"], name_of(obj)) in _MADE_BY_KUBERNETES or taken_along:
         return False
     return not (obj["kind"] == "Secret" and obj.get("type") == "kubernetes.io/service-account-token")
 
