@@ -26,7 +26,12 @@ from gateshift.params.model import ClusterParams, Params
 Object = dict[str, Any]
 
 # Kinds that a test makes up to stand for a CRD that gateshift does not know.
-UNLISTED = {Call("list", "cert-manager.io", "certificates"), Call("list", "example.com", "widgets")}
+UNLISTED = {
+    Call("list", "cert-manager.io", "certificates"),
+    Call("list", "db.example.com", "databases"),
+    Call("list", "example.com", "widgets"),
+    Call("list", "monitoring.coreos.com", "servicemonitors"),
+}
 
 _CLUSTERWIDE = {
     "Namespace",
@@ -151,7 +156,14 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
             if parts.path == "/apis":
                 groups = sorted({v for v, _ in api.kinds if "/" in v}, reverse=True)
                 preferred = {v.partition("/")[0]: v for v in groups}
-                listed = [{"name": g, "preferredVersion": {"groupVersion": v}} for g, v in preferred.items()]
+                listed = [
+                    {
+                        "name": g,
+                        "preferredVersion": {"groupVersion": v},
+                        "versions": [{"groupVersion": one} for one in groups if one.partition("/")[0] == g],
+                    }
+                    for g, v in preferred.items()
+                ]
                 self._answer(200, {"groups": listed})
                 return
             found = _PATH.match(parts.path)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -39,6 +40,10 @@ def confirmed(kubeconfig: str, name: str = "apisix") -> Params:
     return make_params(kubeconfig, confirm_namespace=name)
 
 
+def owner(version: str, kind: str) -> dict[str, str]:
+    return {"apiVersion": version, "kind": kind, "name": "it", "uid": "1"}
+
+
 def crd(group: str, kind: str, plural: str) -> dict[str, Any]:
     names = {"kind": kind, "plural": plural}
     versions = [{"name": "v2", "served": True}]
@@ -60,7 +65,7 @@ def test_plan_lists_owners_in_a_safe_order(api: FakeApi, cluster: Cluster, param
     api.add("ClusterRoleBinding", "both", roleRef=shared, subjects=[*subjects, {"kind": "User", "name": "u"}])
     api.add("ClusterRole", "apisix-ingress")
     api.add("ClusterRole", "view")
-    api.add("Pod", "apisix-1", "apisix", metadata={"ownerReferences": [{"kind": "ReplicaSet"}]})
+    api.add("Pod", "apisix-1", "apisix", metadata={"ownerReferences": [owner("apps/v1", "ReplicaSet")]})
     plan = cleanup.plan(params, cluster)
     assert [(s.verb, s.target) for s in plan.steps] == [
         ("copy", "Secret apisix/admin"),
@@ -90,21 +95,47 @@ def test_crd_that_cannot_be_listed_stays(api: FakeApi, cluster: Cluster, params:
     assert "cannot be listed" in str(cleanup.plan(params, cluster).inputs["kept_crds"])
 
 
-def test_objects_of_unknown_kinds_are_exported_too(api: FakeApi, cluster: Cluster, kubeconfig: str) -> None:
+def widget(api: FakeApi, name: str = "w") -> None:
     api.kinds.add(("example.com/v1", "Widget"))
-    api.store(
-        {
-            "apiVersion": "example.com/v1",
-            "kind": "Widget",
-            "metadata": {"name": "w", "namespace": "apisix"},
-            "spec": {"size": 3},
-        }
-    )
-    params = confirmed(kubeconfig)
-    plan = cleanup.plan(params, cluster)
+    metadata = {"name": name, "namespace": "apisix"}
+    api.store({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": metadata, "spec": {"size": 3}})
+
+
+def test_a_custom_resource_that_is_signed_for_is_exported_and_goes(
+    api: FakeApi, cluster: Cluster, kubeconfig: str
+) -> None:
+    widget(api)
+    also = make_params(kubeconfig, confirm_namespace="apisix", cleanup={"also": ["Widget/w"]})
+    plan = cleanup.plan(also, cluster)
     assert ("goes", "Widget apisix/w") in [(s.verb, s.target) for s in plan.steps]
-    exported = cleanup.export(params, cluster, plan)
+    exported = cleanup.export(also, cluster, plan)
     assert any(o["kind"] == "Widget" and o["spec"] == {"size": 3} for o in exported)
+    widget(api, "w2")
+    with pytest.raises(Blocked, match=r"Widget apisix/w2 is not a part of APISIX$"):
+        cleanup.plan(also, cluster)
+
+
+def test_what_a_chart_made_for_apisix_is_a_part_of_it(api: FakeApi, cluster: Cluster, params: Params) -> None:
+    api.kinds.add(("monitoring.coreos.com/v1", "ServiceMonitor"))
+    labels = {"app.kubernetes.io/instance": "apisix"}
+    metadata = {"name": "edge", "namespace": "apisix", "labels": labels}
+    api.store({"apiVersion": "monitoring.coreos.com/v1", "kind": "ServiceMonitor", "metadata": metadata})
+    api.add("Deployment", "dashboard", "apisix", metadata={"labels": {"app": "apisix-dashboard"}})
+    targets = [s.target for s in cleanup.plan(params, cluster).steps]
+    assert {"ServiceMonitor apisix/edge", "Deployment apisix/dashboard"} <= set(targets)
+
+
+def test_an_apisix_route_elsewhere_may_stay_when_istio_serves_its_hosts(
+    api: FakeApi, cluster: Cluster, params: Params
+) -> None:
+    hosts = ["pay.shop.com", "a.shop.com"]
+    api.add("ApisixRoute", "theirs", "shop", spec={"http": [{"match": {"hosts": hosts}}]})
+    spec: dict[str, Any] = {"hosts": ["pay.shop.com"], "gateways": ["shop/g"], "http": [{"route": []}]}
+    api.add("VirtualService", "pay", "shop", spec=spec)
+    with pytest.raises(Blocked, match=r"shop/theirs serves a\.shop\.com, which no route of Istio"):
+        cleanup.plan(params, cluster)
+    api.add("HTTPRoute", "rest", "shop", spec={"hostnames": ["*.shop.com"]})
+    assert cleanup.plan(params, cluster).steps
 
 
 def test_finalizers_are_released_while_their_controller_runs(
@@ -257,7 +288,8 @@ def test_a_retained_volume_is_bound_again(api: FakeApi, cluster: Cluster, kubeco
     claim = {"name": "data", "namespace": "apisix", "uid": "old", "resourceVersion": "7"}
     spec = {"persistentVolumeReclaimPolicy": "Retain", "claimRef": claim}
     api.add("PersistentVolume", "pv1", spec=spec)
-    api.add("PersistentVolumeClaim", "data", "apisix", spec={"volumeName": "pv1"})
+    old = {"ownerReferences": [owner("apps/v1", "StatefulSet")]}
+    api.add("PersistentVolumeClaim", "data", "apisix", metadata=old, spec={"volumeName": "pv1"})
     plan = cleanup.plan(params, cluster)
     exported = [shown(o, Redactor()) for o in cleanup.export(params, cluster, plan)]
     cleanup.execute(params, cluster, plan)
@@ -265,7 +297,10 @@ def test_a_retained_volume_is_bound_again(api: FakeApi, cluster: Cluster, kubeco
     volume = api.find("PersistentVolume", "pv1")
     assert volume
     assert volume["spec"]["claimRef"] == {"name": "data", "namespace": "apisix"}
-    assert api.find("PersistentVolumeClaim", "data", "apisix")["spec"]["volumeName"] == "pv1"  # type: ignore[index]
+    claimed = api.find("PersistentVolumeClaim", "data", "apisix")
+    assert claimed
+    assert claimed["spec"]["volumeName"] == "pv1"
+    assert "ownerReferences" not in claimed["metadata"], "it would be taken for an orphan and deleted"
 
 
 @pytest.mark.parametrize("namespace", ["default", "kube-system", "istio-system", "shop"])
@@ -282,6 +317,31 @@ def test_missing_namespace_is_said(cluster: Cluster, kubeconfig: str) -> None:
 
 def _alien(api: FakeApi) -> None:
     api.add("Deployment", "wiki", "apisix", spec={})
+
+
+def _operated(api: FakeApi) -> None:
+    api.kinds.add(("db.example.com/v1", "Database"))
+    metadata = {"name": "payments-db", "namespace": "apisix"}
+    api.store({"apiVersion": "db.example.com/v1", "kind": "Database", "metadata": metadata})
+    owned = {"metadata": {"ownerReferences": [owner("db.example.com/v1", "Database")]}}
+    for kind in ("StatefulSet", "Service", "Secret"):
+        api.add(kind, "payments-db", "apisix", **json.loads(json.dumps(owned)), spec={}, data={})
+
+
+def _operated_from_outside(api: FakeApi) -> None:
+    metadata = {"ownerReferences": [owner("db.example.com/v1", "ClusterDatabase")]}
+    api.add("StatefulSet", "payments-db", "apisix", metadata=metadata, spec={})
+
+
+def _mentions_apisix(api: FakeApi) -> None:
+    api.add("Deployment", "wiki", "apisix", metadata={"labels": {"exposed-by": "apisix"}}, spec={})
+
+
+def _a_route_left_behind(api: FakeApi) -> None:
+    spec = {"http": [{"match": {"hosts": ["pay.shop.com"]}}]}
+    api.add("ApisixRoute", "theirs", "shop", spec=spec)
+    in_the_mesh = {"hosts": ["pay.shop.com"], "http": [{"route": []}]}  # no gateway serves it
+    api.add("VirtualService", "pay", "shop", spec=in_the_mesh)
 
 
 def _alias(api: FakeApi) -> None:
@@ -341,6 +401,13 @@ def _volume(api: FakeApi) -> None:
     api.add("PersistentVolumeClaim", "data-etcd-0", "apisix", spec={"volumeName": "pv1"})
 
 
+def _volume_of_a_set(api: FakeApi) -> None:
+    _volume(api)
+    claim = api.find("PersistentVolumeClaim", "data-etcd-0", "apisix")
+    assert claim
+    claim["metadata"]["ownerReferences"] = [owner("apps/v1", "StatefulSet")]
+
+
 def _api_route(api: FakeApi) -> None:
     refs = [{"name": "shop", "port": 80}, {"name": "apisix-gateway", "namespace": "apisix", "port": 80}]
     api.add("HTTPRoute", "r", "shop", spec={"rules": [{"backendRefs": refs}]})
@@ -369,6 +436,14 @@ def _blind(api: FakeApi) -> None:
     ("inject", "said"),
     [
         (_alien, "Deployment apisix/wiki is not a part of APISIX"),
+        (_operated, "Database apisix/payments-db is not a part of APISIX"),
+        (_operated_from_outside, "StatefulSet apisix/payments-db is not a part of APISIX"),
+        (_mentions_apisix, "Deployment apisix/wiki is not a part of APISIX"),
+        (widget, "Widget apisix/w is not a part of APISIX"),
+        (
+            _a_route_left_behind,
+            r"ApisixRoute shop/theirs serves pay\.shop\.com, which no route of Istio",
+        ),
         (_alias, "Service shop/old is an alias"),
         (_route, "VirtualService shop/v sends to apisix-gateway"),
         (_ingress, "Ingress shop/i is served by APISIX"),
@@ -382,6 +457,7 @@ def _blind(api: FakeApi) -> None:
         (_service_entry, "ServiceEntry shop/e sends to apisix-gateway"),
         (_alien_job, "CronJob apisix/backup is not a part of APISIX"),
         (_volume, "volume pv1 would be destroyed"),
+        (_volume_of_a_set, "volume pv1 would be destroyed"),
         (_blind, "cannot be seen whether the namespace holds certificates.cert-manager.io"),
     ],
 )

@@ -182,6 +182,37 @@ def test_a_crd_with_objects_and_a_namespace_with_a_persons_things_stay(
     assert "Secret istio-system/their-certificate" in plan.title
 
 
+@pytest.mark.parametrize(
+    "kind", ["PersistentVolumeClaim", "CronJob", "Job", "Ingress", "NetworkPolicy", "Role", "EnvoyFilter"]
+)
+def test_a_persons_thing_of_any_kind_keeps_the_namespace(
+    api: FakeApi, cluster: Cluster, params: Params, kind: str
+) -> None:
+    api.add("Namespace", ISTIO)
+    installed(api, params, WANTED[0])
+    api.add(kind, "istiod", ISTIO, spec={})  # as ours is named; another kind
+    plan = uninstall.plan(params, cluster, created_namespace=True)
+    assert [s.target for s in plan.steps] == ["Deployment istio-system/istiod"]
+    assert f"kept: namespace istio-system: {kind} istio-system/istiod in it" in plan.title
+    uninstall.execute(plan, params, cluster, created_namespace=True)
+    assert api.find(kind, "istiod", ISTIO)
+    assert api.find("Namespace", ISTIO)
+
+
+def test_a_kind_that_may_not_be_seen_keeps_the_namespace_and_one_that_has_ended_does_not(
+    api: FakeApi, cluster: Cluster, params: Params
+) -> None:
+    api.add("Namespace", ISTIO)
+    installed(api, params, WANTED[0])
+    api.kinds.add(("example.com/v1", "Widget"))
+    api.refuse = lambda _, path, __: (403, {"message": "no"}) if path.endswith("/widgets") else None
+    title = uninstall.plan(params, cluster, created_namespace=True).title
+    assert "kept: namespace istio-system: widgets.example.com may not be listed" in title
+    api.refuse = lambda _, path, __: (404, {"message": "no"}) if path.endswith("/widgets") else None
+    plan = uninstall.plan(params, cluster, created_namespace=True)
+    assert plan.steps[-1].target == "Namespace istio-system"
+
+
 def test_another_istiod_keeps_crds_and_root_certificates(
     api: FakeApi, cluster: Cluster, params: Params
 ) -> None:

@@ -13,6 +13,7 @@ from gateshift.cluster.kept import copy_step, keep_copy, to_copy
 from gateshift.cluster.objects import Object, name_of, title_of
 from gateshift.cluster.permissions import covered
 from gateshift.cluster.resources import Call
+from gateshift.cluster.strangers import is_custom, left_behind, strangers
 from gateshift.errors import Blocked, ClusterError, GateClosed
 from gateshift.params.model import Params
 from gateshift.plan import Plan, Step
@@ -43,8 +44,8 @@ _DELETED = (
     "ResourceQuota",
     "LimitRange",
 )
+_MOVE = "move or remove these first; what may go along is named as Kind/name in cleanup.also"
 _PROTECTED = {"default", "kube-system", "kube-public", "kube-node-lease"}
-_WORKLOADS = {"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "CronJob", "Job", "Pod"}
 
 
 def refusals(params: Params, cluster: Cluster, held: Inventory | None = None) -> list[str]:
@@ -62,25 +63,17 @@ def refusals(params: Params, cluster: Cluster, held: Inventory | None = None) ->
     if cluster.get("Namespace", namespace) is None:
         return [f"namespace {namespace} does not exist"]
     held = held or contents(cluster, namespace)
-    found = [
-        f"{title_of(o)} is not a part of APISIX"
-        for o in held.objects
-        if o["kind"] in _WORKLOADS and not _belongs(o)
-    ]
+    found = strangers(params, held.objects)
     if held.unseen:
         found.append(
             f"it cannot be seen whether the namespace holds {', '.join(held.unseen)}: grant list on them"
         )
     services = [name_of(o) for o in held.objects if o["kind"] == "Service"]
     found += users_of(cluster, namespace, services)
+    found += left_behind(cluster, namespace)
     if not params.cleanup.discard_volumes:
         found += _volumes(cluster, held)
     return found
-
-
-def _belongs(obj: Object) -> bool:
-    words = [name_of(obj), *(obj["metadata"].get("labels") or {}).values()]
-    return any("apisix" in str(w) or "etcd" in str(w) for w in words)
 
 
 def _volumes(cluster: Cluster, held: Inventory) -> list[str]:
@@ -102,7 +95,7 @@ def _volumes(cluster: Cluster, held: Inventory) -> list[str]:
 
 def _rank(obj: Object) -> tuple[int, int, str]:
     kind = obj["kind"]
-    if kind in _DELETED and "." not in obj["apiVersion"].replace(".k8s.io", ""):
+    if kind in _DELETED and not is_custom(obj):
         return (1, _DELETED.index(kind), title_of(obj))
     # A custom resource with a finalizer needs its controller to go; without one it goes after the
     # controller, which can then not translate its deletion into deleted routes.
@@ -125,7 +118,7 @@ def plan(
     if not (resuming and gone):
         against = refusals(params, cluster, held)
         if against:
-            raise Blocked(f"clean-up refuses: {'; '.join(against)}", hint="move or remove these first")
+            raise Blocked(f"clean-up refuses: {'; '.join(against)}", hint=_MOVE)
     steps = [copy_step(params, o) for o in to_copy(params, cluster, held.objects, redactor or Redactor())]
     deleted = [*leftovers.first(cluster, namespace), *sorted(held.objects, key=_rank)]
     steps += [_delete(o) if _may_delete(cluster, o) else _goes(o) for o in deleted]

@@ -63,6 +63,7 @@ def _movable(out: Object) -> Object:
             for port in spec.get("ports") or []:
                 port.pop("nodePort", None)
         case "PersistentVolumeClaim":
+            out["metadata"].pop("ownerReferences", None)  # a claim of an owner that is gone is deleted
             notes = out["metadata"].get("annotations") or {}
             for key in [k for k in notes if k.startswith("pv.kubernetes.io/")]:
                 del notes[key]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -37,9 +37,16 @@ class Inventory:
 
 
 def namespaced_resources(cluster: Cluster) -> list[Resource]:
-    """Return every kind of namespaced object that the API server lists, in the version it prefers."""
+    """Return every kind of namespaced object that the API server lists, each in one version.
+
+    That is the version which the server prefers, or the next that has the kind: Istio's EnvoyFilter and
+    APISIX's Consumer are not in the preferred version of their groups.
+    """
     versions = ["v1"]
-    versions += [g["preferredVersion"]["groupVersion"] for g in cluster.raw("/apis").get("groups") or []]
+    for group in cluster.raw("/apis").get("groups") or []:
+        preferred = group["preferredVersion"]["groupVersion"]
+        served = [v["groupVersion"] for v in group.get("versions") or []]
+        versions += [preferred, *(v for v in served if v != preferred)]
 
     def one(version: str) -> list[Resource]:
         path = f"/apis/{version}" if "/" in version else f"/api/{version}"
@@ -57,11 +64,19 @@ def namespaced_resources(cluster: Cluster) -> list[Resource]:
         ]
 
     with ThreadPoolExecutor(8) as pool:
-        return [r for found in pool.map(one, versions) for r in found]
+        found = [r for part in pool.map(one, versions) for r in part]
+    first: dict[tuple[str, str], Resource] = {}
+    for resource in found:
+        first.setdefault((resource.group, resource.kind), resource)
+    return list(first.values())
 
 
 def contents(cluster: Cluster, namespace: str) -> Inventory:
-    """List what *namespace* holds: not what Kubernetes makes by itself, nor what an owner takes along."""
+    """List what *namespace* holds: not what Kubernetes makes by itself, nor what an owner in it takes along.
+
+    An object whose owner cannot be in it (of a kind for the whole cluster, or one that may not be listed)
+    stands for itself, and so does each claim of a volume: data are nothing to lose on the way.
+    """
     wanted = [
         r
         for r in namespaced_resources(cluster)
@@ -72,6 +87,8 @@ def contents(cluster: Cluster, namespace: str) -> Inventory:
         try:
             return cluster.list(f"{resource.api_version}/{resource.kind}", namespace)
         except ApiError as error:
+            if error.status == 404:  # its definition ended since the kinds were asked for
+                return []
             if error.status in {403, 405}:
                 return f"{resource.plural}{'.' + resource.group if resource.group else ''}"
             raise
@@ -79,12 +96,18 @@ def contents(cluster: Cluster, namespace: str) -> Inventory:
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(one, wanted))
     unseen = [a for a in answers if isinstance(a, str)]
-    objects = [o for a in answers if not isinstance(a, str) for o in a if _made_by_somebody(o)]
+    seen = {(r.group, r.kind) for r, a in zip(wanted, answers, strict=True) if not isinstance(a, str)}
+    objects = [o for a in answers if not isinstance(a, str) for o in a if _made_by_somebody(o, seen)]
     return Inventory(tuple(objects), tuple(sorted(unseen)))
 
 
-def _made_by_somebody(obj: Object) -> bool:
-    if (obj["kind"], name_of(obj)) in _MADE_BY_KUBERNETES or obj["metadata"].get("ownerReferences"):
+def _made_by_somebody(obj: Object, seen: Set[tuple[str, str]]) -> bool:
+    owners = {
+        (str(owner.get("apiVersion", "")).rpartition("/")[0], str(owner["kind"]))
+        for owner in obj["metadata"].get("ownerReferences") or []
+    }
+    taken_along = owners and owners <= seen and obj["kind"] != "PersistentVolumeClaim"
+    if (obj["kind"], name_of(obj)) in _MADE_BY_KUBERNETES or taken_along:
         return False
     return not (obj["kind"] == "Secret" and obj.get("type") == "kubernetes.io/service-account-token")
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
 from gateshift.cluster.client import Cluster
 from gateshift.cluster.failures import ApiError
 from gateshift.cluster.gateways import watch
 from gateshift.cluster.install import manifests
+from gateshift.cluster.inventory import contents
 from gateshift.cluster.objects import API_GATEWAY, Object, clean, diff_text, name_of, title_of
 from gateshift.cluster.operator import istiod_name
 from gateshift.cluster.ownership import is_ours, is_shared, owner_selector
@@ -42,7 +43,8 @@ _RUNTIME_MAPS = {"istio-ca-root-cert", "istio-ca-crl"}
 _RUNTIME_SECRETS = {"istio-ca-secret", "istio-ca-secret-lock"}
 _RUNTIME_CLASSES = {"istio", "istio-remote", "istio-waypoint", "istio-east-west"}
 _BY_ISTIOD = "made by istiod at run time"
-_MADE_BY_KUBERNETES = {("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default")}
+_NAMED = 3
+"""Objects of a namespace that stays which are named; of the others the number is told."""
 
 
 def shared_before(params: Params, cluster: Cluster) -> list[Object]:
@@ -64,10 +66,10 @@ def plan(
 
     *before* are the shared objects of others as they were (:func:`shared_before`); *created_namespace*
     says that the install made the namespace. A CRD with objects stays, and so does a namespace that holds
-    anything.
+    anything, of whatever kind, or of which not everything may be seen.
     """
     steps: list[Step] = []
-    goes: set[tuple[str, str]] = set()
+    goes: set[str] = set()
     old = {title_of(o): o for o in before}
     last = not _other_istiods(params, cluster)
 
@@ -78,7 +80,7 @@ def plan(
                 found += _put_back(obj, old[title_of(obj)])
             elif last or not is_shared(obj):
                 found.append(_delete(obj, "made by the install"))
-                goes.add((kind, name_of(obj)))
+                goes.add(obj["metadata"]["uid"])
         return found
 
     for kind in _KINDS:
@@ -86,16 +88,13 @@ def plan(
     accounts = made(_LAST_KIND)
     runtime = _made_by_istiod(params, cluster) if last and (steps or accounts) else []
     steps += [_delete(o, _BY_ISTIOD) for o in runtime]
-    goes |= {(o["kind"], name_of(o)) for o in runtime}
+    goes |= {o["metadata"]["uid"] for o in runtime}
     steps += accounts
     kept: list[str] = []
     steps += _crds(params, cluster, old, last, kept)
     if created_namespace and (namespace := cluster.get("Namespace", params.istio.namespace)):
-        left = [o for o in _contents(cluster, params.istio.namespace) if (o["kind"], name_of(o)) not in goes]
-        if left:
-            kept.append(
-                f"namespace {params.istio.namespace}: {', '.join(title_of(o) for o in left[:3])} in it"
-            )
+        if holds := _holds(cluster, params.istio.namespace, goes):
+            kept.append(f"namespace {params.istio.namespace}: {holds}")
         else:
             steps.append(_delete(namespace, "made by the install, empty now"))
     title = f"Istio {params.istio.version}: take back {len(steps)} objects"
@@ -191,16 +190,17 @@ def _instances(cluster: Cluster, crd: Object) -> list[Object]:
     return []
 
 
-def _contents(cluster: Cluster, namespace: str) -> list[Object]:
-    """List what a person would miss: everything of the kinds that people make."""
-    found = []
-    kinds = ("Deployment", "StatefulSet", "DaemonSet", "Service", "ConfigMap", "Secret", "ServiceAccount")
-    for kind in kinds:
-        for obj in cluster.list(kind, namespace):
-            token = kind == "Secret" and obj.get("type") == "kubernetes.io/service-account-token"
-            if (kind, name_of(obj)) not in _MADE_BY_KUBERNETES and not token:
-                found.append(obj)
-    return found
+def _holds(cluster: Cluster, namespace: str, goes: Set[str]) -> str:
+    """Say what the namespace would take along, beside the objects that go (their uids); empty when nothing.
+
+    A kind that may not be listed counts as something: what nobody sees, nobody exported.
+    """
+    held = contents(cluster, namespace)
+    left = sorted(title_of(o) for o in held.objects if o["metadata"]["uid"] not in goes)
+    if left:
+        more = f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
+        return f"{', '.join(left[:_NAMED])}{more} in it"
+    return f"{', '.join(held.unseen)} may not be listed" if held.unseen else ""
 
 
 def execute(

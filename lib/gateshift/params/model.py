@@ -217,9 +217,16 @@ class SoakParams(Model):
 
 
 class CleanupParams(Model):
-    """``discard_volumes`` signs that volumes of the APISIX namespace may be destroyed with their contents."""
+    """What a person signs for the deletion of the APISIX namespace.
+
+    ``discard_volumes``: its volumes may be destroyed with their contents. ``also``: workloads and custom
+    resources in it that are no part of APISIX and may go along, each as ``Kind/name``.
+    """
 
     discard_volumes: bool = False
+    also: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^[A-Z]\w*/[^/\s]+$")], ...], BeforeValidator(as_tuple)
+    ] = ()
 
 
 class Probe(Model):
