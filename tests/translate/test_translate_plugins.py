@@ -300,6 +300,13 @@ def test_key_auth_shows_no_key() -> None:
         ("/v1", "/v2", "/a/v1/v1", "/a/v2/v1"),
         ("a(b)c", "<$1>", "/xabcabc", "/x<b>abc"),
         ("^/x|^/y", "/z", "/y/1", "/z/1"),
+        ("^/a/(.*)", "/$2x", "/a/b", "/x"),
+        ("^/a/(.*)", "/$12", "/a/b", "/"),
+        ("^/a/(.*)", "/${1}2", "/a/b", "/b2"),
+        ("^/a/(.*)", "/$$1", "/a/b", "/$1"),
+        ("b", "<$0>", "/abc", "/a<b>c"),
+        ("b", "$1", "/abc", "/ac"),
+        (r"^/a\(x|/b\)", "/z", "/q/b)", "/q/z"),
     ],
 )
 def test_regex_uri_replaces_the_first_match_only(
@@ -309,6 +316,34 @@ def test_regex_uri_replaces_the_first_match_only(
     # Envoy replaces every match (RE2::GlobalReplace); Python's sub does the same.
     found = re.sub(rule["match"], re.sub(r"\\(\d)", r"\\g<\1>", rule["rewrite"]), path)
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "target", "matches"),
+    [
+        ("^/a|/b/", "/z/b/1", True),
+        ("^/a|/b/", "/a?x=/b/", True),
+        ("^/a|/b/", "/z?x=/b/", False),
+        ("^/a$|^/b$", "/a?x=1", True),
+        ("^/a$|^/b$", "/b", True),
+        ("^/a$|^/b$", "/ab", False),
+        ("^/q/[^a]*z", "/q/?z", False),
+        ("z$", "/xyz?a", True),
+        ("z$", "/x?z", False),
+    ],
+)
+def test_of_several_rewrites_each_alternative_has_its_own_anchors(
+    pattern: str, target: str, matches: bool
+) -> None:
+    """Each pair is a rule of its own; its pattern is searched in the path, never in the query string."""
+    rule = rules(one({"proxy-rewrite": {"regex_uri": [pattern, "/x", "^/never", "/y"]}}))[0]
+    condition = rule["match"][0]["headers"][":path"]["regex"]
+    assert bool(re.fullmatch(condition, target)) is matches
+
+
+def test_a_dollar_without_a_group_is_no_replacement_for_apisix_either() -> None:
+    for replacement in ("/$x", "/$", "/${a}"):
+        assert one({"proxy-rewrite": {"regex_uri": ["^/r/(.*)", replacement]}}).blockers
 
 
 def test_proxy_rewrite_replaces_the_whole_path() -> None:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from gateshift.apisix.pcre import POSIX
 
-__all__ = ["Inexpressible", "check_regex", "full_match"]
+__all__ = ["Inexpressible", "check_regex", "full_match", "top_level"]
 
 _NOT_RE2 = re.compile(r"\(\?(?:[=!>]|<[=!]|R|\d|P[=>]|\()|\\[1-9ZGKRX]|[*+?}]\+|\\g\{|\\k[<{']")
 _LEADING_FLAGS = re.compile(r"\(\?([is]+)\)")
@@ -59,6 +59,11 @@ def full_match(pattern: str, *, ignore_case: bool = False, excluded: str = "", e
     return f"(?{flags}:{text})" if flags else text
 
 
+def top_level(pattern: str) -> list[str]:
+    """Return the top-level alternatives of a pattern. Raises Inexpressible when it is none."""
+    return [pattern[first:last] for first, last in _Reader(pattern, "", False).cuts(0, len(pattern))]
+
+
 class _Reader:
     """Cuts a pattern into top-level alternatives and rewrites each."""
 
@@ -69,7 +74,7 @@ class _Reader:
     def alternatives(self, start: int, end: int) -> list[str]:
         """Return the alternatives between two positions, each as a full match."""
         found = []
-        for first, last in self._split(start, end):
+        for first, last in self.cuts(start, end):
             inner = self._only_group(first, last)
             if inner is not None:
                 found += self.alternatives(*inner)
@@ -78,7 +83,8 @@ class _Reader:
             found.append(("" if begins else self._any) + body + ("" if ends else self._any))
         return found
 
-    def _split(self, start: int, end: int) -> list[tuple[int, int]]:
+    def cuts(self, start: int, end: int) -> list[tuple[int, int]]:
+        """Return where each alternative between two positions begins and ends."""
         cuts, depth, at = [start], 0, start
         while at < end:
             size = self._atom_size(at, end)

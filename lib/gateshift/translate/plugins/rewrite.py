@@ -11,6 +11,7 @@ from gateshift.translate.plugins.envoy import lua
 from gateshift.translate.plugins.lua import HTTP
 from gateshift.translate.plugins.registry import Use, handles
 from gateshift.translate.plugins.values import guard_credential, header_value, lua_values, template
+from gateshift.translate.regexes import full_match, top_level
 
 __all__ = ["regex_rewrite"]
 
@@ -21,29 +22,25 @@ def regex_rewrite(pattern: str, replacement: str) -> dict[str, str]:
     Envoy replaces every match, so a pattern that is not bound to the start is wrapped in one that eats
     the whole path.
     """
-    check_regex(pattern)
-    bound = pattern.startswith("^") and "|" not in re.sub(r"\([^()]*\)", "", pattern)
-    if bound:
-        return {"match": pattern, "rewrite": template(replacement)}
-    groups = re.compile(pattern).groups
-    if groups + 2 > 9:
+    groups = re.compile(check_regex(pattern)).groups
+    if pattern.startswith("^") and len(top_level(pattern)) == 1:
+        return {"match": pattern, "rewrite": template(replacement, groups)}
+    whole = _WHOLE.search(replacement) is not None  # then the match itself needs a group
+    last = groups + whole + 2
+    if last > 9:
         raise Inexpressible("the pattern has too many groups for Envoy's nine")
     return {
-        "match": f"^(.*?)(?:{pattern})(.*)$",
-        "rewrite": rf"\1{template(replacement, shift=1)}\{groups + 2}",
+        "match": f"^(.*?)({'' if whole else '?:'}{pattern})(.*)$",
+        "rewrite": rf"\1{template(replacement, groups, shift=1 + whole)}\{last}",
     }
 
 
+_WHOLE = re.compile(r"\$(?:0+(?!\d)|\{0+\})")
+
+
 def _path_condition(pattern: str) -> dict[str, Any]:
-    body = check_regex(pattern)
-    start, end = "[^?]*?", "[^?]*"
-    if body.startswith("^"):
-        body, start = body[1:], ""
-    if body.endswith("$") and not body.endswith("\\$"):
-        body, end = body[:-1], ""
-    # `.` and negated classes could reach into the query string; `[^?]` keeps the search in the path.
-    body = re.sub(r"(?<!\\)\.([*+])", r"[^?]\1", body)
-    return {"headers": {":path": {"regex": rf"{start}(?:{body}){end}(?:\?.*)?"}}}
+    # `?` cannot stand in the path: nothing in the pattern may reach over it into the query string.
+    return {"headers": {":path": {"regex": rf"(?:{full_match(pattern, excluded='?')})(?:\?.*)?"}}}
 
 
 def _headers(use: Use, raw: Mapping[str, Any]) -> None:

@@ -83,22 +83,28 @@ def lua_values(values: Mapping[str, object]) -> str:
     return "{" + ",".join(f"[{quoted(key)}]={one(str(value))}" for key, value in values.items()) + "}"
 
 
-def template(text: str, shift: int = 0) -> str:
-    """Write a replacement with ``$1`` as RE2's ``\\1``, groups moved up by *shift*."""
-    pieces: list[str] = []
-    last = 0
-    for found in _VARIABLE.finditer(text):
-        name = found[1] or found[2]
-        digits = re.match(r"\d", name)
+_CAPTURE = re.compile(r"\$(?:(\$)|\{(\d+)\}|(\d+)|\{?(\w*))")
+
+
+def template(text: str, groups: int, shift: int = 0) -> str:
+    """Write a replacement with ``$1`` as RE2's ``\\1``, groups moved up by *shift*.
+
+    As in ``ngx.re.sub`` all digits name one group, one above *groups* is empty text, and ``$$`` is a dollar.
+    """
+
+    def capture(found: re.Match[str]) -> str:
+        digits = found[2] or found[3]
+        if found[1]:
+            return "$"
         if digits is None:
-            raise Inexpressible(f"the variable ${name} cannot stand in a rewritten path")
-        group = int(digits[0]) + shift
-        if group > 9:
+            raise Inexpressible(f"the variable ${found[4]} cannot stand in a rewritten path")
+        if int(digits) > groups:
+            return ""
+        if int(digits) + shift > 9:
             raise Inexpressible("Envoy's rewrites know nine groups")
-        tail = name[1:] if found[2] else ""
-        pieces += [text[last : found.start()].replace("\\", "\\\\"), f"\\{group}", tail]
-        last = found.end()
-    return "".join(pieces) + text[last:].replace("\\", "\\\\")
+        return f"\\{int(digits) + shift}"
+
+    return _CAPTURE.sub(capture, text.replace("\\", "\\\\"))
 
 
 def guard_credential(use: Use, name: str, value: object) -> bool:
