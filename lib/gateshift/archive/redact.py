@@ -1,8 +1,8 @@
 """Take secrets out of everything that is written: known values, their encodings, and telling shapes.
 
 A value counts as known when a param of a secret type has it, or when a mapping holds it under a telling
-name (``admin_key``, ``token``, ``Authorization``). Shapes are found without being known: JSON Web Tokens,
-PEM private keys, ``Authorization`` and ``X-API-KEY`` headers, AWS access keys, passwords in URLs.
+name (``admin_key``, ``token``, ``Authorization``). Shapes are found without being known, see
+:mod:`gateshift.archive.shapes`.
 """
 
 from __future__ import annotations
@@ -15,73 +15,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-__all__ = ["MASK", "Redactor", "secret_values", "secrets_in", "telling"]
+from gateshift.archive.shapes import MASK, telling, without_shapes
 
-MASK = "[redacted]"
+__all__ = ["MASK", "Redactor", "secret_values", "secrets_in", "telling"]
 
 _REFERENCE = re.compile(r"\$\{env:([^}]*)\}")
 
 _SHORTEST = 4
 """Shorter known values are not searched for: replacing every "a" would destroy the text and hide nothing."""
-
-_TELLING = re.compile(
-    r"(^|[-_.])(password|passwd|secret|token|credentials?|authorization|cookie|"
-    r"(api|admin|access|private|signing|hmac|secret)[-_]?key|apikey|bearer)([-_.]|$)",
-    re.IGNORECASE,
-)
-_HARMLESS = re.compile(
-    r"(_file|_path|_name|_names|_url|_ref|_id|_count|_timeout|_secret_name)$", re.IGNORECASE
-)
-
-_SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
-    # Header.payload.signature, each base64url; the payload of a JWT always begins with {" = eyJ.
-    (re.compile(r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]*"), MASK),
-    (
-        re.compile(r"-----BEGIN ([A-Z ]*)PRIVATE KEY-----.*?(-----END \1PRIVATE KEY-----|\Z)", re.DOTALL),
-        f"-----BEGIN PRIVATE KEY----- {MASK}",
-    ),
-    # The same as a base64 value of a Kubernetes Secret: LS0tLS1CRUdJTiB is "-----BEGIN ".
-    (
-        re.compile(
-            r"LS0tLS1CRUdJTi[A-Za-z0-9+/]*(?:UFJJVkFURSBLRVk|BSSVZBVEUgS0VZ|QUklWQVRFIEtFW)[A-Za-z0-9+/=]*"
-        ),
-        MASK,
-    ),
-    (
-        re.compile(
-            r"""(?i)((?:proxy-)?authorization["']?\s*[:=]\s*["']?)((?:bearer|basic|token|digest)\s+)?(?!\[redacted)[^\s"',}\\]{4,}"""
-        ),
-        rf"\1\2{MASK}",
-    ),
-    (re.compile(r"""(?i)\b(bearer\s+)(?!\[redacted|token\b)[A-Za-z0-9._~+/-]{12,}=*"""), rf"\1{MASK}"),
-    (
-        re.compile(
-            r"""(?i)((?:x-api-key|apikey|x-auth-token|set-cookie|cookie)["']?\s*[:=]\s*["']?)(?!\[redacted)[^\s"',}\\]{4,}"""
-        ),
-        rf"\1{MASK}",
-    ),
-    (re.compile(r"(?<![A-Z0-9])(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Z0-9])"), MASK),
-    (re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*://[^\s/:@]+:)[^\s/@]+(@)"), rf"\1{MASK}\2"),
-)
-
-_MARKERS = (
-    "eyj",
-    "private key",
-    "ls0tls1crudjti",
-    "authorization",
-    "bearer",
-    "key",
-    "token",
-    "cookie",
-    "akia",
-    "asia",
-    "://",
-)
-
-
-def telling(name: str) -> bool:
-    """Return whether a key called *name* holds a secret by convention."""
-    return bool(_TELLING.search(name)) and not _HARMLESS.search(name)
 
 
 def secret_values(value: Any, *, name: str = "") -> set[str]:
@@ -162,11 +103,7 @@ class Redactor:
         """Return *text* without secrets."""
         if self._pattern is not None:
             text = self._pattern.sub(MASK, text)
-        lowered = text.lower()
-        if any(marker in lowered for marker in _MARKERS):
-            for shape, replacement in _SHAPES:
-                text = shape.sub(replacement, text)
-        return text
+        return without_shapes(text)
 
     def value(self, value: Any, *, name: str = "") -> Any:
         """Return plain JSON *value* without secrets: texts cleaned, values under telling names masked."""

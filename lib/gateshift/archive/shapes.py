@@ -1,0 +1,176 @@
+"""What looks like a secret without being known as one: tokens, keys, headers, values under telling names.
+
+Also inside of base64, as a Kubernetes Secret is printed: runs that decode to text are judged by that text.
+What decodes to anything else (pictures, digests) is no text and stays.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator
+
+__all__ = ["MASK", "telling", "without_shapes"]
+
+MASK = "[redacted]"
+
+_TELLING = re.compile(
+    r"(^|[-_.])(password|passwd|passphrase|secret|token|credentials?|authorization|cookie|"
+    r"(api|admin|access|private|signing|hmac|secret)[-_]?key|apikey|bearer)([-_.]|$)",
+    re.IGNORECASE,
+)
+_HARMLESS = re.compile(
+    r"(_file|_path|_name|_names|_url|_ref|_id|_count|_timeout|_secret_name)$", re.IGNORECASE
+)
+
+_SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
+    # Header.payload.signature, each base64url; the payload of a JWT always begins with {" = eyJ.
+    (re.compile(r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]*"), MASK),
+    # Header.key.vector.ciphertext.tag: an encrypted one, whose key may be empty.
+    (re.compile(r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+){3}"), MASK),
+    (
+        re.compile(r"-----BEGIN ([A-Z ]*)PRIVATE KEY-----.*?(-----END \1PRIVATE KEY-----|\Z)", re.DOTALL),
+        f"-----BEGIN PRIVATE KEY----- {MASK}",
+    ),
+    # The same as a base64 value of a Kubernetes Secret: LS0tLS1CRUdJTiB is "-----BEGIN ".
+    (
+        re.compile(
+            r"LS0tLS1CRUdJTi[A-Za-z0-9+/]*(?:UFJJVkFURSBLRVk|BSSVZBVEUgS0VZ|QUklWQVRFIEtFW)[A-Za-z0-9+/=]*"
+        ),
+        MASK,
+    ),
+    # A scheme that nobody listed, before what has a digit and so is no word of a sentence.
+    (
+        re.compile(
+            r"""(?i)((?:proxy-)?authorization["']?\s*[:=]\s*["']?[a-z][a-z0-9-]*[ \t]+)"""
+            r"""(?=[^\s"',}\\]*\d)[^\s"',}\\]{8,}"""
+        ),
+        rf"\1{MASK}",
+    ),
+    (
+        re.compile(
+            r"""(?i)((?:proxy-)?authorization["']?\s*[:=]\s*["']?)(?![a-z][a-z0-9-]*[ \t]+\[redacted)"""
+            r"""((?:bearer|basic|token|digest)\s+)?(?!\[redacted)[^\s"',}\\]{4,}"""
+        ),
+        rf"\1\2{MASK}",
+    ),
+    (re.compile(r"""(?i)\b(bearer\s+)(?!\[redacted|token\b)[A-Za-z0-9._~+/-]{12,}=*"""), rf"\1{MASK}"),
+    (
+        re.compile(
+            r"""(?i)((?:x-api-key|apikey|x-auth-token|set-cookie|cookie)["']?\s*[:=]\s*["']?)(?!\[redacted)[^\s"',}\\]{4,}"""
+        ),
+        rf"\1{MASK}",
+    ),
+    (re.compile(r"(?<![A-Z0-9])(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Z0-9])"), MASK),
+    (re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*://[^\s/:@]+:)[^\s/@]+(@)"), rf"\1{MASK}\2"),
+)
+
+_MARKERS = (
+    *("eyj", "private key", "ls0tls1crudjti", "authorization", "bearer", "key", "token", "cookie"),
+    *("akia", "asia", "://", "password", "passwd", "passphrase", "secret", "credential"),
+)
+
+_PAIR = re.compile(
+    # From the telling word at the name's end on; what stands before it is looked at only then.
+    r"""(?P<head>(?P<name>password|passwd|passphrase|secret|token|credentials?|key)"""
+    r"""(?P<quote>\\*["'])?[ \t]*(?P<sep>[:=])[ \t]*(?P<open>\\*["'])?)"""
+    r"""(?P<value>(?(open)[^"'\\\n]{4,}|[^\s"'`,;&<>(){}\[\]\\]{4,}))(?P<call>[(\[])?""",
+    re.IGNORECASE,
+)
+_BEFORE = re.compile(r"[\w.-]*\Z")
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_PASS = re.compile(r"pass(word|wd|phrase)", re.IGNORECASE)
+_HARMLESS_VALUE = re.compile(
+    r"(?i)none|null|true|false|[\d.]+(ms|s|m|h|d)?|\$.*|sha256:.*|\w+://.*|\[redacted.*"
+)
+
+_RUN = re.compile(
+    r"[A-Za-z0-9+/_-]{24,}(?:(?<=[A-Za-z0-9+/_-]{60})(?:\\n|\r?\n)[ \t]*[A-Za-z0-9+/_-]+)*={0,2}"
+)
+_SPACE = re.compile(r"\s|\\n")
+_PATH = re.compile(r"[+/]")
+_URLSAFE = str.maketrans("-_", "+/")
+
+
+def telling(name: str) -> bool:
+    """Return whether a key called *name* holds a secret by convention."""
+    return bool(_TELLING.search(name)) and not _HARMLESS.search(name)
+
+
+def without_shapes(text: str) -> str:
+    """Return *text* without what looks like a secret; every other character stays as it is."""
+    return _plain(_RUN.sub(_decoded, text))
+
+
+def _plain(text: str) -> str:
+    lowered = text.lower()
+    if any(marker in lowered for marker in _MARKERS):
+        for shape, replacement in _SHAPES:
+            text = shape.sub(replacement, text)
+        text = _PAIR.sub(_pair, text)
+    return text
+
+
+def _pair(found: re.Match[str]) -> str:
+    """Mask the value of ``name=value`` or ``name: value`` when both look like it."""
+    before = _BEFORE.search(found.string, max(0, found.start() - 60), found.start())
+    name = _HUMP.sub("_", f"{before[0] if before else ''}{found['name']}")
+    value = found["value"]
+    if found["call"] or _HARMLESS_VALUE.fullmatch(value) or not telling(name):
+        return found[0]
+    quoted = bool(found["quote"] and found["open"])  # "name": "value" is data, not prose
+    if _PASS.fullmatch(found["name"]):
+        secret = quoted or (value.lower() != found["name"].lower() and (found["sep"] == "=" or _ends(found)))
+    else:
+        secret = _random(value) or (quoted and len(value.split()) == 1 and not value.isalpha())
+    return f"{found['head']}{MASK}" if secret else found[0]
+
+
+def _ends(found: re.Match[str]) -> bool:
+    """Return whether the value is all there is behind its colon: a sentence goes on."""
+    return found.string[found.end() : found.end() + 1] != " "
+
+
+def _random(value: str) -> bool:
+    """Return whether *value* is no word, no name of words and no number."""
+    parts = re.split(r"[-_./:]", value)
+    return (
+        len(value) >= 8
+        and " " not in value
+        and any(c.isdigit() for c in value)
+        and any(c.isalpha() for c in value)
+        and (len(parts) == 1 or max(map(len, parts)) >= 12)
+    )
+
+
+def _decoded(found: re.Match[str]) -> str:
+    """Mask a run of base64 whose text has the shape of a secret."""
+    run = _SPACE.sub("", found[0]).rstrip("=").translate(_URLSAFE)
+    for text in _texts(run):
+        if _plain(text) != text:
+            return MASK
+    return found[0]
+
+
+def _texts(run: str) -> Iterator[str]:
+    """Give the texts that *run* encodes: from its beginning, behind a name or path, from a token (eyJ) on."""
+    places, at = [0, *(m.end() for m in _PATH.finditer(run, 0, 64))], run.find("ZXlK", 1)
+    while at > 0 and len(places) < 40:
+        places.append(at)
+        at = run.find("ZXlK", at + 1)
+    for place in places:
+        # A picture shows at once that it is no text.
+        if _text(run[place : place + 64]) and (text := _text(run[place:])):
+            yield text
+
+
+def _text(run: str) -> str:
+    whole = run[: len(run) // 4 * 4]
+    rest = run[len(whole) :]
+    try:
+        raw = base64.b64decode(whole + (rest + "=" * (4 - len(rest)) if len(rest) > 1 else ""))
+    except ValueError:
+        return ""
+    text = raw.decode("utf-8", "ignore")
+    # A character cut at the end is none that is missing in the middle.
+    return text if len(text.encode()) >= len(raw) - 3 and "\0" not in text else ""
