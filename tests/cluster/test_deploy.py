@@ -16,6 +16,7 @@ from gateshift.params.load import validate
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+REGIONS = ROOT / "examples" / "argo-workflows" / "regions.yaml"
 BIN = Path(sys.executable).parent
 
 
@@ -68,7 +69,7 @@ def test_istioctl_is_of_the_version_in_params() -> None:
 
 
 def pod_of(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    (found,) = documents(name)
+    found = documents(name)[-1]
     if found["kind"] == "CronJob":
         pod = found["spec"]["jobTemplate"]["spec"]["template"]["spec"]
         return pod, pod["containers"][0]
@@ -91,9 +92,25 @@ def test_runs_restricted_and_never_twice(name: str) -> None:
     assert pod["securityContext"]["runAsUser"] == 10001
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-    assert documents(name)[0]["spec"]["concurrencyPolicy"] == "Forbid"
+    assert documents(name)[-1]["spec"]["concurrencyPolicy"] == "Forbid"
     writable = {m["mountPath"] for m in container["volumeMounts"] if not m.get("readOnly")}
     assert writable == {"/outputs", "/tmp"}
+
+
+@pytest.mark.parametrize("path", [DEPLOY / "argo-workflow.yaml", REGIONS], ids=lambda p: p.name)
+def test_argos_executor_may_report_and_the_account_gets_nothing_else_by_it(path: Path) -> None:
+    role, binding, workflow = yaml.safe_load_all(path.read_text(encoding="utf-8"))
+    wanted = {
+        "apiGroups": ["argoproj.io"],
+        "resources": ["workflowtaskresults"],
+        "verbs": ["create", "patch"],
+    }
+    assert (role["kind"], role["rules"]) == ("Role", [wanted])
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    spec = workflow["spec"].get("workflowSpec", workflow["spec"])
+    assert [s["name"] for s in binding["subjects"]] == [spec["serviceAccountName"]]
+    spaces = {one["metadata"].get("namespace") for one in (role, binding, workflow)}
+    assert spaces == {binding["subjects"][0]["namespace"]} == {"gateshift"}
 
 
 def test_names_agree_and_params_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
