@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from gateshift.cluster.client import Cluster
+from gateshift.cluster.failures import HopelessError
 from gateshift.cluster.front import servers_of
 from gateshift.cluster.gateways import (
     disconnected,
@@ -19,7 +20,6 @@ from gateshift.cluster.gateways import (
     watch,
 )
 from gateshift.cluster.objects import GATEWAY_API, HIDDEN, Object, name_of, title_of
-from gateshift.errors import ClusterError
 from gateshift.params.model import Params
 from gateshift.plan import Step, canonical_json
 
@@ -213,8 +213,8 @@ def wait_in_sync(
 
     *timeout* is in seconds (default ``istio.ready_timeout``); *since* (unix seconds) is when the last object
     was applied. Without a push after it for 12 s the change does not concern the gateway. Raises
-    :class:`ClusterError` at the end of the time, and at once when Envoy has rejected the configuration:
-    waiting does not heal that.
+    :class:`ClusterError` at the end of the time, and at once :class:`HopelessError` when Envoy has rejected
+    the configuration: waiting does not heal that.
     """
     wanted = list(objects)
     seen = clean = 0
@@ -222,15 +222,16 @@ def wait_in_sync(
 
     def look() -> str:
         nonlocal seen, clean
+        before, clean = clean, 0  # a look that fails is not a clean one
         asked = 0.0 if since is None or time.monotonic() - begun > _DEBOUNCE else since - _SKEW
         missing = missing_from_gateway(params, cluster, wanted, since=asked)
         seen = seen + 1 if missing.startswith(_REFUSED) else 0
         if seen >= _LOOKS:
-            raise ClusterError(
+            raise HopelessError(
                 f"gateway configuration {missing}",
                 hint="correct the object that Envoy names; until then the old configuration stays",
             )
-        clean = 0 if missing else clean + 1
+        clean = 0 if missing else before + 1
         if since is not None and clean == 1:
             return "in sync, looking once more"
         return missing

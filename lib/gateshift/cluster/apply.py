@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from gateshift.cluster.client import Cluster
+from gateshift.cluster.failures import HopelessError, heals
 from gateshift.cluster.objects import (
     API_GATEWAY,
     MANAGED_BY,
@@ -29,6 +32,9 @@ from gateshift.errors import Blocked, ClusterError
 from gateshift.plan import Plan, Step, canonical_json
 
 __all__ = ["PRUNED", "archived", "execute", "plan", "plan_undo", "undo"]
+
+_PATIENCE = 120.0
+"""Seconds for which a way back waits for an API server that does not answer, over all its objects."""
 
 PRUNED = (
     "HTTPRoute",
@@ -227,11 +233,14 @@ def execute(
         # Also on Ctrl-C: half a configuration is worse than none.
         say(f"failed: {error or type(error).__name__}; restoring {len(entries)} objects")
         left = undo(cluster, snapshot)
-        if not isinstance(error, ClusterError):
-            raise
         outcome = (
             f"NOT restored: {'; '.join(left)}" if left else "everything was restored, nothing is changed"
         )
+        if not isinstance(error, ClusterError):
+            # The error itself says nothing of the cluster: what is left of the apply is told beside it.
+            say(outcome)
+            error.add_note(outcome)
+            raise
         raise ClusterError(f"apply failed: {error}; {outcome}", hint=error.hint) from error
     return snapshot
 
@@ -286,32 +295,50 @@ def _entry_title(entry: Mapping[str, Any]) -> str:
     return title_of({"kind": entry["kind"], "metadata": metadata})
 
 
-def undo(cluster: Cluster, snapshot: Mapping[str, Any]) -> list[str]:
+def undo(cluster: Cluster, snapshot: Mapping[str, Any], *, patience: float = _PATIENCE) -> list[str]:
     """Put everything in *snapshot* back as it was, last change first; return what could not be restored.
 
-    Only our own change is undone: an object that somebody changed since is named, not overwritten.
+    Only our own change is undone: an object that somebody changed since is named, not overwritten. What may
+    heal (no answer, overload) is tried again, for *patience* seconds in all.
     """
     if snapshot.get("cluster") != cluster.uid:
         raise Blocked("this snapshot was taken from another cluster", hint="check cluster.context")
     left = []
+    deadline = time.monotonic() + patience
     for entry in reversed(snapshot["objects"]):
-        kind = f"{entry['apiVersion']}/{entry['kind']}"
-        title = _entry_title(entry)
         try:
-            _put_back(cluster, kind, entry)
+            _persist(partial(_put_back, cluster, entry), deadline)
         except ClusterError as error:
-            left.append(f"{title}: {error}")
+            left.append(f"{_entry_title(entry)}: {error}")
     return left
 
 
-def _put_back(cluster: Cluster, kind: str, entry: Mapping[str, Any]) -> None:
+def _persist(act: Callable[[], None], deadline: float) -> None:
+    """Repeat *act* with growing pauses while its failure may heal, until *deadline* (monotonic seconds).
+
+    In place and not after the others: the order in which things are taken back keeps routes behind their
+    policies.
+    """
+    pause = 0.5
+    while True:
+        try:
+            return act()
+        except ClusterError as error:
+            if not heals(error) or time.monotonic() + pause > deadline:
+                raise
+        time.sleep(pause)
+        pause = min(pause * 2, 8.0)
+
+
+def _put_back(cluster: Cluster, entry: Mapping[str, Any]) -> None:
+    kind = f"{entry['apiVersion']}/{entry['kind']}"
     before, after = entry["before"], entry["after"]
     name, namespace = entry["name"], entry["namespace"]
     live = cluster.get(kind, name, namespace)
     if before is not None and entry.get("sealed"):
         if live is not None and live["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]:
             return
-        raise ClusterError("its earlier version holds a secret, which no archive keeps; bring it by hand")
+        raise HopelessError("its earlier version holds a secret, which no archive keeps; bring it by hand")
     if before is None:
         # Without an answer to our apply the object may still have been made; ours is told by its manager.
         if live is not None and ((after or {}).get("uid") == live["metadata"]["uid"] or _applied_by_us(live)):
@@ -324,7 +351,7 @@ def _put_back(cluster: Cluster, kind: str, entry: Mapping[str, Any]) -> None:
     if version == before["metadata"]["resourceVersion"]:
         return
     if version != (after or {}).get("resourceVersion") and not _only_we_moved(live, entry):
-        raise ClusterError("somebody changed it since; look at it and decide")
+        raise HopelessError("somebody changed it since; look at it and decide")
     cluster.update({**copy.deepcopy(before), "metadata": {**before["metadata"], "resourceVersion": version}})
 
 

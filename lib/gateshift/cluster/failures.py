@@ -10,7 +10,15 @@ import urllib3
 
 from gateshift.errors import ClusterError
 
-__all__ = ["ApiError", "ConflictError", "NotServedError", "explain_status", "explain_transport"]
+__all__ = [
+    "ApiError",
+    "ConflictError",
+    "HopelessError",
+    "NotServedError",
+    "explain_status",
+    "explain_transport",
+    "heals",
+]
 
 
 class ApiError(ClusterError):
@@ -36,6 +44,21 @@ class NotServedError(ClusterError):
     """The cluster does not know a kind: its CRD is missing or its version too old."""
 
     default_hint = "install Istio first (`gateshift install`), or check its version"
+
+
+class HopelessError(ClusterError):
+    """Waiting or repeating does not heal it: Envoy rejected it, an image is missing, a person changed it."""
+
+
+_OURS_TO_CORRECT = frozenset({400, 401, 403, 404, 405, 413, 415, 422})
+"""HTTP codes that the same request gets again: rights or the request itself must change first."""
+
+
+def heals(error: ClusterError) -> bool:
+    """Tell whether the same call may succeed a moment later: no answer, overload, a restart, a conflict."""
+    if isinstance(error, ApiError):
+        return error.status not in _OURS_TO_CORRECT
+    return not isinstance(error, (HopelessError, NotServedError))
 
 
 _WEBHOOK = re.compile(r'admission webhook "([^"]+)" denied the request:? ?(.*)', re.S)

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from gateshift.cluster.client import Cluster
+from gateshift.cluster.failures import HopelessError, NotServedError, heals
 from gateshift.cluster.objects import Object, name_of
 from gateshift.cluster.tools import run_json
 from gateshift.errors import ClusterError
@@ -68,7 +69,7 @@ def gateway_pods(cluster: Cluster, params: Params) -> list[Object]:
     service = cluster.get("Service", istio.gateway_service, istio.namespace)
     selector = (service or {}).get("spec", {}).get("selector")
     if not selector:
-        raise ClusterError(
+        raise HopelessError(
             f"Service {istio.namespace}/{istio.gateway_service} does not exist or selects no pods",
             hint="run `gateshift install`, or correct istio.gateway_service",
         )
@@ -87,18 +88,23 @@ def ready_gateways(cluster: Cluster, params: Params) -> list[Object]:
     return [p for p in pods if pod_ready(p) and not p["metadata"].get("deletionTimestamp")]
 
 
-def proxy_status(params: Params, *, timeout: float = 15.0) -> dict[str, dict[str, str]]:
+def _patience(params: Params) -> float:
+    """Seconds for one question to istioctl: a mesh for which one waits longer answers more slowly."""
+    return max(15.0, params.istio.ready_timeout / 4)
+
+
+def proxy_status(params: Params, *, timeout: float | None = None) -> dict[str, dict[str, str]]:
     """Return, per proxy ``pod.namespace``, each xDS type's status (SYNCED, STALE, ERROR, ...)."""
     states = proxy_states(params, timeout=timeout)
     return {proxy: {kind: status for kind, (status, _) in kinds.items()} for proxy, kinds in states.items()}
 
 
-def proxy_states(params: Params, *, timeout: float = 15.0) -> dict[str, dict[str, tuple[str, float]]]:
+def proxy_states(params: Params, *, timeout: float | None = None) -> dict[str, dict[str, tuple[str, float]]]:
     """Return, per proxy and xDS type, the status and when istiod last sent it (unix seconds, 0 = never)."""
     answer = run_json(
         params,
         ["proxy-status", "-o", "json", "-i", params.istio.namespace, *_revision(params)],
-        timeout=timeout,
+        timeout=timeout or _patience(params),
     )
     out: dict[str, dict[str, tuple[str, float]]] = {}
     for document in answer if isinstance(answer, list) else [answer or {}]:
@@ -160,12 +166,12 @@ def rejected(statuses: Mapping[str, Mapping[str, str]]) -> list[str]:
     ]
 
 
-def route_names(params: Params, pod: str, *, timeout: float = 15.0) -> dict[str, set[str]]:
+def route_names(params: Params, pod: str, *, timeout: float | None = None) -> dict[str, set[str]]:
     """Return what the pod's Envoy has: per virtual-host domain, the names of its routes."""
     tables = run_json(
         params,
         ["proxy-config", "routes", f"{pod}.{params.istio.namespace}", "-o", "json"],
-        timeout=timeout,
+        timeout=timeout or _patience(params),
     )
     out: dict[str, set[str]] = {}
     for table in tables or []:
@@ -182,12 +188,12 @@ def config_dump(params: Params, pod: str, *, timeout: float = 30.0) -> Any:
     return run_json(params, ["proxy-config", "all", where, "-o", "json"], timeout=timeout)
 
 
-def listener_ports(params: Params, pod: str, *, timeout: float = 15.0) -> set[int]:
+def listener_ports(params: Params, pod: str, *, timeout: float | None = None) -> set[int]:
     """Return the ports on which the pod's Envoy listens."""
     found = run_json(
         params,
         ["proxy-config", "listeners", f"{pod}.{params.istio.namespace}", "-o", "json"],
-        timeout=timeout,
+        timeout=timeout or _patience(params),
     )
     addresses = [
         a.get("socketAddress", {})
@@ -238,14 +244,25 @@ def watch(
 ) -> None:
     """Call *look* until it returns an empty text; it returns what is still missing.
 
-    Raises :class:`ClusterError` with the last answer after *timeout* seconds.
+    A look that fails in a way that heals (:func:`gateshift.cluster.failures.heals`) is repeated like one
+    that finds something missing. Raises :class:`ClusterError` with the last answer after *timeout* seconds,
+    and at once what does not heal.
     """
     deadline = time.monotonic() + timeout
     said = ""
-    while missing := look():
+    while True:
+        hint = None
+        try:
+            missing = look()
+        except ClusterError as error:
+            if not heals(error) and not isinstance(error, NotServedError):  # a definition may be on its way
+                raise
+            missing, hint = str(error), error.hint
+        if not missing:
+            return
         if progress and missing != said:
             progress(f"{subject}: {missing}")
             said = missing
         if time.monotonic() >= deadline:
-            raise ClusterError(f"{subject}: after {timeout:g} s still {missing}")
+            raise ClusterError(f"{subject}: after {timeout:g} s still {missing}", hint=hint)
         time.sleep(every)

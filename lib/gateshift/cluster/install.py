@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from gateshift.cluster.client import ApiError, Cluster
+from gateshift.cluster.failures import HopelessError
 from gateshift.cluster.gateways import load_balancer_name, watch
 from gateshift.cluster.objects import Object, clean, diff_text, identity, name_of, title_of
 from gateshift.cluster.operator import helm_values, istiod_name, render
@@ -27,7 +28,7 @@ from gateshift.cluster.tools import (
     run_istioctl,
     run_tool,
 )
-from gateshift.cluster.waiting import deployment_standing, hopeless, reasons, refused_pods
+from gateshift.cluster.waiting import Hope, deployment_standing, reasons
 from gateshift.errors import Blocked, ClusterError
 from gateshift.params.model import Params
 from gateshift.plan import Plan, Step, digest_of
@@ -45,9 +46,6 @@ __all__ = [
 ]
 
 Progress = Callable[[str], None]
-
-_PATIENCE = 45.0
-"""Seconds for which a reason that does not heal by itself (image, quota, crash) may stand."""
 
 
 def manifests(params: Params) -> list[Object]:
@@ -248,20 +246,22 @@ def _run_install(params: Params, cluster: Cluster, path: str, say: Progress) -> 
         f"{timeout:.0f}s",
         *cluster_flags(params),
     ]
+    hoping = Hope(params, cluster)
+    hoping.look()  # what was refused before does not count, so it is read before anything begins
     deadline = time.monotonic() + timeout + 60
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=environment()
         )
         try:
-            said, hoping = "", _Hope(params, cluster)
+            said = ""
             while process.poll() is None and time.monotonic() < deadline:
                 time.sleep(1.0)
                 standing = _standing(params, cluster)
                 if standing != said:
                     say(standing)
                     said = standing
-                hoping.look()
+                hoping.look_while_another_works()
         finally:
             if process.poll() is None:
                 process.terminate()
@@ -273,12 +273,7 @@ def _run_install(params: Params, cluster: Cluster, path: str, say: Progress) -> 
         output.seek(0)
         printed = output.read()
     if process.returncode != 0:
-        why = [
-            reason
-            for name in (istiod_name(params.istio), params.istio.gateway_service)
-            if deployment_standing(cluster.get("Deployment", name, params.istio.namespace))
-            for reason in reasons(cluster, params.istio.namespace, name)
-        ]
+        why = _why(params, cluster)
         raise ClusterError(
             f"istioctl install failed: {last_lines(printed)}"
             + (f". Reasons: {'; '.join(why)}" if why else ""),
@@ -286,32 +281,17 @@ def _run_install(params: Params, cluster: Cluster, path: str, say: Progress) -> 
         )
 
 
-class _Hope:
-    """Ends a wait that cannot succeed: a missing image or a quota is told at once, not by a time-out."""
-
-    def __init__(self, params: Params, cluster: Cluster) -> None:
-        self._params, self._cluster = params, cluster
-        self._patience = min(_PATIENCE, params.istio.ready_timeout / 3)
-        self._since: dict[str, float] = {}
-        names = (istiod_name(params.istio), params.istio.gateway_service)
-        self._before = {n: frozenset(refused_pods(cluster, params.istio.namespace, n)) for n in names}
-
-    def look(self) -> None:
-        """Raise :class:`ClusterError` with the reason when one has stood for too long."""
-        istio = self._params.istio
-        now = time.monotonic()
-        found = [
-            f"{name}: {reason}"
-            for name in (istiod_name(istio), istio.gateway_service)
-            for reason in hopeless(self._cluster, istio.namespace, name, before=self._before[name])
+def _why(params: Params, cluster: Cluster) -> list[str]:
+    """Return why what istioctl left is not ready, as far as the API server answers."""
+    try:
+        return [
+            reason
+            for name in (istiod_name(params.istio), params.istio.gateway_service)
+            if deployment_standing(cluster.get("Deployment", name, params.istio.namespace))
+            for reason in reasons(cluster, params.istio.namespace, name)
         ]
-        self._since = {reason: self._since.get(reason, now) for reason in found}
-        lasting = [reason for reason, since in self._since.items() if now - since >= self._patience]
-        if lasting:
-            raise ClusterError(
-                f"Istio cannot become ready: {'; '.join(lasting)}",
-                hint="remove the cause and run 10_install again: it continues where it stopped",
-            )
+    except ClusterError as error:
+        return [f"the reason cannot be read: {error}"]
 
 
 def _standing(params: Params, cluster: Cluster) -> str:
@@ -327,7 +307,7 @@ def _standing(params: Params, cluster: Cluster) -> str:
 
 def _await_deployment(cluster: Cluster, params: Params, name: str, say: Progress) -> None:
     namespace = params.istio.namespace
-    hoping = _Hope(params, cluster)
+    hoping = Hope(params, cluster)
 
     def look() -> str:
         standing = deployment_standing(cluster.get("Deployment", name, namespace))
@@ -342,9 +322,9 @@ def _await_deployment(cluster: Cluster, params: Params, name: str, say: Progress
             progress=say,
             subject=name,
         )
+    except HopelessError:
+        raise
     except ClusterError as error:
-        if "cannot become ready" in str(error):
-            raise
         why = reasons(cluster, namespace, name)
         raise ClusterError(f"{error}. Reasons: {'; '.join(why) or 'none reported'}") from None
 

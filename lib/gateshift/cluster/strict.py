@@ -9,9 +9,10 @@ from typing import Protocol
 
 from gateshift.cluster import apply, verify
 from gateshift.cluster.client import Cluster
+from gateshift.cluster.failures import HopelessError
 from gateshift.cluster.gateways import load_balancer_name, proxy_states, rejected, watch
 from gateshift.cluster.objects import Object, name_of, title_of
-from gateshift.errors import Blocked, ClusterError, NotEnoughEvidence
+from gateshift.errors import Blocked, NotEnoughEvidence
 from gateshift.metrics.source import Answer
 from gateshift.params.model import Params
 from gateshift.plan import Plan
@@ -180,7 +181,7 @@ def execute(
         while True:
             bad = [c for c in verify.probe_checks(params, target) if c.status == "fail"]
             if bad:
-                raise ClusterError(f"after STRICT {bad[0].name}: {bad[0].measured}")
+                raise HopelessError(f"after STRICT {bad[0].name}: {bad[0].measured}")
             if time.monotonic() >= deadline or not params.verify.probes:
                 return
             time.sleep(_PROBE_EVERY)

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
+from gateshift.cluster.failures import HopelessError
 from gateshift.errors import ClusterError
 from gateshift.params.model import Params
 
@@ -16,10 +17,10 @@ __all__ = ["cluster_flags", "environment", "find_tool", "run_istioctl", "run_jso
 
 
 def find_tool(name: str) -> str:
-    """Return the tool's absolute path. Raises :class:`ClusterError` when it is not there."""
+    """Return the tool's absolute path. Raises :class:`HopelessError` when it is not there."""
     found = shutil.which(name)
     if found is None:
-        raise ClusterError(
+        raise HopelessError(
             f"{name} was not found",
             hint="install it, or set istio.istioctl / istio.kubectl in the params file to its path",
         )
@@ -59,11 +60,13 @@ def run_tool(command: Sequence[str], *, timeout: float, accept: Sequence[int] = 
     except subprocess.TimeoutExpired:
         raise ClusterError(f"`{name} {command[1]}` gave no answer within {timeout:g} s") from None
     except OSError as error:
-        raise ClusterError(f"{name} cannot be run: {error.strerror or error}") from None
+        raise HopelessError(f"{name} cannot be run: {error.strerror or error}") from None
     if done.returncode not in accept:
         said = last_lines(done.stderr or done.stdout)
         lonely = "no valid IP address in the service node id" in said
-        raise ClusterError(f"`{name} {command[1]}` failed: {said}", hint=_LONELY if lonely else None)
+        if lonely:
+            raise HopelessError(f"`{name} {command[1]}` failed: {said}", hint=_LONELY)
+        raise ClusterError(f"`{name} {command[1]}` failed: {said}")
     return done.stdout
 
 

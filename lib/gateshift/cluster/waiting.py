@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Collection
 
 from gateshift.cluster.client import Cluster
+from gateshift.cluster.failures import HopelessError
 from gateshift.cluster.gateways import pod_ready, selector_text
 from gateshift.cluster.objects import Object, name_of
+from gateshift.cluster.operator import istiod_name
 from gateshift.errors import ClusterError
+from gateshift.params.model import Params
 
-__all__ = ["deployment_standing", "hopeless", "pod_problem", "reasons", "refused_pods"]
+__all__ = ["Hope", "deployment_standing", "hopeless", "pod_problem", "reasons", "refused_pods"]
+
+_PATIENCE = 45.0
+"""Seconds for which a reason that does not heal by itself (image, quota, crash) may stand."""
 
 _NO_ACCOUNT = "error looking up service account"
 _POD = re.compile(r'pods "[^"]*"')
@@ -151,3 +158,46 @@ def hopeless(cluster: Cluster, namespace: str, name: str, *, before: Collection[
                     f"container {state['name']}: {waiting['reason']} (image {state.get('image', '?')})"
                 )
     return list(dict.fromkeys(found))
+
+
+class Hope:
+    """Ends a wait that cannot succeed: a missing image or a quota is told at once, not by a time-out."""
+
+    def __init__(self, params: Params, cluster: Cluster) -> None:
+        self._params, self._cluster = params, cluster
+        self._patience = min(_PATIENCE, params.istio.ready_timeout / 3)
+        self._since: dict[str, float] = {}
+        self._before: dict[str, frozenset[str]] = {}
+
+    def look(self) -> None:
+        """Raise :class:`HopelessError` with the reason when one has stood for too long.
+
+        What was refused before the first look does not count.
+        """
+        istio = self._params.istio
+        now = time.monotonic()
+        names = (istiod_name(istio), istio.gateway_service)
+        if not self._before:
+            told = {n: frozenset(refused_pods(self._cluster, istio.namespace, n)) for n in names}
+            self._before = told
+        found = [
+            f"{name}: {reason}"
+            for name in names
+            for reason in hopeless(self._cluster, istio.namespace, name, before=self._before[name])
+        ]
+        self._since = {reason: self._since.get(reason, now) for reason in found}
+        lasting = [reason for reason, since in self._since.items() if now - since >= self._patience]
+        if lasting:
+            raise HopelessError(
+                f"Istio cannot become ready: {'; '.join(lasting)}",
+                hint="remove the cause and run 10_install again: it continues where it stopped",
+            )
+
+    def look_while_another_works(self) -> None:
+        """As :meth:`look`; an API server that does not answer for a moment is no reason to end istioctl."""
+        try:
+            self.look()
+        except HopelessError:
+            raise
+        except ClusterError:
+            return  # istioctl has a time limit of its own
