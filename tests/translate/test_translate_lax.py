@@ -64,6 +64,11 @@ def _translated(config: Configuration, target: Target = TARGET) -> Translation:
         ({"upstream": {"nodes": {"a": 1}, "timeout": {"connect": "6s"}}}, "upstream.timeout.connect"),
         ({"upstream": {"nodes": {"a": 1}, "retries": "2"}}, "upstream.retries"),
         ({"timeout": {"read": 0}}, "timeout.read"),
+        ({"filter_func": ""}, "filter_func"),
+        ({"filter_func": "return true"}, "filter_func"),
+        ({"script": ""}, "script"),
+        ({"script_id": 0}, "script_id"),
+        ({"service_id": ""}, "service_id"),
     ],
 )
 def test_a_wrong_type_is_named_with_its_place_and_blocks(
@@ -108,6 +113,19 @@ def test_what_apisix_takes_is_not_refused(tmp_path: Path) -> None:
     config = _read(tmp_path, {"routes": [given, route("none", "/b", upstream={}, plugins=[])]})
     assert sorted(config.of(Kind.ROUTE)) == ["none", "r"]
     assert not [one for one in config.findings if one.unread]
+
+
+_VALUES: list[Any] = ["", False, 0, 0.0, [], {}, None]
+
+
+@pytest.mark.parametrize("value", _VALUES, ids=repr)
+@pytest.mark.parametrize(
+    "field",
+    """uri uris host hosts remote_addr remote_addrs methods priority vars filter_func script script_id plugins
+    upstream upstream_id service_id plugin_config_id timeout enable_websocket status name labels""".split(),
+)
+def test_an_empty_value_is_accounted_for_whatever_its_field(field: str, value: Any, tmp_path: Path) -> None:
+    _translated(_read(tmp_path, {"routes": [{**route("r", "/a"), field: value}, route("good", "/good")]}))
 
 
 @pytest.mark.parametrize("field", [{"methods": ["FETCH"]}, {"vars": [["a", "=~", "b"]]}, {"uri": None}])

@@ -58,7 +58,15 @@ _COUNT = _of(lambda value: _integer(value) and value >= 0, "an integer from 0 on
 _PORT = _of(lambda value: _integer(value) and 1 <= value <= 65535, "a port from 1 to 65535")
 _SECONDS = _of(lambda value: _number(value) and value > 0, "a number of seconds above 0")
 _SWITCH = _of(lambda value: isinstance(value, bool) or (_number(value) and value in (0, 1)), "1 or 0")
-_REFERENCE = _of(lambda value: isinstance(value, str) or _integer(value), "text or an integer")
+_REFERENCE = _of(
+    lambda value: (isinstance(value, str) and value != "") or (_integer(value) and value >= 1),
+    "text that is not empty or an integer from 1 on",
+)
+_FUNCTION = _of(
+    lambda value: isinstance(value, str) and len(value) >= 10 and value.startswith("function"),
+    "a Lua function of at least 10 characters",
+)
+_SCRIPT = _of(lambda value: isinstance(value, str) and len(value) >= 10, "a text of at least 10 characters")
 _LIST = _of(lambda value: isinstance(value, list | tuple | Mapping), "a list")  # {} is Lua's empty list
 _MAPPING = _of(lambda value: isinstance(value, Mapping), "a mapping")
 
@@ -174,8 +182,8 @@ _FIELDS: Mapping[Kind, Check] = {
             "remote_addr": _TEXT,
             "remote_addrs": _some,
             "vars": _LIST,
-            "filter_func": _TEXT,
-            "script": _TEXT,
+            "filter_func": _FUNCTION,
+            "script": _SCRIPT,
             "script_id": _REFERENCE,
             "service_id": _REFERENCE,
             "plugin_config_id": _REFERENCE,
@@ -184,7 +192,7 @@ _FIELDS: Mapping[Kind, Check] = {
             "status": _SWITCH,
         }
     ),
-    Kind.SERVICE: _object({**_BEARERS, "hosts": _texts, "enable_websocket": _FLAG, "script": _TEXT}),
+    Kind.SERVICE: _object({**_BEARERS, "hosts": _texts, "enable_websocket": _FLAG, "script": _SCRIPT}),
     Kind.UPSTREAM: _INLINE,
     Kind.PLUGIN_CONFIG: _object({"plugins": _plugins}),
     Kind.GLOBAL_RULE: _object({"plugins": _plugins}),

@@ -70,7 +70,7 @@ def _conditions(job: Job, draft: Draft) -> list[Condition]:
         except Inexpressible as reason:
             _block_field(job, draft, "vars", str(reason))
     for field, why in _BLOCKING.items():
-        if spec.get(field):
+        if spec.get(field) is not None:
             _block_field(job, draft, field, why)
     return conditions
 
@@ -100,6 +100,8 @@ def _account_route(job: Job, draft: Draft) -> None:
             job.mark(route, (key,), Fidelity.EXACT, "order of VirtualService rules")
         elif key in ("hosts", "host"):
             job.mark(route, (key,), Fidelity.EXACT, "VirtualService hosts")
+        elif spec[key] is None and key in (*_ELSEWHERE, *_BLOCKING):
+            job.mark(route, (key,), Fidelity.IGNORED_DEFAULT, "", "null: as if it were not written")
         elif key in _PLAIN:
             job.mark(route, (key,), Fidelity.EXACT, "VirtualService http[].match")
         elif key not in _ELSEWHERE and key not in _BLOCKING:
