@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from cryptography.x509.oid import NameOID
 from moto import mock_aws
 
 from gateshift import traffic
-from gateshift.cluster import preflight
+from gateshift.cluster import capacity, preflight
 from gateshift.cluster.checks import Check, Item, passed, run_items
 from gateshift.cluster.client import Cluster
 from gateshift.cluster.permissions import cluster_role, covered
@@ -308,8 +309,8 @@ def _quota(w: World, hard: dict[str, str], used: dict[str, str] | None = None) -
     w.api.add("ResourceQuota", "q", "istio-system", spec={"hard": hard}, status={"used": used or {}})
 
 
-def _limit(w: World, most: dict[str, str]) -> None:
-    w.api.add("LimitRange", "l", "istio-system", spec={"limits": [{"type": "Container", "max": most}]})
+def _limit(w: World, *, namespace: str = "istio-system", kind: str = "max", **bound: str) -> None:
+    w.api.add("LimitRange", "l", namespace, spec={"limits": [{"type": "Container", kind: bound}]})
 
 
 def _label(w: World, namespace: str, **labels: str) -> None:
@@ -380,7 +381,53 @@ CASES: dict[str, tuple[Callable[[World], Any], str, str, str]] = {
         "fail",
         "services.loadbalancers",
     ),
-    "limit range": (lambda w: _limit(w, {"memory": "1Gi"}), "quota", "fail", "LimitRange l"),
+    "limit range": (lambda w: _limit(w, memory="1Gi"), "quota", "fail", "LimitRange l"),
+    "node ports quota": (lambda w: _quota(w, {"services.nodeports": "0"}), "quota", "fail", "nodeports"),
+    "deployments quota": (
+        lambda w: _quota(w, {"count/deployments.apps": "1"}),
+        "quota",
+        "fail",
+        "count/deployments.apps has room for 1, 2 are needed",
+    ),
+    "quota used up by what runs, with the HPA below its ceiling": (
+        lambda w: [_istiod(w, "istio-system", "gateshift"), _quota(w, {"cpu": "4"}, {"cpu": "4"})],
+        "quota",
+        "fail",
+        "cpu has room for 0, 12.500 are needed",
+    ),
+    "limit range with a ratio": (
+        lambda w: _limit(w, kind="maxLimitRequestRatio", cpu="1"),
+        "quota",
+        "fail",
+        "maxLimitRequestRatio of cpu is 1, ingress gateway has 2",
+    ),
+    "limit range with a minimum": (
+        lambda w: _limit(w, kind="min", memory="1500Mi"),
+        "quota",
+        "fail",
+        "min memory is 1500Mi, ingress gateway asks for",
+    ),
+    "limit range of the application": (
+        lambda w: _limit(w, namespace="shop", kind="min", cpu="200m"),
+        "sidecars",
+        "warn",
+        "min cpu is 200m, a sidecar asks for 0.1",
+    ),
+    "pools that are small": (
+        lambda w: [
+            node(w.api, name, "3")["metadata"].update(labels={"karpenter.sh/nodepool": name})
+            for name in ("n1", "n2")
+        ],
+        "node pools",
+        "warn",
+        "no pool alone takes the minimum",
+    ),
+    "a pool that is small": (
+        lambda w: node(w.api, "n1", "3")["metadata"].update(labels={"karpenter.sh/nodepool": "blue"}),
+        "node pools",
+        "warn",
+        "the minimum does not fit into blue",
+    ),
     "namespace misspelt": (
         lambda w: w.sections.update(cluster={"application_namespace": "shoop"}),
         "namespace of application",
@@ -858,6 +905,48 @@ def test_room_for_a_network_load_balancer_is_counted(world: World, cluster: Clus
     _aws(world, balancers=2)
     check = run(world, cluster)["load balancer quota"]
     assert (check.status, check.measured) == ("pass", "2 of 20 network load balancers in eu-central-1")
+
+
+def test_what_runs_needs_no_room_in_the_quota_again(world: World, cluster: Cluster) -> None:
+    _istiod(world, "istio-system", "gateshift")
+    for app, count in (("istio-ingressgateway", 10), ("istiod", 5)):
+        for n in range(count):
+            metadata = {"labels": {"app": app}}
+            world.api.add("Pod", f"{app}-{n}", "istio-system", metadata=metadata, spec={}, status={})
+    used = {"cpu": "12.5", "services.loadbalancers": "1"}
+    _quota(world, used, used)
+    assert run(world, cluster)["quota"].status == "pass"
+
+
+def _asks(cpu: str, **more: Any) -> dict[str, Any]:
+    return {"name": "c", "resources": {"requests": {"cpu": cpu}}, **more}
+
+
+@pytest.mark.parametrize(
+    ("spec", "cores"),
+    [
+        ({"containers": [_asks("1"), {"name": "none"}]}, "1"),
+        ({"containers": [_asks("1")], "overhead": {"cpu": "250m"}}, "1.25"),
+        ({"containers": [_asks("1")], "initContainers": [_asks("100m", restartPolicy="Always")]}, "1.1"),
+        ({"containers": [_asks("1")], "initContainers": [_asks("3"), _asks("2")]}, "3"),
+        (
+            {
+                "containers": [_asks("1")],
+                "initContainers": [_asks("1", restartPolicy="Always"), _asks("2")],
+            },
+            "3",
+        ),
+        (
+            {
+                "containers": [_asks("3")],
+                "initContainers": [_asks("2"), _asks("1", restartPolicy="Always")],
+            },
+            "4",
+        ),
+    ],
+)
+def test_a_pod_holds_what_the_scheduler_counts(spec: dict[str, Any], cores: str) -> None:
+    assert capacity.pod_request({"spec": spec})["cpu"] == Decimal(cores)
 
 
 def test_every_check_has_a_condition_that_makes_it_fail() -> None:

@@ -69,7 +69,7 @@ def test_istioctl_is_of_the_version_in_params() -> None:
 
 
 def pod_of(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    found = documents(name)[-1]
+    (found,) = documents(name)
     if found["kind"] == "CronJob":
         pod = found["spec"]["jobTemplate"]["spec"]["template"]["spec"]
         return pod, pod["containers"][0]
@@ -92,14 +92,22 @@ def test_runs_restricted_and_never_twice(name: str) -> None:
     assert pod["securityContext"]["runAsUser"] == 10001
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-    assert documents(name)[-1]["spec"]["concurrencyPolicy"] == "Forbid"
+    assert documents(name)[0]["spec"]["concurrencyPolicy"] == "Forbid"
     writable = {m["mountPath"] for m in container["volumeMounts"] if not m.get("readOnly")}
     assert writable == {"/outputs", "/tmp"}
 
 
-@pytest.mark.parametrize("path", [DEPLOY / "argo-workflow.yaml", REGIONS], ids=lambda p: p.name)
-def test_argos_executor_may_report_and_the_account_gets_nothing_else_by_it(path: Path) -> None:
-    role, binding, workflow = yaml.safe_load_all(path.read_text(encoding="utf-8"))
+@pytest.mark.parametrize(
+    ("rights", "path"),
+    [
+        (DEPLOY / "argo-rbac.yaml", DEPLOY / "argo-workflow.yaml"),
+        (REGIONS.with_name("rbac.yaml"), REGIONS),
+    ],
+    ids=["stable run", "regions"],
+)
+def test_argos_executor_may_report_and_the_account_gets_nothing_else_by_it(rights: Path, path: Path) -> None:
+    role, binding = yaml.safe_load_all(rights.read_text(encoding="utf-8"))
+    workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
     wanted = {
         "apiGroups": ["argoproj.io"],
         "resources": ["workflowtaskresults"],

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 from gateshift.cluster.objects import Object, name_of
 from gateshift.params.model import Autoscaled, Params
 
-__all__ = ["Need", "free_on_nodes", "needs", "over_limits", "over_quota", "parse_quantity"]
+__all__ = [
+    "OBJECTS",
+    "Need",
+    "fits",
+    "free_on_nodes",
+    "needs",
+    "over_limits",
+    "over_quota",
+    "parse_quantity",
+    "pod_request",
+]
 
 _SUFFIX = {
     "n": Decimal("1e-9"),
@@ -75,16 +86,55 @@ def _need(component: str, namespace: str, scaled: Autoscaled, pods: int) -> Need
     )
 
 
-def needs(params: Params, *, ceiling: bool) -> tuple[Need, ...]:
-    """Return the need at the HPAs' minimum, or at their *ceiling*.
+GATEWAY, ISTIOD = "ingress gateway", "istiod"
+
+OBJECTS = {
+    "services": 2,
+    "services.loadbalancers": 1,
+    "services.nodeports": 3,
+    "deployments.apps": 2,
+    "replicasets.apps": 2,
+    "horizontalpodautoscalers.autoscaling": 2,
+    "poddisruptionbudgets.policy": 2,
+}
+"""What an install adds to what a quota counts: istiod, the gateway, and the gateway's Service with its node
+ports for 80, 443 and 15021. In a quota each stands by itself or behind ``count/``."""
+
+
+def needs(params: Params, *, ceiling: bool, running: Mapping[str, int] | None = None) -> tuple[Need, ...]:
+    """Return the need at the HPAs' minimum, or at their *ceiling*, beyond the pods *running* already.
 
     Sidecars are not in it: moving north-south traffic needs none (istio-traps.md 61).
     """
-    istio = params.istio
-    return tuple(
-        _need(name, istio.namespace, scaled, scaled.replicas_max if ceiling else scaled.replicas_min)
-        for name, scaled in (("ingress gateway", istio.gateway), ("istiod", istio.istiod))
-    )
+    istio, there = params.istio, running or {}
+    found = []
+    for name, scaled in ((GATEWAY, istio.gateway), (ISTIOD, istio.istiod)):
+        wanted = scaled.replicas_max if ceiling else scaled.replicas_min
+        found.append(_need(name, istio.namespace, scaled, max(0, wanted - there.get(name, 0))))
+    return tuple(found)
+
+
+def pod_request(pod: Object) -> dict[str, Decimal]:
+    """Return what the scheduler holds for a pod: cores and bytes.
+
+    Native sidecars run beside the containers; other init containers run before them, one by one, so that only
+    the largest moment counts. The runtime class's overhead comes on top (kube-scheduler's own rule).
+    """
+    spec = pod.get("spec", {})
+    found = {}
+    for what in ("cpu", "memory"):
+        beside = peak = Decimal(0)
+        for one in spec.get("initContainers") or []:
+            if one.get("restartPolicy") == "Always":
+                beside += _asked(one, what)
+            peak = max(peak, beside + (_asked(one, what) if one.get("restartPolicy") != "Always" else 0))
+        runs = beside + sum((_asked(c, what) for c in spec.get("containers") or []), Decimal(0))
+        found[what] = max(runs, peak) + parse_quantity((spec.get("overhead") or {}).get(what, 0))
+    return found
+
+
+def _asked(container: Mapping[str, Any], what: str) -> Decimal:
+    return parse_quantity(((container.get("resources") or {}).get("requests") or {}).get(what, 0))
 
 
 def _requested(pods: Iterable[Object]) -> dict[str, dict[str, Decimal]]:
@@ -95,11 +145,8 @@ def _requested(pods: Iterable[Object]) -> dict[str, dict[str, Decimal]]:
             continue
         sums = used.setdefault(node, {"cpu": Decimal(0), "memory": Decimal(0), "pods": Decimal(0)})
         sums["pods"] += 1
-        for container in pod["spec"].get("containers") or []:
-            for what in ("cpu", "memory"):
-                asked = (container.get("resources") or {}).get("requests", {}).get(what)
-                if asked is not None:
-                    sums[what] += parse_quantity(asked)
+        for what, asked in pod_request(pod).items():
+            sums[what] += asked
     return used
 
 
@@ -128,7 +175,7 @@ def fits(free: Mapping[str, Mapping[str, Decimal]], wanted: Iterable[Need]) -> d
     """Place pods one by one (largest memory first) on the emptiest node; return how many did not fit."""
     left = {node: dict(values) for node, values in free.items()}
     unplaced: dict[str, int] = {}
-    for need in sorted(wanted, key=lambda n: -n.memory_request / max(n.pods, 1)):
+    for need in sorted((n for n in wanted if n.pods), key=lambda n: -n.memory_request / max(n.pods, 1)):
         cpu, memory = need.cpu_request / need.pods, need.memory_request / need.pods
         for _ in range(need.pods):
             node = max(left, key=lambda n: left[n]["cpu"], default=None)
@@ -157,40 +204,63 @@ _QUOTA_KEYS = {
 }
 
 
-def over_quota(quotas: Iterable[Object], wanted: Iterable[Need]) -> list[str]:
-    """Name each quota entry that the need would exceed."""
+def over_quota(
+    quotas: Iterable[Object], wanted: Iterable[Need], objects: Mapping[str, int] | None = None
+) -> list[str]:
+    """Name each quota entry that the need would exceed; *objects* (:data:`OBJECTS`) are made besides pods."""
     total = list(wanted)
     out = []
     for quota in quotas:
+        if {"BestEffort", "Terminating"} & set(quota.get("spec", {}).get("scopes") or []):
+            continue  # for pods of another kind
         hard = quota.get("spec", {}).get("hard") or {}
         used = quota.get("status", {}).get("used") or {}
         for key, limit in hard.items():
             field = _QUOTA_KEYS.get(key)
-            if key == "services.loadbalancers":
-                asked = Decimal(1)
-            elif field is None:
-                continue
-            else:
+            if field is not None:
                 asked = sum((Decimal(getattr(n, field)) for n in total), Decimal(0))
+            else:
+                asked = Decimal((objects or {}).get(key.removeprefix("count/"), 0))
+            if not asked:
+                continue
             room = parse_quantity(limit) - parse_quantity(used.get(key, 0))
             if asked > room:
                 out.append(f"quota {name_of(quota)}: {key} has room for {room:g}, {asked:g} are needed")
     return out
 
 
-def over_limits(ranges: Iterable[Object], wanted: Iterable[Need]) -> list[str]:
-    """Name each LimitRange bound that a container of ours would break."""
+def over_limits(
+    ranges: Iterable[Object], wanted: Iterable[Need], *, types: Iterable[str] = ("Container", "Pod")
+) -> list[str]:
+    """Name each bound of a LimitRange that a pod of the need, which has one container, would break.
+
+    *types* are those of the rules that count: a sidecar is a container, but no pod.
+    """
     out = []
+    total = [n for n in wanted if n.pods]
     for found in ranges:
         for rule in found.get("spec", {}).get("limits") or []:
-            if rule.get("type") not in {"Container", "Pod"}:
+            if rule.get("type") not in set(types):
                 continue
-            for need in wanted:
-                for what, asked in (("cpu", need.cpu_limit), ("memory", need.memory_limit)):
-                    most = (rule.get("max") or {}).get(what)
-                    if most is not None and asked / need.pods > parse_quantity(most):
-                        out.append(
-                            f"LimitRange {name_of(found)}: max {what} is {most}, "
-                            f"{need.component} has {asked / need.pods:g}"
-                        )
+            for need in total:
+                for what, asked, most in (
+                    ("cpu", need.cpu_request, need.cpu_limit),
+                    ("memory", need.memory_request, need.memory_limit),
+                ):
+                    where = f"LimitRange {name_of(found)}"
+                    for said in _beyond(rule, what, asked / need.pods, most / need.pods):
+                        out.append(f"{where}: {said.format(component=need.component)}")
     return out
+
+
+def _beyond(rule: Mapping[str, Any], what: str, asked: Decimal, most: Decimal) -> Iterator[str]:
+    """Yield the bounds for *what* (cores or bytes) that a request and a limit break; one component each."""
+    high = (rule.get("max") or {}).get(what)
+    if high is not None and most > parse_quantity(high):
+        yield f"max {what} is {high}, {{component}} has {most:g}"
+    low = (rule.get("min") or {}).get(what)
+    if low is not None and asked < parse_quantity(low):
+        yield f"min {what} is {low}, {{component}} asks for {asked:g}"
+    ratio = (rule.get("maxLimitRequestRatio") or {}).get(what)
+    if ratio is not None and asked and most / asked > parse_quantity(ratio):
+        yield f"maxLimitRequestRatio of {what} is {ratio}, {{component}} has {most / asked:.3g}"

@@ -9,7 +9,7 @@ from decimal import Decimal
 from gateshift.cluster.capacity import Need
 from gateshift.cluster.objects import Object, name_of
 
-__all__ = ["POOL_LABELS", "Sidecars", "as_needs", "by_pool", "pool_of", "sidecars"]
+__all__ = ["POOL_LABELS", "Sidecars", "as_needs", "by_pool", "one_sidecar", "pool_of", "sidecars"]
 
 POOL_LABELS = (
     "eks.amazonaws.com/nodegroup",
@@ -68,6 +68,11 @@ def as_needs(estimates: Iterable[Sidecars]) -> list[Need]:
         Need("sidecars", e.namespace, 0, e.cpu, e.pods * Decimal(2), e.memory, e.pods * Decimal(2**30))
         for e in estimates
     ]
+
+
+def one_sidecar(namespace: str) -> Need:
+    """Return the guide's sidecar in one pod."""
+    return Need("a sidecar", namespace, 1, _CPU, Decimal(2), _MEMORY, Decimal(2**30))
 
 
 def _containers(pod: Object) -> set[str]:

@@ -8,7 +8,7 @@ from decimal import Decimal
 from gateshift.cluster import capacity, pools
 from gateshift.cluster.checks import Check, Item, failed, passed, warned
 from gateshift.cluster.client import Cluster
-from gateshift.cluster.objects import Object
+from gateshift.cluster.objects import Object, name_of
 from gateshift.cluster.operator import istiod_name
 from gateshift.cluster.reach import Once, Reach
 from gateshift.params.model import Params
@@ -72,7 +72,21 @@ class _Checks:
             f"{float(v['memory']) / 2**30:.3g} GiB, {int(v['pods'])} pods"
             for pool, v in sorted(found.items())
         )
-        if text:
+        if not text:
+            return
+        wanted = capacity.needs(self.params, ceiling=False)
+        members: dict[str, dict[str, Mapping[str, Decimal]]] = {}
+        for node in nodes:
+            if name_of(node) in free:
+                members.setdefault(pools.pool_of(node), {})[name_of(node)] = free[name_of(node)]
+        full = sorted(pool for pool, its in members.items() if capacity.fits(its, wanted))
+        if full and len(members) > 1:
+            remedy = "add nodes to one pool, or see that nothing (selector, taint) binds the gateways to one"
+            named = f"the minimum does not fit into {', '.join(full)}"
+            if len(full) == len(members):
+                named = "no pool alone takes the minimum"
+            yield warned("node pools", f"{text}; {named}", why, remedy)
+        else:
             yield passed("node pools", text, why)
 
     def sidecars(self) -> Iterator[Check]:
@@ -82,7 +96,11 @@ class _Checks:
             cpu = sum((v["cpu"] for v in free.values()), Decimal(0))
             memory = sum((v["memory"] for v in free.values()), Decimal(0))
             quotas = self.cluster.list("ResourceQuota", estimate.namespace)
+            ranges = self.cluster.list("LimitRange", estimate.namespace)
             against = capacity.over_quota(quotas, pools.as_needs([estimate]))
+            against += capacity.over_limits(
+                ranges, [pools.one_sidecar(estimate.namespace)], types=("Container",)
+            )
             if estimate.cpu > cpu or estimate.memory > memory:
                 against.append(f"nodes have {float(cpu):g} cores, {float(memory) / 2**30:.3g} GiB left")
             if against:
@@ -90,7 +108,7 @@ class _Checks:
                     "sidecars",
                     f"{estimate.text}; {'; '.join(against)}",
                     why,
-                    f"before injecting, raise the quota of {estimate.namespace} or add nodes",
+                    f"before injecting, raise the quota of {estimate.namespace} or its limits, or add nodes",
                 )
             else:
                 yield passed("sidecars", estimate.text, why)
@@ -101,15 +119,26 @@ class _Checks:
         labels = pod["metadata"].get("labels") or {}
         return pod["metadata"]["namespace"] == self.params.istio.namespace and labels.get("app") in apps
 
+    def _running(self) -> dict[str, int]:
+        """Return how many pods of each component of ours there are."""
+        apps = {self.params.istio.gateway_service: capacity.GATEWAY, "istiod": capacity.ISTIOD}
+        found: dict[str, int] = {}
+        for pod in self._all_pods():
+            if self._ours(pod) and pod.get("status", {}).get("phase") not in {"Succeeded", "Failed"}:
+                name = apps[pod["metadata"]["labels"]["app"]]
+                found[name] = found.get(name, 0) + 1
+        return found
+
     def quota(self) -> Iterator[Check]:
         namespace = self.params.istio.namespace
         why = "a ResourceQuota or LimitRange refuses pods silently: the ReplicaSet just stays short"
         installed = self.cluster.get("Deployment", istiod_name(self.params.istio), namespace) is not None
         quotas = self.cluster.list("ResourceQuota", namespace)
         ranges = self.cluster.list("LimitRange", namespace)
-        wanted = capacity.needs(self.params, ceiling=True)
-        against = [] if installed else capacity.over_quota(quotas, wanted)
-        against += capacity.over_limits(ranges, wanted)
+        # What runs is in the quota's usage already; the HPA adds the rest when the traffic comes.
+        more = capacity.needs(self.params, ceiling=True, running=self._running())
+        against = capacity.over_quota(quotas, more, {} if installed else capacity.OBJECTS)
+        against += capacity.over_limits(ranges, capacity.needs(self.params, ceiling=True))
         if against:
             yield failed(
                 "quota",
