@@ -115,13 +115,18 @@ def test_what_apisix_takes_is_not_refused(tmp_path: Path) -> None:
     assert not [one for one in config.findings if one.unread]
 
 
+_FIELDS = (
+    "uri uris host hosts remote_addr remote_addrs methods priority vars filter_func script script_id "
+    "plugins upstream upstream_id service_id plugin_config_id timeout enable_websocket status name "
+    "labels "
+)
 _VALUES: list[Any] = ["", False, 0, 0.0, [], {}, None]
 
 
 @pytest.mark.parametrize("value", _VALUES, ids=repr)
 @pytest.mark.parametrize(
     "field",
-    ["uri", "uris", "host", "hosts", "remote_addr", "remote_addrs", "methods", "priority", "vars", "filter_func", "script", "script_id", "plugins", "upstream", "upstream_id", "service_id", "plugin_config_id", "timeout", "enable_websocket", "status", "name", "labels"],
+    _FIELDS.split(),
 )
 def test_an_empty_value_is_accounted_for_whatever_its_field(field: str, value: Any, tmp_path: Path) -> None:
     _translated(_read(tmp_path, {"routes": [{**route("r", "/a"), field: value}, route("good", "/good")]}))
