@@ -228,15 +228,22 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
                 case "PATCH":
                     self._apply(key, query, body, live, dry)
                 case "DELETE":
-                    uid = body.get("preconditions", {}).get("uid")
-                    if live is None:
-                        self._fail(404, "not found")
-                    elif uid and uid != live["metadata"]["uid"]:
-                        self._fail(409, "the UID in the precondition does not match")
-                    else:
-                        if not dry:
-                            del api.objects[key]
-                        self._answer(200, {"status": "Success"})
+                    self._delete(key, body, live, dry)
+
+        def _delete(
+            self, key: tuple[str, str, str, str], body: Object, live: Object | None, dry: bool
+        ) -> None:
+            uid = body.get("preconditions", {}).get("uid")
+            if live is None:
+                self._fail(404, "not found")
+            elif uid and uid != live["metadata"]["uid"]:
+                self._fail(409, "the UID in the precondition does not match")
+            else:
+                if not dry and live["metadata"].get("finalizers"):
+                    live["metadata"].setdefault("deletionTimestamp", "2026-11-30T00:00:00Z")
+                elif not dry:
+                    del api.objects[key]
+                self._answer(200, {"status": "Success"})
 
         def _list(self, key: tuple[str, str, str, str], query: dict[str, str]) -> None:
             wanted = dict(p.split("=", 1) for p in query.get("labelSelector", "").split(",") if p)
@@ -257,7 +264,10 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
             if api.objects.get((*key[:3], body["metadata"]["name"])):
                 self._fail(409, f"{body['metadata']['name']} already exists")
             else:
-                self._answer(201, api.store(copy.deepcopy(body)))
+                made = copy.deepcopy(body)
+                if key[1] == "customresourcedefinitions":
+                    made["status"] = {"conditions": [{"type": "Established", "status": "True"}]}
+                self._answer(201, api.store(made))
 
         def _apply(
             self,

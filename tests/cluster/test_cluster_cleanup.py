@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import pytest
@@ -146,6 +147,82 @@ def test_finalizers_are_released_while_their_controller_runs(
     order = [s.target for s in cleanup.plan(params, cluster).steps]
     controller = order.index("Deployment apisix/apisix")
     assert order.index("ApisixRoute apisix/held") < controller < order.index("ApisixRoute apisix/plain")
+
+
+def test_the_controller_stays_until_it_has_released_what_waits_for_it(
+    api: FakeApi, cluster: Cluster, kubeconfig: str
+) -> None:
+    params = confirmed(kubeconfig)
+    api.add("ApisixRoute", "held", "apisix", spec={}, metadata={"finalizers": ["apisix.apache.org/x"]})
+    place = ("apisix.apache.org/v2", "apisixroutes", "apisix", "held")
+
+    def release() -> None:
+        """As the controller, which has to live for it."""
+        if api.find("Deployment", "apisix", "apisix"):
+            del api.objects[place]
+
+    later: list[threading.Timer] = []
+
+    def control(method: str, path: str, _: Any) -> None:
+        if method == "DELETE" and path.endswith("/held"):
+            later.append(threading.Timer(0.5, release))
+            later[0].start()
+
+    api.refuse = control
+    said: list[str] = []
+    cleanup.execute(params, cluster, cleanup.plan(params, cluster), progress=said.append)
+    later[0].join()
+    assert place not in api.objects
+    waited = said.index(
+        "custom resources: held by their finalizers: ApisixRoute apisix/held (apisix.apache.org/x), 1 in all"
+    )
+    assert waited < said.index("delete: Deployment apisix/apisix")
+
+
+def test_what_is_never_released_is_named_and_its_controller_stays(
+    api: FakeApi, cluster: Cluster, kubeconfig: str
+) -> None:
+    params = confirmed(kubeconfig)
+    api.add("ApisixRoute", "held", "apisix", spec={}, metadata={"finalizers": ["apisix.apache.org/x"]})
+    with pytest.raises(ClusterError, match=r"still held by .*ApisixRoute apisix/held") as caught:
+        cleanup.execute(params, cluster, cleanup.plan(params, cluster))
+    assert "finalizers by hand" in caught.value.hint
+    assert api.find("Deployment", "apisix", "apisix")
+
+
+def test_a_restore_waits_for_the_kinds_that_it_brings_back(
+    api: FakeApi, cluster: Cluster, kubeconfig: str
+) -> None:
+    params = confirmed(kubeconfig)
+    api.add("ApisixRoute", "r", "apisix", spec={"http": []})
+    api.kinds.add(("apisix.apache.org/v2", "ApisixTls"))
+    api.store(
+        {
+            "apiVersion": "apiextensions.k8s.io/v1",
+            "kind": "CustomResourceDefinition",
+            "metadata": {"name": "apisixtlses.apisix.apache.org"},
+            "spec": crd("apisix.apache.org", "ApisixTls", "apisixtlses"),
+        }
+    )
+    api.add("ApisixRoute", "theirs", "shop", spec={})  # so the group is served all the time
+    metadata = {"name": "t", "namespace": "apisix"}
+    api.store({"apiVersion": "apisix.apache.org/v2", "kind": "ApisixTls", "metadata": metadata, "spec": {}})
+    plan = cleanup.plan(params, cluster)
+    exported = [shown(o, Redactor()) for o in cleanup.export(params, cluster, plan)]
+    cleanup.execute(params, cluster, plan)
+    api.kinds.discard(("apisix.apache.org/v2", "ApisixTls"))
+    later: list[threading.Timer] = []
+
+    def learn(method: str, path: str, _: Any) -> None:
+        if method == "POST" and path.endswith("/customresourcedefinitions"):
+            later.append(threading.Timer(0.7, api.kinds.add, [("apisix.apache.org/v2", "ApisixTls")]))
+            later[0].start()
+
+    api.refuse = learn
+    fresh = Cluster.connect(params.cluster)
+    assert fresh.serves("ApisixRoute")  # the group is known before the kind comes back
+    restore.execute(params, fresh, restore.plan(params, fresh, exported), exported)
+    assert ("apisix.apache.org/v2", "apisixtlses", "apisix", "t") in api.objects
 
 
 def test_name_must_be_typed(api: FakeApi, cluster: Cluster, kubeconfig: str) -> None:

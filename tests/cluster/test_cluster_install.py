@@ -246,6 +246,28 @@ def test_a_missing_image_is_told_long_before_the_time_out(
         install.wait_ready(patient, cluster)
 
 
+@pytest.mark.parametrize("version", ["networking.istio.io/v1", "networking.istio.io/v1beta1"])
+def test_the_validator_of_each_istio_is_asked_in_a_version_that_it_has(
+    api: FakeApi, cluster: Cluster, kubeconfig: str, version: str
+) -> None:
+    other = {"networking.istio.io/v1", "networking.istio.io/v1beta1"} - {version}
+    api.kinds = {k for k in api.kinds if k[0] not in other}
+    sent: list[dict[str, Any]] = []
+
+    def webhook(method: str, _: str, body: dict[str, Any]) -> Any:
+        if method != "PATCH":
+            return None
+        sent.append(body)
+        words = 'admission webhook "validation.istio.io" denied the request: bad'
+        return 400, {"message": words}
+
+    api.refuse = webhook
+    assert install.answers(cluster, make_params(kubeconfig)) == ""
+    assert install.answers(cluster, make_params(kubeconfig, istio={"revision": "next"})) == ""
+    assert {one["apiVersion"] for one in sent} == {version}
+    assert [one["metadata"].get("labels") for one in sent] == [None, {"istio.io/rev": "next"}]
+
+
 def test_quota_is_hopeless_and_a_missing_node_is_not(api: FakeApi, cluster: Cluster) -> None:
     spec = {"replicas": 1, "selector": {"matchLabels": {"app": "istiod"}}}
     message = "pods forbidden: exceeded quota: compute"

@@ -57,6 +57,14 @@ class Told:
         return Answer(series, self.partial)
 
 
+def test_the_policy_has_a_version_that_an_old_istio_serves(
+    api: FakeApi, cluster: Cluster, params: Params
+) -> None:
+    api.kinds = {k for k in api.kinds if k[0] != "security.istio.io/v1"}
+    assert [s.verb for s in strict.plan(params, cluster).steps] == ["create"]
+    assert strict.policy(params, cluster)["apiVersion"] == "security.istio.io/v1beta1"
+
+
 def test_only_mutual_tls_passes(cluster: Cluster, params: Params) -> None:
     source = Told(mutual_tls=120.0, none=0.0)
     assert "120 requests" in strict.evidence(params, cluster, source)

@@ -45,6 +45,7 @@ _DELETED = (
     "LimitRange",
 )
 _MOVE = "move or remove these first; what may go along is named as Kind/name in cleanup.also"
+_RELEASE = "see in their controller's log why it does not release them, or remove the finalizers by hand"
 _PROTECTED = {"default", "kube-system", "kube-public", "kube-node-lease"}
 
 
@@ -95,11 +96,17 @@ def _volumes(cluster: Cluster, held: Inventory) -> list[str]:
 
 def _rank(obj: Object) -> tuple[int, int, str]:
     kind = obj["kind"]
+    if _held(obj):
+        return (0, 0, title_of(obj))
     if kind in _DELETED and not is_custom(obj):
         return (1, _DELETED.index(kind), title_of(obj))
-    # A custom resource with a finalizer needs its controller to go; without one it goes after the
-    # controller, which can then not translate its deletion into deleted routes.
-    return (0 if obj["metadata"].get("finalizers") else 2, 0, title_of(obj))
+    # After the controller, which can then not translate its deletion into deleted routes.
+    return (2, 0, title_of(obj))
+
+
+def _held(obj: Object) -> bool:
+    """A custom resource with a finalizer needs its controller to go; the controller goes after it."""
+    return is_custom(obj) and bool(obj["metadata"].get("finalizers"))
 
 
 def plan(
@@ -138,6 +145,8 @@ def plan(
 
 def _delete(obj: Object, note: str = "") -> Step:
     where = {"uid": obj["metadata"]["uid"], "apiVersion": obj["apiVersion"]}
+    if _held(obj):
+        where["finalizers"] = list(obj["metadata"]["finalizers"])
     return Step("delete", title_of(obj), where, None, "; ".join(filter(None, [_owner(obj), note])))
 
 
@@ -213,15 +222,43 @@ def execute(
     need_typed_name(params)
     if plan(params, cluster, resuming=resuming, redactor=redactor).digest != plan_.digest:
         raise Blocked("the cluster changed since this plan was made", hint="read the new plan and approve it")
+    held: list[Step] = []
     for step in plan_.steps:
         if step.verb == "copy":
             keep_copy(params, cluster, step)
         elif step.verb == "delete":
             kind, where, name = _place(step)
+            if "finalizers" in step.before:
+                held.append(step)
+            elif held:
+                _wait_released(params, cluster, held, progress=say)
+                held = []
             cluster.delete(kind, name, where, uid=step.before["uid"])
             if kind == "v1/Namespace":
                 wait_gone(params, cluster, progress=say)
         say(f"{step.verb}: {step.target}")
+
+
+def _wait_released(
+    params: Params, cluster: Cluster, steps: Iterable[Step], *, progress: Callable[[str], None]
+) -> None:
+    """Wait until the finalizers of what was deleted are released, while their controller still runs.
+
+    Without it they would hold the namespace for ever. Raises :class:`ClusterError` naming what hangs at the
+    end of ``istio.ready_timeout``; the clean-up goes on from there when it is run again.
+    """
+
+    def look() -> str:
+        left = []
+        for step in steps:
+            kind, where, name = _place(step)
+            live = cluster.get(kind, name, where)
+            if live is not None and live["metadata"]["uid"] == step.before["uid"]:
+                left.append(f"{step.target} ({', '.join(live['metadata'].get('finalizers') or ['ending'])})")
+        return f"held by their finalizers: {', '.join(left[:3])}, {len(left)} in all" if left else ""
+
+    wait, subject = params.istio.ready_timeout, "custom resources"
+    watch(look, timeout=wait, progress=progress, subject=subject, hint=_RELEASE)
 
 
 def wait_gone(params: Params, cluster: Cluster, *, progress: Callable[[str], None] | None = None) -> None:

@@ -298,7 +298,7 @@ class Cluster(LogStream):
         if not candidates:
             raise NotServedError(f"kind {kind} is not known to gateshift; write it as group/version/Kind")
         for candidate in candidates:
-            found = self._discover(candidate).get(bare)
+            found = self._discover(candidate).get(bare) or self._discover(candidate, anew=True).get(bare)
             if found is not None:
                 return found
         raise NotServedError(f"the cluster does not serve {bare} ({' or '.join(candidates)})")
@@ -306,11 +306,17 @@ class Cluster(LogStream):
     def _resource_of(self, obj: Object) -> Resource:
         return self.resource(f"{obj['apiVersion']}/{obj['kind']}")
 
-    def _discover(self, api_version: str) -> dict[str, Resource]:
+    def _discover(self, api_version: str, *, anew: bool = False) -> dict[str, Resource]:
+        """Return the kinds of a group and version; *anew* asks again for one that was not among them.
+
+        What is absent may appear later (CRDs are installed by us), also in a group that has others already.
+        """
         with self._lock:
             known = self._served.get(api_version)
-        if known is not None:
+        if known is not None and not anew:
             return known
+        if known is None and anew:
+            return {}  # it was asked a moment ago and is not there at all
         group, slash, version = api_version.rpartition("/")
         group = group if slash else ""
         path = f"/apis/{group}/{version}" if group else f"/api/{version}"
@@ -320,7 +326,7 @@ class Cluster(LogStream):
             for item in (answer or {}).get("resources", [])
             if "/" not in item["name"]
         }
-        if served:  # an absent group may appear later (CRDs are installed by us), so it is asked again
+        if served:
             with self._lock:
                 self._served[api_version] = served
         return served

@@ -241,28 +241,29 @@ def watch(
     every: float = 1.0,
     progress: Callable[[str], None] | None = None,
     subject: str,
+    hint: str | None = None,
 ) -> None:
     """Call *look* until it returns an empty text; it returns what is still missing.
 
     A look that fails in a way that heals (:func:`gateshift.cluster.failures.heals`) is repeated like one
-    that finds something missing. Raises :class:`ClusterError` with the last answer after *timeout* seconds,
-    and at once what does not heal.
+    that finds something missing. Raises :class:`ClusterError` with the last answer (and *hint*, or that of
+    the error) after *timeout* seconds, and at once what does not heal.
     """
     deadline = time.monotonic() + timeout
     said = ""
     while True:
-        hint = None
+        then = hint
         try:
             missing = look()
         except ClusterError as error:
             if not heals(error) and not isinstance(error, NotServedError):  # a definition may be on its way
                 raise
-            missing, hint = str(error), error.hint
+            missing, then = str(error), error.hint
         if not missing:
             return
         if progress and missing != said:
             progress(f"{subject}: {missing}")
             said = missing
         if time.monotonic() >= deadline:
-            raise ClusterError(f"{subject}: after {timeout:g} s still {missing}", hint=hint)
+            raise ClusterError(f"{subject}: after {timeout:g} s still {missing}", hint=then)
         time.sleep(every)

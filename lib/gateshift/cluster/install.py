@@ -335,17 +335,21 @@ def answers(cluster: Cluster, params: Params) -> str:
     A VirtualService that is invalid on purpose is sent as a dry run: only a working path from the API
     server to istiod refuses it with istiod's own words. Nothing is stored.
     """
+    if not cluster.serves("VirtualService"):
+        return "the CRDs of Istio are not served yet"
+    metadata: Object = {"name": "gateshift-webhook-probe", "namespace": params.istio.namespace}
+    if params.istio.revision:
+        # Without it the validator of the default revision judges, which is another istiod's.
+        metadata["labels"] = {"istio.io/rev": params.istio.revision}
     probe: Object = {
-        "apiVersion": "networking.istio.io/v1",
+        "apiVersion": cluster.resource("VirtualService").api_version,
         "kind": "VirtualService",
-        "metadata": {"name": "gateshift-webhook-probe", "namespace": params.istio.namespace},
+        "metadata": metadata,
         "spec": {
             "hosts": ["probe.invalid"],
             "http": [{"route": [{"destination": {"host": "a"}}], "redirect": {"uri": "/"}}],
         },
     }
-    if not cluster.serves("networking.istio.io/v1/VirtualService"):
-        return "the CRDs of Istio are not served yet"
     try:
         cluster.apply(probe, dry_run=True)
     except ApiError as error:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 from gateshift.cluster.client import Cluster
 from gateshift.cluster.exported import holds_secrets
+from gateshift.cluster.gateways import watch
 from gateshift.cluster.kept import copies, original
 from gateshift.cluster.objects import Object, identity, name_of, title_of
 from gateshift.errors import Blocked
@@ -94,14 +95,51 @@ def execute(
     by_title: dict[str, Object] = {}
     for obj in given:
         by_title.setdefault(title_of(obj), obj)
+    defined: list[Object] = []
     for step in plan_.steps:
         obj = copy.deepcopy(by_title[step.target])
         if holds_secrets(obj):
             obj = original(kept[title_of(obj)], obj)
         if obj["kind"] == "PersistentVolumeClaim":
             _free_volume(cluster, obj)
+        if obj["kind"] == "CustomResourceDefinition":
+            defined.append(obj)
+        elif defined:
+            _wait_served(params, cluster, defined, progress=say)
+            defined = []
         cluster.create(obj)
         say(f"restored {step.target}")
+
+
+def _wait_served(
+    params: Params, cluster: Cluster, crds: Iterable[Object], *, progress: Callable[[str], None]
+) -> None:
+    """Wait until the API server serves the kinds that *crds* define: it takes a moment to learn them.
+
+    Raises :class:`ClusterError` naming one that it does not take at the end of ``istio.ready_timeout``.
+    """
+
+    def missing(crd: Object) -> bool:
+        live = cluster.get("CustomResourceDefinition", name_of(crd)) or {}
+        told = {c["type"]: c["status"] for c in live.get("status", {}).get("conditions") or []}
+        spec = crd["spec"]
+        kinds = [
+            f"{spec['group']}/{version['name']}/{spec['names']['kind']}"
+            for version in spec.get("versions") or []
+            if version.get("served")
+        ]
+        return told.get("Established") != "True" or not all(map(cluster.serves, kinds))
+
+    def look() -> str:
+        left = [name_of(crd) for crd in crds if missing(crd)]
+        return f"{', '.join(left[:3])} not served yet, {len(left)} in all" if left else ""
+
+    watch(
+        look,
+        timeout=params.istio.ready_timeout,
+        progress=progress,
+        subject="custom resource definitions",
+    )
 
 
 def _free_volume(cluster: Cluster, claim: Object) -> None:

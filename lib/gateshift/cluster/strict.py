@@ -34,10 +34,10 @@ class Source(Protocol):
         """Evaluate *query* at *at* (unix seconds)."""
 
 
-def policy(params: Params) -> Object:
-    """Return the PeerAuthentication of the application's namespace."""
+def policy(params: Params, cluster: Cluster) -> Object:
+    """Return the PeerAuthentication of the application's namespace, in a version that the cluster serves."""
     return {
-        "apiVersion": "security.istio.io/v1",
+        "apiVersion": cluster.resource("PeerAuthentication").api_version,
         "kind": "PeerAuthentication",
         "metadata": {"name": "default", "namespace": params.cluster.application_namespace},
         "spec": {"mtls": {"mode": "STRICT"}},
@@ -121,7 +121,7 @@ def plan(params: Params, cluster: Cluster) -> Plan:
     """Show the change of the PeerAuthentication; exemptions in place are named and stay."""
     namespace = params.cluster.application_namespace
     live = cluster.get("PeerAuthentication", "default", namespace)
-    found = apply.plan(cluster, [policy(params)], prune=False, migration=params.migration)
+    found = apply.plan(cluster, [policy(params, cluster)], prune=False, migration=params.migration)
     others = [title_of(p) for p in cluster.list("PeerAuthentication", namespace) if name_of(p) != "default"]
     title = "accept only mutual TLS"
     if others:
@@ -160,7 +160,7 @@ def execute(
     """
     say = progress or (lambda _: None)
     evidence(params, cluster, source)
-    wanted = [policy(params)]
+    wanted = [policy(params, cluster)]
     fresh = apply.plan(cluster, wanted, prune=False, migration=params.migration)
     if [s.as_json() for s in fresh.steps] != [s.as_json() for s in plan_.steps]:
         raise Blocked("the cluster changed since this plan was made", hint="read the new plan and approve it")
