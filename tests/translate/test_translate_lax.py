@@ -55,6 +55,8 @@ def _translated(config: Configuration, target: Target = TARGET) -> Translation:
         ({"upstream": {"nodes": {"a:80": "heavy"}}}, "upstream.nodes.a:80"),
         ({"upstream": {"nodes": {"a:80": -1}}}, "upstream.nodes.a:80"),
         ({"upstream": {"nodes": {"a:80": None}}}, "upstream.nodes.a:80"),
+        ({"upstream": {"nodes": {"a:99999": 1}}}, "upstream.nodes.a:99999"),
+        ({"upstream": {"nodes": {"[::1]:0": 1}}}, "upstream.nodes.[::1]:0"),
         ({"upstream": {"nodes": ["a:80"]}}, "upstream.nodes[0]"),
         ({"upstream": {"nodes": [{"port": 80, "weight": 1}]}}, "upstream.nodes[0].host"),
         ({"upstream": {"nodes": [{"host": "a", "port": "web"}]}}, "upstream.nodes[0].port"),
@@ -121,8 +123,30 @@ _VALUES: list[Any] = ["", False, 0, 0.0, [], {}, None]
 @pytest.mark.parametrize("value", _VALUES, ids=repr)
 @pytest.mark.parametrize(
     "field",
-    """uri uris host hosts remote_addr remote_addrs methods priority vars filter_func script script_id plugins
-    upstream upstream_id service_id plugin_config_id timeout enable_websocket status name labels""".split(),
+    [
+        "uri",
+        "uris",
+        "host",
+        "hosts",
+        "remote_addr",
+        "remote_addrs",
+        "methods",
+        "priority",
+        "vars",
+        "filter_func",
+        "script",
+        "script_id",
+        "plugins",
+        "upstream",
+        "upstream_id",
+        "service_id",
+        "plugin_config_id",
+        "timeout",
+        "enable_websocket",
+        "status",
+        "name",
+        "labels",
+    ],
 )
 def test_an_empty_value_is_accounted_for_whatever_its_field(field: str, value: Any, tmp_path: Path) -> None:
     _translated(_read(tmp_path, {"routes": [{**route("r", "/a"), field: value}, route("good", "/good")]}))

@@ -16,7 +16,9 @@ _CODES = {
     307: "TEMPORARY_REDIRECT",
     308: "PERMANENT_REDIRECT",
 }
-_ADDRESS = re.compile(r"(?:(https?)://(?:(\$host|\$\{host\})(?::(\d+))?|(\$http_host|[^/$]*)))?((?:/[^$]*)?)(\$request_uri|\$uri)?")
+_ADDRESS = re.compile(
+    r"(?:(https?)://(?:(\$host|\$\{host\})(?::(\d+))?|(\$http_host|[^/$]*)))?((?:/[^$]*)?)(\$request_uri|\$uri)?"
+)
 
 
 def _to_https(use: Use) -> None:
@@ -49,7 +51,9 @@ def redirect(use: Use) -> None:
     if config.get("regex_uri"):
         pattern, replacement = (str(one) for one in list(config["regex_uri"])[:2])
         if not re.match(r"/(?!/)[^?]*$", replacement):
-            raise Inexpressible("Envoy redirects by a pattern only to a path of the same host without a query")
+            raise Inexpressible(
+                "Envoy redirects by a pattern only to a path of the same host without a query"
+            )
         rule = regex_rewrite(pattern, replacement)
         rewriting = {"pattern": {"regex": rule["match"]}, "substitution": rule["rewrite"]}
         # A VirtualService has no field for it; the address below is replaced by the merge.

@@ -62,7 +62,7 @@ def _headers(use: Use, raw: Mapping[str, Any]) -> None:
 
 
 _SENT = "/!$&'()*+,;=:@[]"
-"""What APISIX leaves as it is when it encodes the new path (nginx's ngx_escape_uri), beside what no URL encodes."""
+"""What APISIX (nginx's ngx_escape_uri) leaves as it is in the new path, beside what no URL encodes."""
 
 
 _LUA = r"""
