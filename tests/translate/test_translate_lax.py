@@ -55,6 +55,8 @@ def _translated(config: Configuration, target: Target = TARGET) -> Translation:
         ({"upstream": {"nodes": {"a:80": "heavy"}}}, "upstream.nodes.a:80"),
         ({"upstream": {"nodes": {"a:80": -1}}}, "upstream.nodes.a:80"),
         ({"upstream": {"nodes": {"a:80": None}}}, "upstream.nodes.a:80"),
+        ({"upstream": {"nodes": {"a:99999": 1}}}, "upstream.nodes.a:99999"),
+        ({"upstream": {"nodes": {"[::1]:0": 1}}}, "upstream.nodes.[::1]:0"),
         ({"upstream": {"nodes": ["a:80"]}}, "upstream.nodes[0]"),
         ({"upstream": {"nodes": [{"port": 80, "weight": 1}]}}, "upstream.nodes[0].host"),
         ({"upstream": {"nodes": [{"host": "a", "port": "web"}]}}, "upstream.nodes[0].port"),

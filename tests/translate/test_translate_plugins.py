@@ -352,6 +352,19 @@ def test_proxy_rewrite_replaces_the_whole_path() -> None:
     assert rule["headers"]["request"]["set"]["x-a"] == "50%%"
 
 
+def test_a_new_path_is_encoded_as_apisix_sends_it() -> None:
+    (rule,) = rules(one({"proxy-rewrite": {"uri": "/a b/ü%20[x]\\y~"}}))
+    assert rule["rewrite"]["uriRegexRewrite"]["rewrite"] == "/a%20b/%C3%BC%2520[x]%5Cy~"
+
+
+def test_a_rewrite_with_a_query_string_is_held_back() -> None:
+    """Envoy would send /y?from=b5?x=1, where APISIX joins both with &."""
+    for pairs in (["^/r/(.*)", "/$1?from=b5"], ["^/q", "/x", "^/r/(.*)", "/$1?from=b5"]):
+        translation = one({"proxy-rewrite": {"regex_uri": pairs}})
+        assert "query string" in translation.blockers[0].reason
+        assert "from=b5" not in str(rules(translation))
+
+
 def test_a_literal_credential_in_a_header_needs_a_decision() -> None:
     plugins = {"proxy-rewrite": {"headers": {"set": {"Authorization": "Bearer very-secret"}}}}
     translation = one(plugins)

@@ -168,6 +168,35 @@ def test_redirects_say_where_and_keep_or_drop_the_query() -> None:
     assert at("1.31", {"redirect": {"uri": "/x/$arg_a"}}).blockers
 
 
+@pytest.mark.parametrize("to", ["https://x.test/$1", "$1", "//x.test/$1", "/x?z=$1"])
+def test_a_redirect_by_a_pattern_to_more_than_a_path_is_held_back(to: str) -> None:
+    """Envoy puts what the pattern gives behind its own scheme and host: http://a.testhttps://x.test/."""
+    translation = at("1.31", {"redirect": {"regex_uri": ["^/r/(.*)", to]}})
+    assert translation.blockers[0].plugin == "redirect"
+    assert "gateshift-redirect" not in filters(translation)
+    assert not at("1.31", {"redirect": {"regex_uri": ["^/r/(.*)", "/x/$1"]}}).blockers
+
+
+@pytest.mark.parametrize(
+    ("address", "expected", "status"),
+    [
+        ("https://$host:8443$request_uri", {"scheme": "https", "port": 8443}, "exact"),
+        ("https://${host}:8443/x", {"scheme": "https", "port": 8443, "uri": "/x"}, "exact"),
+        ("https://$host/x", {"scheme": "https", "uri": "/x"}, "approximate"),
+        ("https://$http_host/x", {"scheme": "https", "uri": "/x"}, "exact"),
+        ("https://b.test:8443$request_uri", {"scheme": "https", "authority": "b.test:8443"}, "exact"),
+    ],
+)
+def test_the_port_of_a_redirect_is_its_own(address: str, expected: dict[str, Any], status: str) -> None:
+    """APISIX's $host has no port; Envoy keeps the one that the client sent unless it is told another."""
+    translation = at("1.31", {"redirect": {"uri": address}})
+    (rule,) = rules(translation)
+    assert rule["redirect"] == {"redirectCode": 302, **expected}
+    (entry,) = [e for e in translation.ledger if e.path == "plugins.redirect.uri"]
+    assert str(entry.status) == status
+    assert at("1.31", {"redirect": {"uri": "https://$http_host:8443/x"}}).blockers
+
+
 def test_addresses_by_proxies_need_their_number() -> None:
     plugin = {"real-ip": {"source": "http_x_forwarded_for", "recursive": True}}
     assert at("1.31", plugin).blockers

@@ -161,7 +161,12 @@ def _write_findings(notes: IO[str], findings: Sequence[Finding]) -> None:
     type=click.Choice([r.value for r in Router]),
     help="apisix.router.http; default: what the configuration says, else radixtree_host_uri.",
 )
-@click.option("--requests", "requests", required=True, help="JSON objects, one a line; - is standard input.")
+@click.option(
+    "--requests",
+    "requests",
+    required=True,
+    help="JSON objects, one a line; - is standard input. path is APISIX's $uri: decoded, without the query.",
+)
 @click.option("--why", is_flag=True, help="Add each candidate and the condition that failed.")
 @click.option("--json/--no-json", "_json", default=True, hidden=True, help="Output is always JSON lines.")
 def explain_command(

@@ -8,6 +8,7 @@ where they are read. Null counts as absent.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -126,6 +127,9 @@ def _some(value: Any, path: str) -> Iterator[Fault]:
 _NODE = _object({"host": _TEXT, "port": _PORT, "weight": _COUNT, "priority": _INTEGER, "metadata": _MAPPING})
 
 
+_KEY_PORT = re.compile(r"^(?:\[.*\]|[^:]*):(\d+)$", re.ASCII)
+
+
 def _nodes(value: Any, path: str) -> Iterator[Fault]:
     if isinstance(value, Mapping):
         for key, weight in value.items():
@@ -133,6 +137,9 @@ def _nodes(value: Any, path: str) -> Iterator[Fault]:
                 yield f"{path}.{key}", f"{path}.{key} has no weight"
             else:
                 yield from _COUNT(weight, f"{path}.{key}")
+            port = _KEY_PORT.search(str(key))
+            if port:
+                yield from _PORT(int(port[1]), f"{path}.{key}")
     elif isinstance(value, list | tuple):
         for i, node in enumerate(value):
             where = f"{path}[{i}]"

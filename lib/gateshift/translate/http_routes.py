@@ -116,6 +116,8 @@ def _redirect(redirect: Mapping[str, Any], *, usual_ports: bool) -> dict[str, An
     found: dict[str, Any] = {}
     if "scheme" in redirect:
         found["scheme"] = redirect["scheme"]
+    if "port" in redirect:
+        raise Inexact("the redirect names a port")
     if "authority" in redirect:
         if not _HOSTNAME.fullmatch(redirect["authority"]):
             raise Inexact(f"the redirect to {redirect['authority']} has more than a hostname")

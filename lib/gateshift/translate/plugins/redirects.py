@@ -16,7 +16,9 @@ _CODES = {
     307: "TEMPORARY_REDIRECT",
     308: "PERMANENT_REDIRECT",
 }
-_ADDRESS = re.compile(r"(?:(https?)://([^/$]*|\$host|\$http_host|\$\{host\}))?([^$]*)(\$request_uri|\$uri)?")
+_ADDRESS = re.compile(
+    r"(?:(https?)://(?:(\$host|\$\{host\})(?::(\d+))?|(\$http_host|[^/$]*)))?((?:/[^$]*)?)(\$request_uri|\$uri)?"
+)
 
 
 def _to_https(use: Use) -> None:
@@ -48,43 +50,54 @@ def redirect(use: Use) -> None:
     strip = not config.get("append_query_string")
     if config.get("regex_uri"):
         pattern, replacement = (str(one) for one in list(config["regex_uri"])[:2])
+        if not re.match(r"/(?!/)[^?]*$", replacement):
+            raise Inexpressible(
+                "Envoy redirects by a pattern only to a path of the same host without a query"
+            )
         rule = regex_rewrite(pattern, replacement)
         rewriting = {"pattern": {"regex": rule["match"]}, "substitution": rule["rewrite"]}
         # A VirtualService has no field for it; the address below is replaced by the merge.
         found["uri"] = "/"
         use.draft.patches["redirect"] = {"redirect": {"regex_rewrite": rewriting, "strip_query": strip}}
-        note = "a path that does not match is sent to itself; APISIX answers 500"
+        note = "a path that does not match is sent to itself; APISIX sends it on to the upstream"
         use.approximate("regex_uri", target="EnvoyFilter redirect.regex_rewrite", note=note)
     else:
-        whole = _literal(use, str(config.get("uri", "")), found)
-        if strip and not whole:
+        keeps_query, keeps_port = _literal(use, str(config.get("uri", "")), found)
+        if strip and not keeps_query:
             use.draft.patches["redirect"] = {"redirect": {"strip_query": True}}
-        use.exact("uri", target="VirtualService http[].redirect")
+        if keeps_port:
+            note = "a port in the client's Host header stays in the address"
+            use.approximate("uri", target="VirtualService http[].redirect", note=note)
+        else:
+            use.exact("uri", target="VirtualService http[].redirect")
     use.draft.terminal = {"redirect": found}
     use.exact("ret_code", target="VirtualService http[].redirect.redirectCode")
     use.exact("append_query_string", "http_to_https")
     use.approximate("encode_uri", note="the address is sent as written")
 
 
-def _literal(use: Use, target: str, found: dict[str, Any]) -> bool:
-    """Fill in a redirect to *target*; True when it keeps the query by ``$request_uri``."""
+def _literal(use: Use, target: str, found: dict[str, Any]) -> tuple[bool, bool]:
+    """Fill in a redirect to *target*; says whether it keeps the query, and a port that ``$host`` lacks."""
     parts = _ADDRESS.fullmatch(target)
     if parts is None or not target:
         raise Inexpressible("a redirect address with variables other than $host and $request_uri")
-    scheme, authority, path, variable = parts.groups()
+    scheme, host, port, authority, path, variable = parts.groups()
     if scheme:
         found["scheme"] = scheme
+    if port:
+        found["port"] = int(port)
     if authority and "$" not in authority:
         found["authority"] = authority
+    keeps_port = bool(host) and not port
     if variable and path not in ("", "/"):
         prefix = path.rstrip("/").replace("\\", "\\\\")
         rewriting = {"pattern": {"regex": "^(.*)$"}, "substitution": rf"{prefix}\1"}
         found["uri"] = "/"
         patch = {"regex_rewrite": rewriting, "strip_query": variable == "$uri"}
         use.draft.patches["redirect"] = {"redirect": patch}
-        return True
+        return True, keeps_port
     if not variable:
         found["uri"] = path or "/"
         if "?" in path:
             use.job.warn(f"{use.draft.resource}: the address brings its own query string")
-    return variable == "$request_uri"
+    return variable == "$request_uri", keeps_port

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 from gateshift.translate.conditions import Inexpressible, check_regex
 from gateshift.translate.plugins.envoy import lua
@@ -60,6 +61,10 @@ def _headers(use: Use, raw: Mapping[str, Any]) -> None:
     use.exact("headers", target="VirtualService http[].headers.request")
 
 
+_SENT = "/!$&'()*+,;=:@[]"
+"""What APISIX (nginx's ngx_escape_uri) leaves as it is in the new path, beside what no URL encodes."""
+
+
 _LUA = r"""
 function envoy_on_request(handle)
   local headers = handle:headers()
@@ -103,11 +108,14 @@ def proxy_rewrite(use: Use) -> None:
     if config.get("uri"):
         uri = str(config["uri"])
         if "$" not in uri and "?" not in uri:
-            rewrite["uriRegexRewrite"] = {"match": "^/.*$", "rewrite": uri.replace("\\", "\\\\")}
+            rewrite["uriRegexRewrite"] = {"match": "^/.*$", "rewrite": quote(uri, safe=_SENT)}
             use.exact("uri", target=target)
         use.ignored("regex_uri", note="uri wins over regex_uri")
     elif config.get("regex_uri"):
         pairs = list(config["regex_uri"])
+        if any("?" in str(one) for one in pairs[1::2]):
+            # Envoy rewrites the path alone and puts the request's own query behind it with another `?`.
+            raise Inexpressible("a replacement with a query string cannot be joined with the request's own")
         rules = [regex_rewrite(str(pairs[i]), str(pairs[i + 1])) for i in range(0, len(pairs) - 1, 2)]
         if len(rules) == 1:
             rewrite["uriRegexRewrite"] = rules[0]
