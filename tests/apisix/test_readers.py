@@ -287,3 +287,32 @@ def test_merge_follows_apisix(tmp_path: Path) -> None:
     assert own is not None
     assert own.inline
     assert own.spec["nodes"] == {"own:1": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "place"),
+    [
+        (
+            "a.yaml",
+            "routes:\n  - id: r\n    plugins: {jwt-auth: {}}\n    plugins: {cors: {}}\n#END\n",
+            "line 4",
+        ),
+        ("a.json", '{"routes": [{"id": "r",\n "plugins": {"jwt-auth": {}}, "plugins": {}}]}', "line 2"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_with_its_place(
+    name: str, text: str, place: str, tmp_path: Path
+) -> None:
+    """The first would vanish: here it is the check of tokens."""
+    (tmp_path / name).write_text(text)
+    with pytest.raises(
+        ConfigurationError, match=f"{name}: {place}, column [0-9]+: the key plugins stands twice"
+    ):
+        read_files([tmp_path / name])
+
+
+def test_a_merged_key_may_be_overridden(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(
+        "routes:\n  - &a {id: r, uri: /a, upstream_id: u}\n  - {<<: *a, id: s, uri: /b}\n#END\n"
+    )
+    assert sorted(read_files([tmp_path / "a.yaml"]).of(Kind.ROUTE)) == ["r", "s"]

@@ -41,7 +41,27 @@ _Base: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _Loader(_Base):  # type: ignore[misc]  # the C loader when PyYAML has it
-    """YAML as APISIX's lyaml reads it: no dates and no base-60 numbers."""
+    """YAML as APISIX's lyaml reads it: no dates and no base-60 numbers. A key that stands twice is refused.
+
+    APISIX would take the last of both without a word, and whoever wrote the first counts on it.
+    """
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    problem = f"the key {key.value} stands twice in one object"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice")  # read as YAML then, which tells the place
+    return found
 
 
 _INTEGER = re.compile(r"[-+]?(?:0b[01_]+|0[0-7_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)\Z")
@@ -192,14 +212,16 @@ def _json_documents(text: str) -> list[Any] | None:
     if not stripped.startswith(("{", "[")):
         return None
     try:
-        return [json.loads(stripped)]
+        return [json.loads(stripped, object_pairs_hook=_once)]
     except ValueError:
         pass
     except RecursionError:
         return None
     lines = [line for line in stripped.splitlines() if line.strip()]
     try:
-        return [json.loads(line) for line in lines]  # one object a line, as etcdctl and jq -c write
+        return [
+            json.loads(line, object_pairs_hook=_once) for line in lines
+        ]  # one object a line, as etcdctl and jq -c write
     except (ValueError, RecursionError):
         return None
 
@@ -237,6 +259,8 @@ def _not_yaml(source: str, error: Exception, *, hint: str | None = None) -> Conf
     mark = getattr(error, "problem_mark", None)
     where = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
     problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+    if "stands twice" in problem:
+        return ConfigurationError(f"{source}:{where} {problem}", hint=hint)
     return ConfigurationError(f"{source}:{where} is neither JSON nor YAML: {problem}", hint=hint)
 
 
