@@ -133,6 +133,9 @@ def test_the_report_shows_the_evidence_of_each_verdict(tmp_path: Path) -> None:
     rows = re.findall(r"<tr>(.*?)</tr>", found[0])[1:]
     assert len(rows) == 2
     evidence = [re.findall(r"<td[^>]*>(.*?)</td>", row)[5] for row in rows]
-    assert "errors requests 2504" in evidence[0]
-    assert "errors above limit 10.34 / 5.627" in evidence[1]
+    records = read_records(tmp_path / "m" / "journal.jsonl")
+    first, second = (r.data["evidence"]["errors"] for r in records if r.kind == "verdict")
+    assert f"errors requests {first['requests']:.4g}" in evidence[0]
+    above, threshold = second["above_limit"], second["above_limit_threshold"]
+    assert f"errors above limit {above:.4g} / {threshold:.4g}" in evidence[1]
     assert not any("digest" in one for one in evidence)

@@ -65,7 +65,10 @@ def plural(kind: str) -> str:
 
 
 class FakeApi:
-    """State and knobs of the server. *refuse* returns (status, body) to refuse a request, else None."""
+    """State and knobs of the server.
+
+    *refuse* returns (status, body) or (status, body, headers) to refuse a request, else None.
+    """
 
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str, str, str], Object] = {}
@@ -73,7 +76,7 @@ class FakeApi:
         self.kinds.add(("gateway.networking.k8s.io/v1", "Gateway"))
         self.denied: set[tuple[str, str]] = set()
         self.requests: list[tuple[str, str]] = []
-        self.refuse: Callable[[str, str, Object], tuple[int, Object] | None] = lambda *_: None
+        self.refuse: Callable[[str, str, Object], tuple[Any, ...] | None] = lambda *_: None
         self.logs: dict[str, str] = {}  # by pod; "pod/previous" is the container before its restart
         self.logged: dict[str, list[float]] = {}  # Unix seconds of each line of a log; now without them
         self.version = "v1.34.2"
@@ -128,11 +131,13 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
         def date_time_string(self, timestamp: float | None = None) -> str:
             return super().date_time_string((timestamp or time.time()) + api.ahead)
 
-        def _answer(self, status: int, body: Any) -> None:
+        def _answer(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
             data = body if isinstance(body, bytes) else json.dumps(body).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))
+            for name, value in (headers or {}).items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(data)
 
@@ -304,12 +309,13 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
             ]
             for section, value in copy.deepcopy(body).items():
                 merged[section] = {**merged.get(section, {}), **value} if isinstance(value, dict) else value
-            if not live or live.get("spec") != merged.get("spec"):
+            known = {m["manager"] for m in (live or {}).get("metadata", {}).get("managedFields", [])}
+            if manager not in known or not live or live.get("spec") != merged.get("spec"):
                 managed.append({"manager": manager, "operation": "Apply", "time": f"t{len(api.requests)}"})
                 merged["metadata"]["managedFields"] = managed
             if dry:
                 self._answer(200, merged)
-            elif live and {**live, "metadata": 0} == {**merged, "metadata": 0}:
+            elif live and live == merged:
                 self._answer(200, live)
             else:
                 self._answer(200, api.store(merged))

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import copy
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateshift.archive.snapshots import SnapshotFile, read_snapshot
 from gateshift.cluster import acceptance, apply
 from gateshift.cluster.client import Cluster
 from gateshift.cluster.objects import MANAGED_BY
@@ -76,6 +79,90 @@ def test_only_what_we_made_is_pruned(api: FakeApi, cluster: Cluster) -> None:
     assert api.find("VirtualService", "b", "shop") is None
     assert api.find("VirtualService", "theirs", "shop")
     assert api.find("VirtualService", "copied", "shop")  # the label alone proves nothing
+
+
+def test_what_a_person_had_made_with_equal_fields_is_adopted_and_never_pruned(
+    api: FakeApi, cluster: Cluster
+) -> None:
+    api.add("VirtualService", "theirs", "shop", spec={"hosts": ["t.com"]})
+    wanted = [service("theirs", "t.com"), service("ours", "o.com")]
+    apply.execute(cluster, wanted, apply.plan(cluster, wanted))
+    adopted = api.find("VirtualService", "theirs", "shop")
+    assert adopted
+    assert adopted["metadata"]["labels"] == {MANAGED_BY: "gateshift"}
+    assert {m["manager"] for m in adopted["metadata"]["managedFields"]} == {"gateshift"}
+    assert apply.plan(cluster, wanted).empty
+    keep = [service("kept", "k.com")]
+    plan = apply.plan(cluster, keep)
+    assert [s.target for s in plan.steps if s.verb == "delete"] == ["VirtualService shop/ours"]
+    apply.execute(cluster, keep, plan)
+    assert api.find("VirtualService", "theirs", "shop")
+
+
+def test_a_snapshot_is_kept_in_parts_of_which_each_is_written_once(
+    api: FakeApi, cluster: Cluster, tmp_path: Path
+) -> None:
+    first = [service(f"s{n}", "old.com") for n in range(6)]
+    apply.execute(cluster, first, apply.plan(cluster, first))
+    wanted = [service(f"s{n}", "new.com") for n in range(6)]
+    file = SnapshotFile(tmp_path / "before.jsonl")
+    parts: list[Any] = []
+
+    def save(part: Any) -> None:
+        parts.append(part)
+        file.write(apply.archived(part))
+
+    snapshot = apply.execute(cluster, wanted, apply.plan(cluster, wanted), save=save)
+    assert read_snapshot(tmp_path / "before.jsonl") == snapshot
+    assert len(parts) == 1 + 2 * 6  # the cluster; each object before and after: no part has them all
+    assert not [part for part in parts if "objects" in part]
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_what_a_dead_process_left_of_its_snapshot_takes_everything_back(
+    api: FakeApi, cluster: Cluster, tmp_path: Path, at: int
+) -> None:
+    first = [service("a", "a.com"), service("gone", "g.com")]
+    apply.execute(cluster, first, apply.plan(cluster, first))
+    before = state(api)
+    wanted = [service("a", "new.com"), service("b", "b.com")]
+    file = tmp_path / "before.jsonl"
+    kept = SnapshotFile(file)
+    texts: list[str] = []
+
+    def save(part: Any) -> None:
+        kept.write(apply.archived(part))
+        if "name" in part:
+            texts.append(file.read_text())
+
+    def states(_: str) -> None:
+        done.append({k: copy.deepcopy(o) for k, o in api.objects.items()})
+
+    done: list[dict[Any, Any]] = []
+    apply.execute(cluster, wanted, apply.plan(cluster, wanted), save=save, progress=states)
+    # It died after this change was made, and before what the server answered was written.
+    file.write_text(texts[at])
+    api.objects = done[at]
+    assert apply.undo(cluster, read_snapshot(file)) == []
+    assert state(api) == before
+
+
+def test_snapshots_are_read_in_each_form_and_without_a_torn_end(tmp_path: Path) -> None:
+    entry = {"kind": "Gateway", "name": "g", "namespace": "shop", "before": None, "after": None}
+    whole = {"cluster": "c", "objects": [entry]}
+    file = tmp_path / "before"
+    for text in (json.dumps(whole, indent=1) + "\n", json.dumps(whole)):
+        file.write_text(text)
+        assert read_snapshot(file) == whole
+    head, line = json.dumps({"cluster": "c"}) + "\n", json.dumps(entry)
+    file.write_text(f'{head}{line}\n{{"after": {{"uid": "1"}}}}\n')
+    assert read_snapshot(file) == {"cluster": "c", "objects": [{**entry, "after": {"uid": "1"}}]}
+    file.write_text(f"{head}{line[:20]}")
+    assert read_snapshot(file) == {"cluster": "c", "objects": []}
+    for bad in ("", f"{head}{line[:20]}\n", f"{line[:20]}\n{line}\n"):
+        file.write_text(bad)
+        with pytest.raises(ValueError):  # noqa: PT011 - which of them is JSON's own affair
+            read_snapshot(file)
 
 
 def api_objects() -> list[dict[str, Any]]:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -139,16 +141,65 @@ def test_refused_connection_names_the_server(server: str, kubeconfig: str, tmp_p
         cluster.list("Pod")
 
 
-def test_reads_survive_one_shed_request_but_writes_do_not(api: FakeApi, cluster: Cluster) -> None:
-    left = iter([(429, {"message": "busy"})])
+def test_what_was_shed_is_sent_again_also_a_write(api: FakeApi, cluster: Cluster) -> None:
+    shed = (429, {"message": "busy"}, {"Retry-After": "0"})
+    left = iter([shed])
     api.refuse = lambda *_: next(left, None)
     assert cluster.raw("/version") == {"gitVersion": "v1.34.2"}
     cluster.resource("VirtualService")
-    api.refuse = lambda method, *_: (429, {"message": "busy"}) if method == "PATCH" else None
+    left = iter([shed, shed])
+    assert cluster.apply(VS, dry_run=True)["spec"] == VS["spec"]
+    left = iter([shed])
+    assert cluster.may(Call("get", "", "pods"))
+    api.refuse = lambda *_: shed
     before = len(api.requests)
     with pytest.raises(ApiError, match="busy"):
         cluster.apply(VS)
+    assert len(api.requests) - before == 3
+
+
+def test_the_pause_is_as_long_as_the_server_asks(api: FakeApi, cluster: Cluster) -> None:
+    left = iter([(429, {"message": "busy"}, {"Retry-After": "2"})])
+    api.refuse = lambda *_: next(left, None)
+    begun = time.monotonic()
+    cluster.raw("/version")
+    assert time.monotonic() - begun >= 2
+
+
+def test_a_write_is_not_repeated_after_a_failure_that_may_have_done_it(
+    api: FakeApi, cluster: Cluster
+) -> None:
+    cluster.resource("VirtualService")
+    api.refuse = lambda method, *_: (503, {"message": "etcd"}) if method == "PATCH" else None
+    before = len(api.requests)
+    with pytest.raises(ApiError, match="etcd"):
+        cluster.apply(VS)
     assert len(api.requests) - before == 1
+
+
+def test_definitions_are_read_in_small_pages(api: FakeApi, cluster: Cluster) -> None:
+    for n in range(4):
+        api.add("CustomResourceDefinition", f"c{n}")
+    assert len(cluster.list("CustomResourceDefinition")) == 4
+    asked = [p for _, p in api.requests if "/customresourcedefinitions?" in p]
+    assert len(asked) == 2
+    assert all("limit=25" in p for p in asked)
+
+
+def test_a_list_whose_pages_expired_is_begun_anew_and_not_for_ever(api: FakeApi, cluster: Cluster) -> None:
+    for n in range(5):
+        api.add("Pod", f"p{n}", "shop")
+    gone = (410, {"message": "The provided continue parameter is too old"})
+    left = iter([gone])
+
+    def expire(*_: Any) -> Any:
+        return next(left, None) if "continue=" in api.requests[-1][1] else None
+
+    api.refuse = expire
+    assert [p["metadata"]["name"] for p in cluster.list("Pod", "shop")] == [f"p{n}" for n in range(5)]
+    api.refuse = lambda *_: gone if "continue=" in api.requests[-1][1] else None
+    with pytest.raises(ApiError, match="too old"):
+        cluster.list("Pod", "shop")
 
 
 def test_lease_is_taken_by_one(cluster: Cluster) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gateshift.archive.snapshots import read_snapshot
 from gateshift.archive.spoken import listed
 from gateshift.migration.records import Record
 
@@ -89,8 +90,8 @@ def _bare(obj: Any) -> Any:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    data = json.loads(path.read_text(encoding="utf-8"))
-    return {f"{o['kind']} {o.get('namespace') or ''}/{o['name']}": o for o in data["objects"]}
+    found = read_snapshot(path)["objects"]
+    return {f"{o['kind']} {o.get('namespace') or ''}/{o['name']}": o for o in found}
 
 
 def _objects(migration: Path, record: Record, before: str, after: Any) -> list[Change]:

@@ -14,6 +14,7 @@ from gateshift.cluster.client import Cluster
 from gateshift.cluster.failures import HopelessError, heals
 from gateshift.cluster.objects import (
     API_GATEWAY,
+    CREATED,
     MANAGED_BY,
     MANAGER,
     MIGRATION,
@@ -137,12 +138,13 @@ def _live(cluster: Cluster, obj: Object) -> Object | None:
 
 def _examine(cluster: Cluster, obj: Object, new_namespaces: set[str]) -> Step | ClusterError | None:
     if obj["metadata"].get("namespace") in new_namespaces:
-        return Step("create", title_of(obj), None, clean(obj), note="its namespace is created first")
+        made = clean(_as_made(obj, None))
+        return Step("create", title_of(obj), None, made, note="its namespace is created first")
     try:
         live = _live(cluster, obj)
         if live is not None and obj["kind"] == "Secret":
             return None  # a Secret in place is a person's; we would have to keep its old value to restore
-        result = cluster.apply(obj, dry_run=True)
+        result = cluster.apply(_as_made(obj, live), dry_run=True)
     except ClusterError as error:
         return error
     if unmasked(live) == unmasked(result):
@@ -155,9 +157,10 @@ def _examine(cluster: Cluster, obj: Object, new_namespaces: set[str]) -> Step | 
 
 
 def _surplus(cluster: Cluster, wanted: Sequence[Object], migration: str) -> list[Object]:
-    """Find what an earlier apply of ours made and is no longer wanted: labels and field manager must agree.
+    """Find what an earlier apply of ours made and is no longer wanted.
 
-    Without a migration's name only the namespaces of *wanted* are searched.
+    Labels and field manager must agree, and we must have made it: what a person had made before, with fields
+    equal to ours, stays. Without a migration's name only the namespaces of *wanted* are searched.
     """
     keep = {identity(o) for o in wanted}
     namespaces: list[str | None] = sorted({o["metadata"].get("namespace", "") for o in wanted} - {""})
@@ -171,7 +174,20 @@ def _surplus(cluster: Cluster, wanted: Sequence[Object], migration: str) -> list
         for namespace in namespaces
         for obj in cluster.list(kind, namespace, labels=labels)
     ]
-    return [o for o in found if identity(o) not in keep and _applied_by_us(o)]
+    return [o for o in found if identity(o) not in keep and _applied_by_us(o) and _made_by_us(o)]
+
+
+def _made_by_us(live: Object) -> bool:
+    return CREATED in (live["metadata"].get("annotations") or {})
+
+
+def _as_made(obj: Object, live: Object | None) -> Object:
+    """Return *obj* with the mark that we made it, where it is not there yet or has the mark already."""
+    if obj["kind"] == "Namespace" or (live is not None and not _made_by_us(live)):
+        return obj
+    metadata = obj["metadata"]
+    annotations = {**(metadata.get("annotations") or {}), CREATED: "true"}
+    return {**obj, "metadata": {**metadata, "annotations": annotations}}
 
 
 def execute(
@@ -185,8 +201,9 @@ def execute(
 ) -> dict[str, Any]:
     """Carry out a plan all or nothing and return the snapshot that :func:`undo` takes.
 
-    *save* is given the snapshot before each change and after it, so that a process that dies half-way leaves
-    its way back. *accept* is called after the last change; when it raises, everything is restored as well.
+    *save* is given the snapshot in parts, so that a process that dies half-way leaves its way back: the
+    cluster, then each entry before its change, and its ``after`` when that was answered. *accept* is called
+    after the last change; when it raises, everything is restored as well.
     Raises
     :class:`Blocked` when the cluster is no longer as planned, :class:`ClusterError` with the cause when a
     change failed (and whether the restore succeeded).
@@ -204,6 +221,7 @@ def execute(
     entries: list[dict[str, Any]] = []
     snapshot: dict[str, Any] = {"cluster": cluster.uid, "objects": entries}
     try:
+        keep({"cluster": cluster.uid})
         for step in plan_.steps:
             obj = by_title[step.target]
             entry = {
@@ -215,18 +233,18 @@ def execute(
                 "after": None,
             }
             entries.append(entry)
-            keep(snapshot)
+            keep(entry)
             if step.verb == "delete":
                 uid = (entry["before"] or {}).get("metadata", {}).get("uid")
                 cluster.delete(_kind(obj), name_of(obj), entry["namespace"], uid=uid)
             else:
-                done = cluster.apply(obj)
+                done = cluster.apply(_as_made(obj, entry["before"]))
                 entry["after"] = {
                     "uid": done["metadata"]["uid"],
                     "resourceVersion": done["metadata"]["resourceVersion"],
                 }
+                keep({"after": entry["after"]})
             say(f"{step.verb}: {step.target}")
-        keep(snapshot)
         if accept is not None:
             accept()
     except BaseException as error:
@@ -245,16 +263,17 @@ def execute(
     return snapshot
 
 
-def archived(snapshot: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the snapshot as an archive may hold it: objects with a secret in them are masked and *sealed*.
+def archived(part: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a snapshot or a part of it as an archive may hold it: what has a secret is masked and *sealed*.
 
     A sealed object that was created or deleted by us can still be taken back; one that was changed cannot.
     """
-    out = copy.deepcopy(dict(snapshot))
-    for entry in out["objects"]:
-        before = entry["before"]
-        if before is not None and hides(before):
-            entry["before"], entry["sealed"] = masked(before), True
+    out = dict(part)
+    if "objects" in out:
+        out["objects"] = [archived(entry) for entry in out["objects"]]
+    before = out.get("before")
+    if before is not None and hides(before):
+        out |= {"before": masked(copy.deepcopy(before)), "sealed": True}
     return out
 
 

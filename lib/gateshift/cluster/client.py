@@ -27,6 +27,10 @@ from gateshift.params.model import ClusterParams
 __all__ = ["ApiError", "Call", "Cluster", "ConflictError", "NotServedError", "Resource"]
 
 _PAGE = 500
+_PAGES = {"CustomResourceDefinition": 25}
+"""Objects in one page: as many as are sent well within the time limit. Schemas have hundreds of KiB each."""
+_EXPIRED = 3
+"""Times that a list is begun again because its pages ended (410) while it was read."""
 
 
 class Cluster(LogStream):
@@ -98,20 +102,14 @@ class Cluster(LogStream):
         self._note("get", resource)
         return self._optional("GET", resource.path(namespace, name), f"{kind} {name}")
 
-    def list(
-        self, kind: str, namespace: str | None = None, *, labels: str = "", fields: str = ""
+    def _pages(
+        self, resource: Resource, namespace: str | None, query: Mapping[str, str], subject: str
     ) -> list[Object]:
-        """Return all objects of a kind, in one namespace or (None) in all."""
-        resource = self.resource(kind)
-        self._note("list", resource)
-        query: dict[str, str] = {"limit": str(_PAGE)}
-        if labels:
-            query["labelSelector"] = labels
-        if fields:
-            query["fieldSelector"] = fields
+        """Return all pages of a list. Raises :class:`ApiError` 410 when the server forgot where it was."""
         found: list[Object] = []
+        more: dict[str, str] = {}
         while True:
-            page = self._request("GET", resource.path(namespace), query=query, subject=f"list of {kind}")
+            page = self._request("GET", resource.path(namespace), query={**query, **more}, subject=subject)
             found += [
                 {"apiVersion": resource.api_version, "kind": resource.kind, **item}
                 for item in page.get("items") or []
@@ -119,7 +117,27 @@ class Cluster(LogStream):
             token = page.get("metadata", {}).get("continue")
             if not token:
                 return found
-            query["continue"] = token
+            more = {"continue": token}
+
+    def list(
+        self, kind: str, namespace: str | None = None, *, labels: str = "", fields: str = ""
+    ) -> list[Object]:
+        """Return all objects of a kind, in one namespace or (None) in all."""
+        resource = self.resource(kind)
+        self._note("list", resource)
+        query: dict[str, str] = {"limit": str(_PAGES.get(resource.kind, _PAGE))}
+        if labels:
+            query["labelSelector"] = labels
+        if fields:
+            query["fieldSelector"] = fields
+        begun = 1
+        while True:
+            try:
+                return self._pages(resource, namespace, query, f"list of {kind}")
+            except ApiError as error:
+                if error.status != 410 or begun == _EXPIRED:
+                    raise
+                begun += 1
 
     def serves(self, kind: str) -> bool:
         """Say whether the cluster knows this kind (for a custom resource: whether its CRD is there)."""

@@ -12,6 +12,7 @@ import yaml
 __all__ = [
     "API_GATEWAY",
     "API_VERSIONS",
+    "CREATED",
     "GATEWAY_API",
     "HIDDEN",
     "ISTIO_KINDS",
@@ -42,6 +43,9 @@ MANAGED_BY = "app.kubernetes.io/managed-by"
 
 MIGRATION = "gateshift.dev/migration"
 """Label with the name of the migration that made an object: only its own objects are ever pruned."""
+
+CREATED = "gateshift.dev/created"
+"""Annotation of an object that was not there before we applied it: only such an object is ever pruned."""
 
 # Istio serves networking and security v1 from 1.22 and v1beta1 before (istio-traps.md 3); the first
 # version that the cluster serves is used.

@@ -1,4 +1,8 @@
-"""Requests to one API server: a time limit on each, typed errors, reads repeated once and writes never."""
+"""Requests to one API server: a time limit on each, typed errors, and repeated only what was not done.
+
+A read is repeated once after a broken connection, a write never: it may have been done. What the server
+sheds (429) it has not begun, so any request is sent again, after the pause that the answer asks for.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,11 @@ __all__ = ["TIMEOUT", "Transport"]
 
 TIMEOUT = 10.0
 """Seconds that one request may take."""
+
+_SHED = 3
+"""Times that a request is sent while the server sheds load."""
+_LONGEST_PAUSE = 8.0
+"""Seconds; a server that asks for more is not waited for any longer."""
 
 
 class Transport:
@@ -90,8 +99,8 @@ class Transport:
         if content_type != "application/json" and body is not None:
             body = json.dumps(body)
         self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
-        # Reads are repeated once after a broken connection and while the server sheds load; writes never.
-        for attempt in (1, 2):
+        broken = shed = 0
+        while True:
             try:
                 response = self._api.call_api(
                     method, url, header_params=dict(headers), body=body, _request_timeout=self._timeout
@@ -99,21 +108,27 @@ class Transport:
                 data = bytes(response.read() or b"")
                 self._date = _unix(response.headers.get("Date"))
             except (urllib3.exceptions.HTTPError, ApiException, OSError) as error:
-                if (
-                    method == "GET"
-                    and attempt == 1
-                    and not isinstance(error, urllib3.exceptions.TimeoutError)
-                ):
+                broken += 1
+                late = isinstance(error, urllib3.exceptions.TimeoutError)
+                if method == "GET" and broken == 1 and not late:
                     time.sleep(0.2)
                     continue
                 raise explain_transport(error, subject, self.server, self._timeout) from None
-            if response.status == 429 and method == "GET" and attempt == 1:
-                time.sleep(1.0)
+            shed += response.status == 429
+            if response.status == 429 and shed < _SHED:
+                time.sleep(_pause(response.headers.get("Retry-After")))
                 continue
             if response.status >= 400:
                 raise explain_status(response.status, data, subject, method)
             return data
-        raise ClusterError(f"{subject}: no answer")  # pragma: no cover - the loop returns or raises
+
+
+def _pause(asked: str | None) -> float:
+    """Return the seconds to wait that ``Retry-After`` asks for; 1 when it does not."""
+    try:
+        return min(max(float(asked or 1.0), 0.0), _LONGEST_PAUSE)
+    except ValueError:  # a date: the API server sends seconds
+        return 1.0
 
 
 def _unix(date: str | None) -> float | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from gateshift.archive.snapshots import SnapshotFile, read_snapshot
 from gateshift.cluster import acceptance
 from gateshift.cluster import apply as cluster_apply
 from gateshift.errors import Blocked
@@ -15,7 +15,6 @@ from gateshift.plan import Plan
 from gateshift.runbook.applied import keep_after
 from gateshift.runbook.base import Runbook
 from gateshift.runbook.setup import read_configuration, translate_now
-from gateshift.runbook.wayback import write_json
 
 __all__ = ["Apply"]
 
@@ -46,10 +45,11 @@ class Apply(Runbook):
         """Apply and wait for the gateway's acceptance; a failure half-way or a rejection restores."""
         if self.extra.get("undo"):
             return self._undo(plan)
-        before = self.context.run_folder / "before.json"
+        before = self.context.run_folder / "before.jsonl"
+        kept = SnapshotFile(before)
 
-        def save(snapshot: Mapping[str, Any]) -> None:
-            write_json(before, cluster_apply.archived(snapshot))
+        def save(part: Mapping[str, Any]) -> None:
+            kept.write(cluster_apply.archived(part))
 
         self.record("apply.intent", snapshot=f"{self.context.run}/{before.name}", digest=plan.digest)
         cluster = self.context.cluster
@@ -75,7 +75,7 @@ class Apply(Runbook):
             if record.kind == "apply.intent" and record.data.get("snapshot"):
                 path = self.context.folder / str(record.data["snapshot"])
                 try:
-                    return dict(json.loads(path.read_text(encoding="utf-8")))
+                    return read_snapshot(path)
                 except (OSError, ValueError) as error:
                     raise Blocked(
                         f"the snapshot {path.parent.name}/{path.name} cannot be read: {error}"
