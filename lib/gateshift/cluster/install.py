@@ -337,14 +337,10 @@ def answers(cluster: Cluster, params: Params) -> str:
     """
     if not cluster.serves("VirtualService"):
         return "the CRDs of Istio are not served yet"
-    metadata: Object = {"name": "gateshift-webhook-probe", "namespace": params.istio.namespace}
-    if params.istio.revision:
-        # Without it the validator of the default revision judges, which is another istiod's.
-        metadata["labels"] = {"istio.io/rev": params.istio.revision}
     probe: Object = {
         "apiVersion": cluster.resource("VirtualService").api_version,
         "kind": "VirtualService",
-        "metadata": metadata,
+        "metadata": {"name": "gateshift-webhook-probe", "namespace": params.istio.namespace},
         "spec": {
             "hosts": ["probe.invalid"],
             "http": [{"route": [{"destination": {"host": "a"}}], "redirect": {"uri": "/"}}],

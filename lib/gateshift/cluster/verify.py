@@ -36,6 +36,8 @@ _ROUTES = ("HTTPRoute", "GRPCRoute")
 LIMIT = 90.0
 """Seconds for all checks together; functional probes have limits of their own."""
 
+_AUTOSCALER = 30.0
+"""Seconds; the autoscaler's controller looks every 15 s, so a gateway just installed may still be one pod."""
 _LOOKS = 3
 _PAUSE = 2.0
 """Looks at what may be on its way (a push, a gateway that connects), and the seconds between them."""
@@ -181,10 +183,22 @@ class _Checks:
     def istiod(self) -> Iterator[Check]:
         yield self._deployment("istiod", istiod_name(self.params.istio))
 
+    def _growing(self) -> bool:
+        """Tell whether the autoscaler has still to ask for the pods that it must have at least."""
+        istio = self.params.istio
+        deployment = self.cluster.get("Deployment", istio.gateway_service, istio.namespace)
+        replicas = (deployment or {}).get("spec", {}).get("replicas")
+        return replicas is not None and replicas < istio.gateway.replicas_min
+
     def gateway(self) -> Iterator[Check]:
-        pods = gateway_pods(self.cluster, self.params)
-        ready = sum(1 for p in pods if pod_ready(p))
         wanted = self.params.istio.gateway.replicas_min
+        deadline = time.monotonic() + _AUTOSCALER
+        while True:
+            pods = gateway_pods(self.cluster, self.params)
+            ready = sum(1 for p in pods if pod_ready(p))
+            if ready >= wanted or time.monotonic() >= deadline or not self._growing():
+                break
+            time.sleep(1.0)
         why = "fewer gateways than planned cannot carry the traffic of the last stage"
         text = f"{ready} of {len(pods)} pods ready, at least {wanted} wanted"
         if ready < wanted:
