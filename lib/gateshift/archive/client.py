@@ -51,7 +51,8 @@ class Settings:
     """How long a cell may take to end by itself after an interrupt."""
     autosave: float = 5.0
     cwd: str | None = None
-    env: Mapping[str, str] | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Variables beside those of this process."""
     on_cell: Callable[[CellEvent], None] | None = None
     on_output: Callable[[str], None] | None = None
     on_stream: Callable[[str, str], None] | None = field(default=None)
@@ -175,8 +176,7 @@ class Runner:
         options: dict[str, Any] = {}
         if settings.cwd:
             options["cwd"] = settings.cwd
-        environment = os.environ if settings.env is None else settings.env
-        options["env"] = {**environment, "TMPDIR": client.scratch.name}
+        options["env"] = {**os.environ, **settings.env, "TMPDIR": client.scratch.name}
         relays = self.relays = [Relay(self.manager.redactor, number) for number in (1, 2)]
         options["stdout"], options["stderr"] = (relay.writer for relay in relays)
         try:

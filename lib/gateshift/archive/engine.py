@@ -7,7 +7,6 @@ failure; the exit code says how the run ended (:mod:`gateshift.archive.outcome`)
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,7 +87,7 @@ class GateshiftEngine:
             grace=grace,
             autosave=min(5.0, autosave_cell_every) if autosave_cell_every else 3600.0,
             cwd=kernel_cwd,
-            env={**os.environ, **kernel_env} if kernel_env else None,
+            env=kernel_env or {},
             on_cell=on_cell,
             on_output=on_output,
             on_stream=relay,

@@ -16,7 +16,7 @@ from gateshift.translate.gateway_api import gateway_objects
 from gateshift.translate.job import Draft, Job, Policy
 from gateshift.translate.model import Fidelity
 from gateshift.translate.scope import Unscopable, operations
-from gateshift.translate.tables import HostList
+from gateshift.translate.tables import HostList, covers
 from gateshift.translate.vhosts import places
 
 __all__ = ["api_gateway", "check_scopes", "gateways", "maximal", "security"]
@@ -91,10 +91,7 @@ def maximal(hosts: Sequence[str]) -> list[str]:
     return [
         one
         for one in sorted(set(hosts))
-        if not any(
-            other != one and other.startswith("*") and one.removeprefix("*").endswith(other[1:])
-            for other in hosts
-        )
+        if not any(other.startswith("*") and covers(other, one) for other in hosts)
     ]
 
 

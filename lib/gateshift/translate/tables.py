@@ -13,7 +13,7 @@ from gateshift.apisix.model import Router
 from gateshift.translate.job import Draft
 from gateshift.translate.paths import Pattern
 
-__all__ = ["ANY_HOST", "HostList", "host_lists"]
+__all__ = ["ANY_HOST", "HostList", "covers", "host_lists"]
 
 ANY_HOST = "*"
 
@@ -40,7 +40,7 @@ def _ordered(drafts: Sequence[Draft]) -> list[tuple[Draft, Pattern]]:
     )
 
 
-def _cover(wildcard: str, host: str) -> bool:
+def covers(wildcard: str, host: str) -> bool:
     """Tell whether a wildcard host's bucket is still asked for requests to *host*."""
     suffix = wildcard[1:]
     return host.removeprefix("*").endswith(suffix) and host != wildcard
@@ -68,14 +68,14 @@ def host_lists(drafts: Sequence[Draft], router: Router, names: Sequence[str] = (
             if host.startswith("*") and len(host) > 1 and not host.startswith("*."):
                 hosts.setdefault(host[1:])
     for name in names:
-        if any(_cover(one, name) for one in hosts if one.startswith("*")):
+        if any(covers(one, name) for one in hosts if one.startswith("*")):
             hosts.setdefault(name)
     wildcards = sorted((h for h in hosts if h.startswith("*")), key=lambda h: (-len(h), h))
     buckets = _buckets(drafts)
     joined = _in_buckets if router is Router.HOST_URI else _as_filters
     return {
         host: _until_catch_all(
-            joined(buckets, [host, *(one for one in wildcards if _cover(one, host)), _HOSTLESS])
+            joined(buckets, [host, *(one for one in wildcards if covers(one, host)), _HOSTLESS])
         )
         for host in hosts
     }

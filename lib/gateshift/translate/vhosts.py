@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateshift.translate.job import Job
-from gateshift.translate.tables import ANY_HOST, HostList
+from gateshift.translate.tables import ANY_HOST, HostList, covers
 
 __all__ = ["host_filter", "places"]
 
@@ -35,7 +35,7 @@ def places(host: str, lists: Mapping[str, HostList]) -> list[tuple[dict[str, Any
     """Return where virtual host *host* is, each as (part of a policy's operation, its conditions)."""
     if not host.startswith("*"):
         return [({"hosts": [host, f"{host}:*"]}, [])]
-    others = sorted(one for one in lists if one != host and one.removeprefix("*").endswith(host[1:]))
+    others = sorted(one for one in lists if covers(host, one))
     named = {} if host == ANY_HOST else {"values": [host]}
     spared = {"notValues": others} if others else {}
     if not named and not spared:

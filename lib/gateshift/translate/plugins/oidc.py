@@ -59,38 +59,30 @@ _INTROSPECTED = (
 _CLIENT = ("client_id", "client_secret", "scope", "ssl_verify", "timeout", "keepalive", "jwk_expires_in")
 
 
-def _issuers(use: Use) -> list[str]:
-    config = use.config
-    validator = config.get("claim_validator")
+def _named_issuers(use: Use) -> list[str]:
+    """Return the issuers that the configuration or the params name, none when they name none."""
+    validator = use.config.get("claim_validator")
     rule = validator.get("issuer") if isinstance(validator, Mapping) else None
-    named = rule.get("valid_issuers") if isinstance(rule, Mapping) else None
-    if named:
-        return sorted({str(one) for one in named})
+    if valid := rule.get("valid_issuers") if isinstance(rule, Mapping) else None:
+        return sorted({str(one) for one in valid})
     known = use.job.params.jwt_issuers.get("openid-connect")
-    if known:
-        return [known]
-    discovery = str(config.get("discovery", ""))
-    if _guessed(use):
-        return [discovery.removesuffix(_WELL_KNOWN)]
+    return [known] if known else []
+
+
+def _issuers(use: Use) -> tuple[list[str], bool]:
+    """Return the tokens' issuers, and whether only the address of the discovery document tells them.
+
+    APISIX reads the issuer in the document, which names another one where the address is an internal one.
+    """
+    if named := _named_issuers(use):
+        return named, False
+    discovery = str(use.config.get("discovery", ""))
+    if discovery.endswith(_WELL_KNOWN) and "$" not in discovery and urlsplit(discovery).hostname:
+        return [discovery.removesuffix(_WELL_KNOWN)], True
     raise Inexpressible(
         "the tokens' issuer is not known (discovery is a reference or no well-known address): name it in "
         "params: translate.jwt_issuers: {openid-connect: <iss>}"
     )
-
-
-def _guessed(use: Use) -> bool:
-    """Tell whether only the address of the discovery document tells the issuer.
-
-    APISIX reads it in the document, which names another one where the address is an internal one.
-    """
-    validator = use.config.get("claim_validator")
-    rule = validator.get("issuer") if isinstance(validator, Mapping) else None
-    if isinstance(rule, Mapping) and rule.get("valid_issuers"):
-        return False
-    discovery = str(use.config.get("discovery", ""))
-    named = use.job.params.jwt_issuers.get("openid-connect")
-    readable = discovery.endswith(_WELL_KNOWN) and "$" not in discovery and urlsplit(discovery).hostname
-    return not named and bool(readable)
 
 
 def _audiences(use: Use) -> list[str]:
@@ -121,7 +113,8 @@ def _bearer(use: Use) -> None:
     config, job = use.config, use.job
     introspected = not config.get("public_key") and not config.get("use_jwks")
     scopes = [str(one) for one in config.get("required_scopes") or ()]
-    for issuer in _issuers(use):
+    issuers, guessed = _issuers(use)
+    for issuer in issuers:
         rule: dict[str, Any] = {"issuer": issuer, **_keys(use)}
         audiences = _audiences(use)
         if audiences:
@@ -134,7 +127,6 @@ def _bearer(use: Use) -> None:
             raise Inexpressible(f"another route checks tokens of {issuer} in another way")
     job.source("jwt", use.draft.resource)
     exempt = use.preflights
-    issuers = _issuers(use)
     conditions = [("request.auth.claims[iss]", issuers)]
     conditions += [("request.auth.claims[scope]", [scope]) for scope in scopes]
     for key, values in conditions:
@@ -154,7 +146,7 @@ def _bearer(use: Use) -> None:
             use.draft.headers("request", "set")[name] = "%REQ(AUTHORIZATION)%"
     target = "RequestAuthentication + AuthorizationPolicy"
     missing = "a missing token is answered 403 instead of 401; realm and error are not told"
-    if _guessed(use):
+    if guessed:
         note = (
             "the issuer is taken from discovery's address; compare it with the document's issuer, or name it"
         )
