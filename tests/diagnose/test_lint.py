@@ -12,6 +12,7 @@ from gateshift.diagnose.command import lint_command
 from gateshift.diagnose.engine import run
 from gateshift.diagnose.lint import lint
 from gateshift.diagnose.lint_mesh import metrics_selector
+from gateshift.errors import InputError
 from tests.diagnose.test_diagnose import GATEWAY, Context, find, healthy, obj
 
 SHOP = "cart.shop.svc.cluster.local"
@@ -336,6 +337,19 @@ def test_files_are_judged_without_a_cluster(tmp_path: Path) -> None:
         ("kind: Gateway", "no metadata.name"),
         ("{kind: Gateway, metadata: {name: a}, spec: [1]}", "spec is no mapping"),
         ("", "no Kubernetes objects were given"),
+        (
+            "{kind: VirtualService, metadata: {name: a}, spec: {hosts: a.com}}",
+            "(VirtualService): spec.hosts is no list",
+        ),
+        ("{kind: VirtualService, metadata: {name: a}, spec: {http: [null]}}", "spec.http[0] is no mapping"),
+        (
+            "{kind: Gateway, metadata: {name: a}, spec: {servers: [{port: 80}]}}",
+            "spec.servers[0].port is no mapping",
+        ),
+        (
+            "{kind: EnvoyFilter, metadata: {name: a}, spec: {configPatches: {}}}",
+            "spec.configPatches is no list",
+        ),
     ],
 )
 def test_unreadable_file_is_named(tmp_path: Path, text: str, said: str) -> None:
@@ -344,3 +358,36 @@ def test_unreadable_file_is_named(tmp_path: Path, text: str, said: str) -> None:
     result = CliRunner().invoke(lint_command, ["--files", str(file)])
     assert result.exit_code != 0
     assert said in str(result.exception)
+
+
+def test_a_folder_may_hold_other_files(tmp_path: Path) -> None:
+    """What `gateshift translate` writes has a ledger beside its objects, a repository has yet others."""
+    (tmp_path / "v.yaml").write_text(yaml.safe_dump(match(uri={"prefix": "/"})))
+    (tmp_path / "ledger.json").write_text("[{}]")
+    (tmp_path / "kustomization.yaml").write_text(
+        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [v.yaml]\n"
+    )
+    (tmp_path / "values.yaml").write_text("replicas: 2\n")
+    result = CliRunner().invoke(lint_command, ["--files", str(tmp_path)])
+    assert result.exit_code == 0, result.exception
+    assert "1 objects, 0 errors" in result.output
+    assert "3 documents are no Kubernetes objects" in result.output
+
+
+@pytest.mark.parametrize(("version", "fine"), [("v1.31.0-rc.0", True), ("1.31", True), ("latest", False)])
+def test_the_version_is_read_or_refused(tmp_path: Path, version: str, fine: bool) -> None:
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(vs()))
+    result = CliRunner().invoke(lint_command, ["--files", str(tmp_path), "--istio-version", version])
+    assert isinstance(result.exception, InputError) is not fine
+
+
+def test_a_header_value_is_not_quoted() -> None:
+    """It may be a credential."""
+    causes = lint([vs(headers={"request": {"set": {"authorization": "Basic s3cr3t%"}}})])
+    assert "trap-20" in {c.code for c in causes}
+    assert "s3cr3t" not in str(causes)
+
+
+def test_one_wrong_variable_beside_a_right_one_is_seen() -> None:
+    causes = lint([vs(headers={"request": {"set": {"x-a": "%ROUTE_NAME% at 50%"}}})])
+    assert "trap-20" in {c.code for c in causes}

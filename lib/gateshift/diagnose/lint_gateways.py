@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gateshift.cluster.objects import Object, name_of, title_of
-from gateshift.diagnose.lint_rules import World, check, gateways_of, trap
+from gateshift.diagnose.lint_rules import World, check, gateways_of, space_of, template_labels, trap
 from gateshift.diagnose.model import Cause, Level
 
 _E, _W = Level.ERROR, Level.WARNING
@@ -50,36 +50,47 @@ def _gateway(obj: Object, world: World) -> Iterator[Cause]:
             yield trap(21, _E, "credentialNames is of Istio 1.26", where, "use credentialName")
         if tls.get("caCertCredentialName") and world.before(1, 28):
             yield trap(21, _E, "caCertCredentialName is of Istio 1.28", where, "put ca.crt into the Secret")
-        secret = tls.get("credentialName")
-        if secret and world.knows("Secret") and world.find("Secret", secret, world.home) is None:
+        secret = str(tls.get("credentialName") or "")
+        homes = _homes(obj, world)
+        elsewhere = world.find("Secret", secret) if secret else None
+        if elsewhere is not None and not any(world.find("Secret", secret, home) for home in homes):
             yield trap(
                 21,
-                _E,
-                f"Secret {secret} is not in {world.home}, where the gateway runs",
+                _E if space_of(elsewhere) else _W,
+                f"Secret {secret} is not in {homes[0]}, where the gateway runs",
                 where,
-                f"copy it to {world.home}",
+                f"copy it to {homes[0]}",
             )
     services = list(world.of("VirtualService"))
-    full = f"{obj['metadata'].get('namespace', 'default')}/{name_of(obj)}"
-    if services and not any(full in gateways_of(s) for s in services):
+    full = f"{obj['metadata'].get('namespace') or 'default'}/{name_of(obj)}"
+    if services and not any(full in gateways_of(s) for s in services) and space_of(obj):
         yield trap(
             22, _W, "no VirtualService names this Gateway: it answers 404", obj, "bind one, or remove it"
         )
     yield from _selected(obj, world)
 
 
+def _workloads(obj: Object, world: World) -> list[Object]:
+    """The Deployments and DaemonSets, in any namespace, whose pods a Gateway selects."""
+    selector = (obj.get("spec") or {}).get("selector") or {}
+    return [w for w in world.of("Deployment", "DaemonSet") if selector.items() <= template_labels(w).items()]
+
+
+def _homes(obj: Object, world: World) -> list[str]:
+    """The namespaces of a Gateway's pods: Secrets are looked up there. Several gateways have several."""
+    selected = (obj.get("spec") or {}).get("selector")
+    found = sorted({space_of(w) for w in _workloads(obj, world) if space_of(w)}) if selected else []
+    return found or [world.home]
+
+
 def _selected(obj: Object, world: World) -> Iterator[Cause]:
     selector = (obj.get("spec") or {}).get("selector") or {}
-    labels = [
-        ((d["spec"].get("template") or {}).get("metadata") or {}).get("labels") or {}
-        for d in world.of("Deployment")
-        if d["metadata"].get("namespace") == world.home and "gateway" in name_of(d)
-    ]
-    if labels and not any(selector.items() <= have.items() for have in labels):
+    gateways = [d for d in world.of("Deployment", "DaemonSet") if "gateway" in name_of(d)]
+    if selector and any(map(template_labels, gateways)) and not _workloads(obj, world):
         yield trap(
             4,
-            _E,
-            "the selector matches no Deployment of the gateway's namespace",
+            world.missing("DaemonSet"),
+            "the selector matches no Deployment or DaemonSet",
             f"{title_of(obj)}: {selector}",
             "use the pods' labels",
         )

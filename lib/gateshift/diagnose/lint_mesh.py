@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import yaml
 
 from gateshift.cluster.objects import Object, name_of, title_of
-from gateshift.diagnose.lint_rules import World, check, trap
+from gateshift.diagnose.lint_rules import World, check, providers, trap
 from gateshift.diagnose.model import Cause, Level, mappings_in
 
 __all__ = ["metrics_selector"]
@@ -31,7 +31,7 @@ _SINCE = {
 @check("EnvoyFilter")
 def _filter(obj: Object, world: World) -> Iterator[Cause]:
     spec = obj.get("spec") or {}
-    text = json.dumps(spec)
+    extensions = _extensions(spec)
     space = obj["metadata"].get("namespace", "default")
     patches = spec.get("configPatches") or []
     for patch in patches:
@@ -58,7 +58,7 @@ def _filter(obj: Object, world: World) -> Iterator[Cause]:
             "set workloadSelector",
         )
     for extension in _NEVER:
-        if extension in text:
+        if any(f".{extension}." in name for name in extensions):
             yield trap(
                 53,
                 _E,
@@ -67,7 +67,7 @@ def _filter(obj: Object, world: World) -> Iterator[Cause]:
                 "use what istio-proxy contains",
             )
     for extension, since in _SINCE.items():
-        if extension in text and world.before(*since):
+        if world.before(*since) and any(f".{extension}." in name for name in extensions):
             yield trap(
                 53,
                 _E,
@@ -87,10 +87,21 @@ def _filter(obj: Object, world: World) -> Iterator[Cause]:
         )
 
 
+def _extensions(spec: object) -> set[str]:
+    """The names and types of Envoy extensions in a patch, dotted: not what Lua or a header speaks of."""
+    return {
+        f".{one[key].removeprefix('type.googleapis.com/')}."
+        for one in mappings_in(spec)
+        for key in ("@type", "type_url", "name")
+        if isinstance(one.get(key), str) and "envoy." in one[key]
+    }
+
+
 def _limits(obj: Object, patches: list[Any], world: World) -> Iterator[Cause]:
     for config in mappings_in(patches):
-        # The bucket of a descriptor has "entries"; its filter has the percentages.
-        if "token_bucket" not in config or "entries" in config:
+        # The bucket of a descriptor has "entries"; its filter has the percentages, unless it limits
+        # connections: that one has none.
+        if "token_bucket" not in config or "entries" in config or ".network." in str(config.get("@type")):
             continue
         absent = [f for f in ("filter_enabled", "filter_enforced") if f not in config]
         if absent:
@@ -128,15 +139,23 @@ def _lua(obj: Object, patches: list[Any]) -> Iterator[Cause]:
             or config.get("inlineCode")
             or (config.get("default_source_code") or {}).get("inline_string")
         )
-        if isinstance(source, str) and any(
-            w in source for w in ("ngx.", "require(", 'require "', "core.request")
-        ):
+        if not isinstance(source, str):
+            continue
+        if re.search(r"\bngx\.|\bcore\.(request|response|log)\b|require\W{1,3}(resty|apisix)\b", source):
             yield trap(
                 55,
                 _E,
-                "this Lua is APISIX's: Envoy has no ngx API and no modules",
+                "this Lua is APISIX's: Envoy has no ngx API and none of its modules",
                 obj,
                 "rewrite it with request_handle",
+            )
+        elif re.search(r"\brequire\s*[(\"']", source):
+            yield trap(
+                55,
+                _I,
+                "this Lua needs a module: it must lie in the gateway's image",
+                obj,
+                "or write it inline",
             )
 
 
@@ -148,17 +167,16 @@ def _telemetry(obj: Object, world: World) -> Iterator[Cause]:
             yield trap(
                 59, _I, "1 % of the requests are traced by default", obj, "set randomSamplingPercentage"
             )
+        known = providers(world)
         for provider in tracing.get("providers") or []:
-            for mesh in world.of("ConfigMap"):
-                text = str((mesh.get("data") or {}).get("mesh", ""))
-                if text and f"name: {provider.get('name')}" not in text:
-                    yield trap(
-                        59,
-                        _E,
-                        f"tracing provider {provider.get('name')} is not in the mesh's extensionProviders",
-                        obj,
-                        "add it to meshConfig",
-                    )
+            if known is not None and provider.get("name") not in known:
+                yield trap(
+                    59,
+                    _E,
+                    f"tracing provider {provider.get('name')} is not in the mesh's extensionProviders",
+                    obj,
+                    "add it to meshConfig",
+                )
     if not spec.get("selector") and not spec.get("targetRefs"):
         others = [
             t
@@ -200,7 +218,7 @@ def _mesh(obj: Object, world: World) -> Iterator[Cause]:
         e.get("name") == "TERMINATION_DRAIN_DURATION_SECONDS"
         for d in world.of("Deployment")
         if d["metadata"].get("namespace") == world.home
-        for c in d["spec"]["template"]["spec"].get("containers") or []
+        for c in (((d.get("spec") or {}).get("template") or {}).get("spec") or {}).get("containers") or []
         for e in c.get("env") or []
     )
     if not own and drain in {"", "5s"}:

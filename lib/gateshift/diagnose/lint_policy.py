@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gateshift.cluster.objects import Object, title_of
-from gateshift.diagnose.lint_rules import World, check, selector_of, trap
+from gateshift.diagnose.lint_rules import World, check, providers, selector_of, space_of, trap
 from gateshift.diagnose.model import Cause, Level
 
 _E, _W, _I = Level.ERROR, Level.WARNING, Level.INFO
@@ -151,24 +151,32 @@ def _needs_address(world: World) -> bool:
     return False
 
 
+def _guards(policy: Object, tokens: Object, world: World) -> bool:
+    """Say whether *policy* holds for the workloads of *tokens*: of the mesh, the namespace, or narrower."""
+    spec, theirs = tokens.get("spec") or {}, policy.get("spec") or {}
+    here = space_of(policy) == space_of(tokens)
+    selector = selector_of(theirs)
+    targets = theirs.get("targetRefs") or [r for r in [theirs.get("targetRef")] if r]
+    if targets:
+        return here and any(r in (spec.get("targetRefs") or [spec.get("targetRef")]) for r in targets)
+    return (here and selector.items() <= selector_of(spec).items()) or (
+        space_of(policy) == world.home and not selector
+    )
+
+
 @check("RequestAuthentication")
 def _tokens(obj: Object, world: World) -> Iterator[Cause]:
     spec, space = obj.get("spec") or {}, obj["metadata"].get("namespace", "default")
     rules = spec.get("jwtRules") or []
-    guards = [
-        p
-        for p in world.of("AuthorizationPolicy")
-        if p["metadata"].get("namespace", "default") == space
-        and selector_of(p.get("spec") or {}) == selector_of(spec)
-    ]
-    if not guards:
+    # Not an error: claims may only choose a route, and a backend may ask for the token itself.
+    if not any(_guards(p, obj, world) for p in world.of("AuthorizationPolicy")):
         yield trap(
             39,
-            _E,
+            _W,
             "a request without any token passes: RequestAuthentication never requires one",
             f"{title_of(obj)}, no AuthorizationPolicy for the same workload",
-            "add an AuthorizationPolicy that denies requests without a principal",
-            0.9,
+            "add an AuthorizationPolicy that denies requests without a principal, unless the backend does",
+            0.6,
         )
     if space == world.home and any("fromHeaders" not in r for r in rules):
         yield trap(
@@ -295,22 +303,22 @@ def _operation(obj: Object, action: str, operation: Mapping[str, Any], world: Wo
 
 
 def _custom(obj: Object, world: World) -> Iterator[Cause]:
-    provider = str(((obj.get("spec") or {}).get("provider") or {}).get("name", ""))
-    for mesh in world.of("ConfigMap"):
-        text = str((mesh.get("data") or {}).get("mesh", ""))
-        if text and f"name: {provider}" not in text:
-            yield trap(
-                48,
-                _E,
-                f"provider {provider} is not in the mesh's extensionProviders: all requests are denied",
-                obj,
-                "add it to meshConfig",
-            )
+    provider, known = _provider(obj), providers(world)
+    if known is not None and provider not in known:
+        yield trap(
+            48,
+            _E,
+            f"provider {provider} is not in the mesh's extensionProviders: all requests are denied",
+            obj,
+            "add it to meshConfig",
+        )
+    mine = selector_of(obj.get("spec") or {})
     others = {
-        str(((p.get("spec") or {}).get("provider") or {}).get("name", ""))
+        _provider(p)
         for p in world.of("AuthorizationPolicy")
         if (p.get("spec") or {}).get("action") == "CUSTOM"
-        and p["metadata"].get("namespace") == obj["metadata"].get("namespace")
+        and space_of(p) == space_of(obj)
+        and _overlap(mine, selector_of(p.get("spec") or {}))
     }
     if len(others) > 1 and world.before(1, 30):
         yield trap(
@@ -320,6 +328,15 @@ def _custom(obj: Object, world: World) -> Iterator[Cause]:
             obj,
             "use one provider",
         )
+
+
+def _provider(policy: Object) -> str:
+    return str(((policy.get("spec") or {}).get("provider") or {}).get("name", ""))
+
+
+def _overlap(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Say whether one workload may have both sets of labels."""
+    return all(other.get(key, value) == value for key, value in one.items())
 
 
 @check("PeerAuthentication")

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gateshift.cluster.objects import Object, name_of, title_of
-from gateshift.diagnose.lint_rules import World, check, gateways_of, trap
+from gateshift.diagnose.lint_rules import World, check, gateways_of, space_of, trap
 from gateshift.diagnose.model import Cause, Level
 from gateshift.diagnose.routes import host_matches
 
 _E, _W, _I = Level.ERROR, Level.WARNING, Level.INFO
-_LOOK_AROUND = re.compile(r"\(\?[=!<]|\\[1-9]")
+_LOOK_AROUND = re.compile(r"\(\?(?:[=!>]|<[=!])|(?<!\\)(?:\\\\)*\\[1-9](?![0-7])")
+_VARIABLE = re.compile(r"%[A-Z][A-Z0-9_]*(?:\(.*?\))?(?::\d+)?%")
 
 
 def _rules(obj: Object) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -131,15 +132,20 @@ def _order(obj: Object, world: World) -> Iterator[Cause]:
 
 @check("VirtualService")
 def _binding(obj: Object, world: World) -> Iterator[Cause]:
-    spec = obj.get("spec") or {}
-    known = {f"{g['metadata'].get('namespace', 'default')}/{name_of(g)}" for g in world.of("Gateway")}
+    # What a file leaves to `kubectl -n` may be in the very namespace that is named.
+    known = {f"{space_of(g)}/{name_of(g)}" for g in world.of("Gateway")}
     for name in gateways_of(obj):
         bare = name.rpartition("/")[2]
         others = [k for k in sorted(known) if k.endswith(f"/{bare}")]
-        if name != "mesh" and known and name not in known and others:
-            yield trap(
-                25, _E, f"{name} does not exist; meant is {others[0]}", obj, f"write gateways: [{others[0]}]"
-            )
+        if name == "mesh" or {name, f"/{bare}"} & known or not others or not space_of(obj):
+            continue
+        yield trap(
+            25,
+            world.missing("Gateway"),
+            f"{name} does not exist; meant is {others[0]}",
+            obj,
+            f"write gateways: [{others[0]}]",
+        )
     for where, rule in _rules(obj):
         if "delegate" not in rule:
             continue
@@ -149,7 +155,6 @@ def _binding(obj: Object, world: World) -> Iterator[Cause]:
             yield trap(26, _E, "a delegate must have no hosts", where, f"remove hosts from {title_of(found)}")
         if found is not None and any("delegate" in r for _, r in _rules(found)):
             yield trap(26, _E, "delegation goes one level deep only", where, f"flatten {title_of(found)}")
-    del spec
 
 
 @check("VirtualService")
@@ -288,16 +293,14 @@ def _headers(where: str, rule: Mapping[str, Any]) -> Iterator[Cause]:
     ):
         for values in (side.get("set") or {}, side.get("add") or {}):
             for key, value in values.items():
-                rest = str(value).replace("%%", "")
-                if "%" in rest and not re.search(r"%[A-Z_]+(\([^)]*\))?(:\d+)?%", rest):
-                    yield trap(
-                        20, _E, f"% in header {key} starts a variable", f"{where}: {value}", "write %%"
-                    )
+                # The value itself is not quoted: it may be a credential.
+                if "%" in _VARIABLE.sub("", str(value).replace("%%", "")):
+                    yield trap(20, _E, f"% in header {key} starts a variable", where, "write %%")
 
 
 @check("VirtualService")
 def _targets(obj: Object, world: World) -> Iterator[Cause]:
-    space = obj["metadata"].get("namespace", "default")
+    space = space_of(obj) or "default"
     rules = list(world.of("DestinationRule"))
     for where, rule in _rules(obj):
         for route in rule.get("route") or []:
@@ -311,23 +314,26 @@ def _targets(obj: Object, world: World) -> Iterator[Cause]:
                     where,
                     f"write {host}.{space}.svc.cluster.local",
                 )
-            names = {host, host.partition(".")[0]}
-            defined = {
-                s.get("name")
-                for r in rules
-                if (r.get("spec") or {}).get("host") in names
-                or str((r.get("spec") or {}).get("host", "")).startswith(f"{host.partition('.')[0]}.")
-                for s in (r.get("spec") or {}).get("subsets") or []
-            }
+            concerned = [r for r in rules if _means(str((r.get("spec") or {}).get("host", "")), host)]
+            defined = {s.get("name") for r in concerned for s in (r.get("spec") or {}).get("subsets") or []}
             if subset and subset not in defined:
                 yield trap(
                     30,
-                    _E,
-                    f"subset {subset} of {host} is not defined: 503 (NC)",
+                    _E if concerned else world.missing("DestinationRule"),
+                    f"subset {subset} of {host} is not defined: 503 (NC)"
+                    if concerned or "DestinationRule" in world.whole
+                    else f"no file has the DestinationRule that defines subset {subset} of {host}",
                     where,
                     "add it to a DestinationRule",
                 )
             yield from _service(where, world.service(host, space))
+
+
+def _means(rule: str, host: str) -> bool:
+    """Say whether a DestinationRule's host may be a destination's: short, in full, or by a wildcard."""
+    if rule.startswith("*"):
+        return host_matches(rule, host) or "." not in host
+    return rule == host or ("." not in host and rule.startswith(f"{host}.")) or rule == host.partition(".")[0]
 
 
 def _service(where: str, service: Object | None) -> Iterator[Cause]:
