@@ -124,6 +124,16 @@ spec:
           x-time: "%START_TIME(%s.%3f)%"
           x-route: "a %ROUTE_NAME% b 100%% c"
 """,
+    "header keys in capitals, which Envoy matches without regard to case": f"""
+apiVersion: {NET}
+kind: VirtualService
+metadata: {{name: v, namespace: shop}}
+spec:
+  hosts: [a.example]
+  http:
+  - match: [{{headers: {{X-Beta: {{exact: "1"}}, method: {{exact: fast}}}}}}]
+    route: [{{destination: {{host: cart}}}}]
+""",
     "named groups": f"""
 apiVersion: {NET}
 kind: VirtualService

@@ -64,11 +64,16 @@ def _match(obj: Object, world: World) -> Iterator[Cause]:
                     "drop them",
                 )
         for header in (match.get("headers") or {}) | (match.get("withoutHeaders") or {}):
+            # Envoy matches it all the same; other readers of the object need not.
             if header != header.lower():
-                yield trap(9, _E, f"header {header} never matches", where, f"write {header.lower()}")
+                yield trap(9, _W, f"header {header} is not in lower case", where, f"write {header.lower()}")
             if header in {"uri", "scheme", "method", "authority"}:
                 yield trap(
-                    9, _E, f"the key {header} in headers is ignored", where, f"match by {header}: itself"
+                    9,
+                    _W,
+                    f"the key {header} in headers does not mean the request's {header}",
+                    where,
+                    f"match by {header}: itself",
                 )
         for header, wanted in (match.get("withoutHeaders") or {}).items():
             if wanted and wanted.get("regex") != "*":
