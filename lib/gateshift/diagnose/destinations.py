@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gateshift.cluster.objects import Object, name_of
-from gateshift.diagnose.facts import Facts
+from gateshift.diagnose.facts import Facts, labels_of
+from gateshift.diagnose.routes import host_matches
+from gateshift.diagnose.scope import our_rules
 from gateshift.errors import GateshiftError
 
 __all__ = [
@@ -16,6 +19,7 @@ __all__ = [
     "fqdn_of",
     "in_mesh",
     "labels_of_workloads",
+    "meshed",
     "parse_cluster",
     "relevance",
     "resolve",
@@ -55,15 +59,17 @@ def parse_cluster(cluster: str) -> tuple[str, int, str]:
 
 
 def destinations(facts: Facts) -> list[Destination]:
-    """Return every destination of HTTP rules that a gateway serves, in a stable order."""
+    """Return every destination of HTTP rules that a gateway serves, in a stable order.
+
+    Of several destinations those without weight get no request, whatever they lack.
+    """
 
     def read() -> list[Destination]:
         found = []
-        for owner in facts.objects("VirtualService"):
-            if not [g for g in owner["spec"].get("gateways") or [] if g != "mesh"]:
-                continue
+        for owner in our_rules(facts):
             for rule in owner["spec"].get("http") or []:
-                for route in rule.get("route") or []:
+                routes = rule.get("route") or []
+                for route in [r for r in routes if len(routes) == 1 or r.get("weight")]:
                     to = route.get("destination") or {}
                     host = resolve(str(to.get("host", "")), owner["metadata"]["namespace"])
                     port = (to.get("port") or {}).get("number")
@@ -87,41 +93,62 @@ def relevance(facts: Facts, host: str) -> float:
 
 
 def service_of(facts: Facts, host: str) -> Object | None:
-    """Return the Service behind an FQDN."""
-    return next((s for s in facts.objects("Service") if fqdn_of(s) == host), None)
+    """Return the Service behind an FQDN, whatever the cluster's own domain is called."""
+    name, _, rest = host.partition(".")
+    space, _, domain = rest.partition(".")
+    if domain.partition(".")[0] != "svc":
+        return None
+    every = facts.objects("Service")
+    return next((s for s in every if (name_of(s), s["metadata"]["namespace"]) == (name, space)), None)
 
 
 def rules_for(facts: Facts, host: str) -> list[Object]:
-    """Return the DestinationRules of *host*, oldest first (the oldest one's policy is used)."""
-    found = [
-        r
+    """Return the DestinationRules of *host*, the one whose policy is used first.
+
+    The most exact host wins over wildcards, then the oldest.
+    """
+    named = [
+        (resolve(str(r["spec"].get("host", "")), r["metadata"]["namespace"]), r)
         for r in facts.objects("DestinationRule")
-        if resolve(str(r["spec"].get("host", "")), r["metadata"]["namespace"]) == host
     ]
-    return sorted(found, key=lambda r: (r["metadata"].get("creationTimestamp", ""), name_of(r)))
+    found = [(-len(n) if n != host else -math.inf, r) for n, r in named if n and host_matches(n, host)]
+    return [
+        r
+        for _, r in sorted(
+            found, key=lambda f: (f[0], f[1]["metadata"].get("creationTimestamp", ""), name_of(f[1]))
+        )
+    ]
 
 
 def labels_of_workloads(facts: Facts, service: Object) -> Iterator[dict[str, str]]:
-    """Yield the labels of the pods and WorkloadEntries that a Service selects."""
+    """Yield the labels of the pods and WorkloadEntries that a Service selects; pods that ended left out."""
     space = service["metadata"]["namespace"]
     selector = service["spec"].get("selector") or {}
     if not selector:
         return
     for pod in facts.objects("Pod", space):
-        labels = dict(pod["metadata"].get("labels") or {})
-        every = (pod["spec"].get("containers") or []) + (pod["spec"].get("initContainers") or [])
-        if any(c["name"] == "istio-proxy" for c in every):
+        labels = labels_of(pod)
+        if pod["status"].get("phase") in {"Succeeded", "Failed"}:
+            continue
+        if meshed(pod):
             labels.setdefault("security.istio.io/tlsMode", "istio")
         if selector.items() <= labels.items():
             yield labels
     for entry in facts.objects("WorkloadEntry", space):
-        labels = dict(entry["spec"].get("labels") or entry["metadata"].get("labels") or {})
+        labels = dict(entry["spec"].get("labels") or labels_of(entry))
         if selector.items() <= labels.items():
             yield labels
 
 
+def meshed(pod: Object) -> bool:
+    """Say whether a pod has a sidecar (as a container or a native one) or its node's ztunnel."""
+    every = (pod["spec"].get("containers") or []) + (pod["spec"].get("initContainers") or [])
+    ambient = (pod["metadata"].get("annotations") or {}).get("ambient.istio.io/redirection") == "enabled"
+    return ambient or any(c["name"] == "istio-proxy" for c in every)
+
+
 def in_mesh(facts: Facts, service: Object) -> bool | None:
-    """Say whether all workloads of a Service have a sidecar; None when it has no workloads."""
+    """Say whether all workloads of a Service are in the mesh; None when it has no workloads."""
     modes = [w.get("security.istio.io/tlsMode") == "istio" for w in labels_of_workloads(facts, service)]
     return all(modes) if modes else None
 
@@ -133,5 +160,5 @@ def endpoints_of(facts: Facts, service: Object) -> Iterator[str]:
         if owner != name_of(service):
             continue
         for endpoint in one.get("endpoints") or []:
-            if (endpoint.get("conditions") or {}).get("ready", True):
+            if (endpoint.get("conditions") or {}).get("ready") is not False:
                 yield from endpoint.get("addresses") or []

@@ -4,23 +4,42 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, cast
 
 from gateshift.cluster.client import Cluster
 from gateshift.cluster.front import servers_of
-from gateshift.cluster.gateways import gateway_pods, load_balancer_name, pod_ready, proxy_status
-from gateshift.cluster.objects import API_GATEWAY, Object, name_of
+from gateshift.cluster.gateways import (
+    gateway_pods,
+    load_balancer_name,
+    pod_ready,
+    proxy_status,
+    selector_text,
+)
+from gateshift.cluster.objects import API_GATEWAY, GATEWAY_API, Object, name_of
 from gateshift.diagnose import envoy as admin
 from gateshift.diagnose.requests import Entry, parse_log
 from gateshift.diagnose.routes import Explanation, explain
 from gateshift.errors import ClusterError, GateshiftError
 from gateshift.params.model import Params
 
-__all__ = ["WINDOW", "Facts"]
+__all__ = ["WINDOW", "Facts", "labels_of"]
 
 T = TypeVar("T")
+
+
+def _filled(obj: Object) -> Object:
+    """Add the parts that an object may leave out and a probe reads."""
+    metadata = {"namespace": "", **(obj.get("metadata") or {})}
+    return {**obj, "metadata": metadata, "spec": obj.get("spec") or {}, "status": obj.get("status") or {}}
+
+
+def labels_of(obj: Object) -> dict[str, str]:
+    """Return an object's labels."""
+    return dict(obj["metadata"].get("labels") or {})
+
+
 _LOG_LINES = 1000
 _LINE_BYTES = 4096
 _SUBJECTS = 3
@@ -61,10 +80,10 @@ class Facts:
             if key not in self._values:
                 try:
                     self._values[key] = read()
-                except GateshiftError as error:
+                except Exception as error:  # noqa: BLE001 - a read that broke must not be tried by each probe
                     self._values[key] = error
         value = self._values[key]
-        if isinstance(value, GateshiftError):
+        if isinstance(value, Exception):
             raise value
         return cast("T", value)
 
@@ -78,13 +97,19 @@ class Facts:
         """Return all objects of a kind; none when the cluster does not serve it."""
 
         def read() -> list[Object]:
-            return self.cluster.list(kind, namespace) if self.cluster.serves(kind) else []
+            found = self.cluster.list(kind, namespace) if self.cluster.serves(kind) else []
+            return [_filled(one) for one in found]
 
         return self.once((kind, namespace), read)
 
     def get(self, kind: str, name: str, namespace: str | None = None) -> Object | None:
         """Return one object."""
-        return self.once((kind, name, namespace), lambda: self.cluster.get(kind, name, namespace))
+
+        def read() -> Object | None:
+            found = self.cluster.get(kind, name, namespace)
+            return None if found is None else _filled(found)
+
+        return self.once((kind, name, namespace), read)
 
     @property
     def service(self) -> Object | None:
@@ -93,12 +118,52 @@ class Facts:
 
     @property
     def gateways(self) -> list[Object]:
-        """The Gateways of Istio, and those of the Gateway API that Istio serves."""
+        """The Gateways of Istio, and those of the Gateway API that Istio serves, but for others' ones."""
+        foreign = {id(g) for g in self.foreign_gateways}
+        return [g for g in self._all_gateways() if id(g) not in foreign]
+
+    def _all_gateways(self) -> list[Object]:
         of_api = self.objects(API_GATEWAY)
         return [
             *self.objects("Gateway"),
             *(g for g in of_api if g["spec"].get("gatewayClassName") == "istio"),
         ]
+
+    @property
+    def foreign_gateways(self) -> list[Object]:
+        """Gateways of other workloads: they select pods, and none of ours.
+
+        One of the Gateway API is ours when it stands in our namespace; elsewhere istiod makes its workload.
+        """
+
+        def read() -> list[Object]:
+            labels = self.pod_labels
+            found = []
+            for gateway in self._all_gateways():
+                if gateway["apiVersion"].startswith(GATEWAY_API):
+                    if gateway["metadata"]["namespace"] != self.params.istio.namespace:
+                        found.append(gateway)
+                    continue
+                selector = gateway["spec"].get("selector") or {}
+                if any(selector.items() <= have.items() for have in labels):
+                    continue
+                if self.selected(selector):
+                    found.append(gateway)
+            return found
+
+        return self.once("foreign gateways", read)
+
+    def selected(self, labels: Mapping[str, str], namespace: str | None = None) -> list[Object]:
+        """Return the pods with *labels*, of one namespace or of all; none when they may not be listed."""
+        text = selector_text(labels)
+
+        def read() -> list[Object]:
+            try:
+                return self.cluster.list("Pod", namespace, labels=text)
+            except GateshiftError:
+                return []
+
+        return self.once(("selected", text, namespace), read)
 
     @property
     def servers(self) -> list[Object]:
@@ -108,7 +173,7 @@ class Facts:
     @property
     def pods(self) -> list[Object]:
         """The pods that the gateway's Service selects."""
-        return self.once("pods", lambda: gateway_pods(self.cluster, self.params))
+        return self.once("pods", lambda: [_filled(p) for p in gateway_pods(self.cluster, self.params)])
 
     @property
     def workload(self) -> list[Object]:
@@ -121,9 +186,60 @@ class Facts:
                 return self.pods
             labels = (deployment["spec"].get("selector") or {}).get("matchLabels") or {}
             found = self.objects("Pod", istio.namespace)
-            return [p for p in found if labels.items() <= (p["metadata"].get("labels") or {}).items()]
+            # Pods that ended (evicted, out of a node that was drained) are kept, and take no part.
+            return [
+                p
+                for p in found
+                if labels.items() <= labels_of(p).items()
+                and p["status"].get("phase") not in {"Succeeded", "Failed"}
+            ]
 
         return self.once("workload", read)
+
+    @property
+    def pod_labels(self) -> list[dict[str, str]]:
+        """The labels of the gateway's pods; none when they cannot be found."""
+        try:
+            return [labels_of(p) for p in self.workload]
+        except GateshiftError:
+            return []
+
+    @property
+    def ports(self) -> dict[int, int | None]:
+        """Ports of the Services that select the gateway's pods, and where on the pod each leads.
+
+        None for a name that no container gives a port. Another Service of the same pods opens ports as well.
+        """
+
+        def read() -> dict[int, int | None]:
+            found: dict[int, int | None] = {}
+            labels = self.pod_labels
+            mine = self.service
+            others = [
+                s
+                for s in self.objects("Service", self.params.istio.namespace)
+                if (chosen := s["spec"].get("selector"))
+                and any(chosen.items() <= have.items() for have in labels)
+            ]
+            for service in [*([mine] if mine else []), *others]:
+                for entry in service["spec"].get("ports") or []:
+                    found.setdefault(int(entry["port"]), self._target(entry))
+            return found
+
+        return self.once("ports", read)
+
+    def _target(self, entry: Mapping[str, Any]) -> int | None:
+        target = entry.get("targetPort", entry.get("port"))
+        if not isinstance(target, str):
+            return int(target or 0)
+        named = (
+            int(port["containerPort"])
+            for pod in self.workload
+            for container in pod["spec"].get("containers") or []
+            for port in container.get("ports") or []
+            if port.get("name") == target
+        )
+        return int(target) if target.isdigit() else next(named, None)
 
     @property
     def statuses(self) -> dict[str, dict[str, str]]:
@@ -143,6 +259,19 @@ class Facts:
             return admin.read(self.params, name_of(ready[0]))
 
         return self.once("envoy", read)
+
+    @property
+    def listening(self) -> set[int]:
+        """The ports that the gateway's Envoy listens on."""
+        addresses = [
+            a.get("socket_address") or {}
+            for one in self.envoy.listeners
+            for a in [
+                one.get("address") or {},
+                *(more.get("address") or {} for more in one.get("additional_addresses") or []),
+            ]
+        ]
+        return {int(a["port_value"]) for a in addresses if a.get("port_value")}
 
     @property
     def requests(self) -> tuple[Entry, ...]:
@@ -207,15 +336,20 @@ class Facts:
 
     def _target_port(self, port: int, default: int) -> int:
         """The port on which the gateway's Envoy listens for the Service's *port*."""
-        for entry in (self.service or {}).get("spec", {}).get("ports") or []:
-            if entry.get("port") == port and isinstance(entry.get("targetPort"), int):
-                return int(entry["targetPort"])
-        return default
+        return self.ports.get(port) or default
+
+    @property
+    def context_target(self) -> str:
+        """The address that the params name for the gateway: its Service need not have a load balancer."""
+        named = self.params.traffic.route53 and self.params.traffic.route53.istio_target
+        return str(named or "")
 
     @property
     def address(self) -> str:
         """The gateway's load balancer; raises ClusterError when it has none."""
         istio = self.params.istio
+        if self.context_target:
+            return self.context_target
         return self.once(
             "address", lambda: load_balancer_name(self.cluster, istio.namespace, istio.gateway_service)
         )

@@ -6,7 +6,8 @@ import socket
 from collections.abc import Iterator
 
 from gateshift.cluster.gateways import load_balancer_name, pod_ready
-from gateshift.cluster.objects import name_of, title_of
+from gateshift.cluster.netpolicy import selects
+from gateshift.cluster.objects import GATEWAY_API, name_of, title_of
 from gateshift.cluster.operator import istiod_name
 from gateshift.cluster.waiting import deployment_standing, pod_problem, reasons
 from gateshift.diagnose.causes import found, patch_command
@@ -14,7 +15,7 @@ from gateshift.diagnose.envoy import SilentEnvoyError
 from gateshift.diagnose.facts import Facts
 from gateshift.diagnose.gateway_tls import certificates, server_names
 from gateshift.diagnose.model import Cause, Level, Probe
-from gateshift.errors import ClusterError
+from gateshift.errors import ClusterError, GateshiftError
 
 __all__ = ["PROBES"]
 
@@ -109,14 +110,22 @@ def _service(facts: Facts) -> Iterator[Cause]:
         )
         return
     ports = {p["port"]: p for p in service["spec"].get("ports") or []}
+    protocols = {s["port"]["number"]: s["port"].get("protocol", "") for s in facts.servers}
     for port, wanted in ((80, istio.http_target_port), (443, istio.https_target_port)):
-        if port not in ports:
-            yield found(
-                "service-port", f"it has {sorted(ports)}", "gateshift install --act restores it", port=port
-            )
+        if port not in facts.ports:
+            # A port that no Gateway has a server for is missed by nobody.
+            if port in protocols or not protocols:
+                yield found(
+                    "service-port",
+                    f"it has {sorted(ports)}",
+                    "gateshift install --act restores it",
+                    port=port,
+                )
             continue
-        target = ports[port].get("targetPort", port)
-        if target != wanted:
+        # A load balancer that ends TLS sends plain HTTP to port 443; Envoy's port is then another.
+        plain = port == 443 and protocols.get(port, "").startswith("HTTP") and protocols[port] != "HTTPS"
+        target = facts.ports[port]
+        if port in ports and target not in {wanted, None} and not plain and not _works(facts, port):
             index = (service["spec"]["ports"]).index(ports[port])
             yield found(
                 "service-target-port",
@@ -127,6 +136,8 @@ def _service(facts: Facts) -> Iterator[Cause]:
                 is_=target,
                 wanted=wanted,
             )
+    if facts.context_target:
+        return  # the params name the address: whatever leads to it is no matter of this Service's type
     try:
         load_balancer_name(facts.cluster, istio.namespace, istio.gateway_service)
     except ClusterError as error:
@@ -136,6 +147,18 @@ def _service(facts: Facts) -> Iterator[Cause]:
             str(error),
             patch_command(service, {"type": "LoadBalancer"}) if wrong else error.hint,
         )
+
+
+def _works(facts: Facts, port: int) -> bool:
+    """Say whether the gateway answers at *port*: istiod opens listeners where its Service leads to."""
+    name = facts.address
+    target = facts.params.verify.connect_to.get(f"{name}:{port}", f"{name}:{port}")
+    address, _, number = target.rpartition(":")
+    try:
+        with socket.create_connection((address.strip("[]"), int(number)), timeout=3):
+            return facts.ports[port] in facts.listening
+    except (OSError, GateshiftError):
+        return False
 
 
 def _endpoints(facts: Facts) -> Iterator[Cause]:
@@ -150,7 +173,9 @@ def _endpoints(facts: Facts) -> Iterator[Cause]:
         yield found(
             "service-selector",
             f"selector {selector}; the pods have {shared}",
-            patch_command(service, {"selector": {**dict.fromkeys(set(selector) - set(shared)), **shared}}),
+            patch_command(
+                service, {"selector": {**dict.fromkeys(sorted(set(selector) - set(shared))), **shared}}
+            ),
         )
         return
     slices = [
@@ -206,11 +231,16 @@ def _reach(facts: Facts) -> Iterator[Cause]:
 
 
 def _selector(facts: Facts) -> Iterator[Cause]:
-    gateways = facts.objects("Gateway")
+    gateways = [g for g in facts.gateways if not g["apiVersion"].startswith(GATEWAY_API)]
     if not facts.gateways:
-        yield found("gateway-missing", "0 Gateways in the cluster", "gateshift apply --act")
+        others = len(facts.foreign_gateways)
+        yield found(
+            "gateway-missing",
+            f"0 Gateways in the cluster{f' but for {others} of other gateways' if others else ''}",
+            "gateshift apply --act",
+        )
     labels = [p["metadata"].get("labels") or {} for p in facts.workload]
-    ports = {p["port"] for p in (facts.service or {}).get("spec", {}).get("ports") or []}
+    ports = facts.ports
     for gateway in gateways:
         selector = gateway["spec"].get("selector") or {}
         if labels and not any(selector.items() <= have.items() for have in labels):
@@ -240,7 +270,7 @@ def _listeners(facts: Facts) -> Iterator[Cause]:
     """Is the listener really open, in Envoy itself."""
     istio = facts.params.istio
     try:
-        listeners = facts.envoy.listeners
+        facts.listening  # noqa: B018 - it is asked
     except SilentEnvoyError as error:
         # The kubelet notices only at its next probe: for some seconds such a pod still counts as ready.
         yield found(
@@ -249,45 +279,33 @@ def _listeners(facts: Facts) -> Iterator[Cause]:
             f"kubectl -n {istio.namespace} rollout restart deployment {istio.gateway_service}",
         )
         return
-    have = {
-        (listener.get("address") or {}).get("socket_address", {}).get("port_value") for listener in listeners
-    }
-    service = facts.service or {}
-    target = {p["port"]: p.get("targetPort", p["port"]) for p in service.get("spec", {}).get("ports") or []}
-    for port in sorted({s["port"]["number"] for s in facts.servers} & set(target)):
-        if target[port] not in have:
+    for port in sorted({s["port"]["number"] for s in facts.servers} & set(facts.ports)):
+        if facts.ports[port] not in {*facts.listening, None}:
             yield found(
                 "gateway-no-listener",
-                f"Service port {port} leads to {target[port]}; Envoy listens on {sorted(filter(None, have))}",
+                f"Service port {port} leads to {facts.ports[port]}; Envoy listens on "
+                f"{sorted(facts.listening)}",
                 "see the other findings: selector, target port, TLS settings, rejected configuration",
                 port=port,
             )
 
 
 def _policies(facts: Facts) -> Iterator[Cause]:
-    for policy in facts.objects("NetworkPolicy", facts.params.istio.namespace):
-        spec = policy["spec"]
-        chosen = (spec.get("podSelector") or {}).get("matchLabels") or {}
-        labels = [p["metadata"].get("labels") or {} for p in facts.workload]
-        if labels and not any(chosen.items() <= have.items() for have in labels):
-            continue
-        if "Ingress" in (spec.get("policyTypes") or ["Ingress"]) and not spec.get("ingress"):
+    """Policies are additive: a pod is shut off when some select it and none of them lets anybody in."""
+    policies = [
+        p
+        for p in facts.objects("NetworkPolicy", facts.params.istio.namespace)
+        if "Ingress" in (p["spec"].get("policyTypes") or ["Ingress"])
+    ]
+    istio = facts.params.istio
+    for labels in facts.pod_labels[:1]:
+        group = [p for p in policies if selects(p["spec"].get("podSelector"), labels)]
+        if group and not any(p["spec"].get("ingress") for p in group):
+            opened = [{"port": istio.http_target_port}, {"port": istio.https_target_port}]
             yield found(
                 "network-policy",
-                f"{title_of(policy)} selects {chosen or 'all pods'} and allows no ingress",
-                patch_command(
-                    policy,
-                    {
-                        "ingress": [
-                            {
-                                "ports": [
-                                    {"port": facts.params.istio.http_target_port},
-                                    {"port": facts.params.istio.https_target_port},
-                                ]
-                            }
-                        ]
-                    },
-                ),
+                f"{', '.join(map(title_of, group[:4]))} select the gateway's pods; none allows any ingress",
+                patch_command(group[0], {"ingress": [{"ports": opened}]}),
             )
 
 

@@ -6,19 +6,21 @@ from collections.abc import Iterator
 
 from gateshift.cluster.certificates import certificate_problems
 from gateshift.cluster.front import servers_of
-from gateshift.cluster.objects import Object, name_of, title_of
+from gateshift.cluster.objects import GATEWAY_API, Object, name_of, title_of
 from gateshift.diagnose.causes import found
 from gateshift.diagnose.facts import Facts
 from gateshift.diagnose.model import Cause
 from gateshift.diagnose.routes import host_matches
+from gateshift.errors import GateshiftError
 
 __all__ = ["certificates", "server_names"]
 
 
 def certificates(facts: Facts) -> Iterator[Cause]:
     """Find what keeps a TLS server from answering: no settings, no Secret, a bad certificate."""
-    home = facts.params.istio.namespace
     for gateway in facts.gateways:
+        api = gateway["apiVersion"].startswith(GATEWAY_API)
+        home = gateway["metadata"]["namespace"] if api else facts.params.istio.namespace
         for server in servers_of(gateway):
             tls, port = server.get("tls") or {}, server.get("port") or {}
             if port.get("protocol") in {"HTTPS", "TLS"} and not tls:
@@ -32,27 +34,29 @@ def certificates(facts: Facts) -> Iterator[Cause]:
             )
             for name in names:
                 hosts = [h.rpartition("/")[2] for h in server.get("hosts") or []]
-                yield from _secret(facts, gateway, str(name), home, [h for h in hosts if h != "*"])
+                if "://" not in str(name):  # a scheme: not a Secret of the gateway's namespace
+                    yield from _secret(facts, gateway, str(name), home, [h for h in hosts if h != "*"])
 
 
 def _secret(facts: Facts, gateway: Object, name: str, home: str, hosts: list[str]) -> Iterator[Cause]:
     secret = facts.get("Secret", name, home)
     if secret is None:
-        elsewhere = [s["metadata"]["namespace"] for s in facts.objects("Secret") if name_of(s) == name]
+        elsewhere = _elsewhere(facts, name)
         if elsewhere:
             yield found(
                 "tls-secret-namespace",
                 f"{title_of(gateway)}; found in: {', '.join(elsewhere)}",
-                f"kubectl -n {elsewhere[0]} get secret {name} -o yaml | sed 's/namespace: .*/namespace: "
-                f"{home}/' "
-                "| kubectl apply -f - (it is looked up where the gateway's pods are)",
+                f"kubectl -n {elsewhere[0]} get secret {name} -o yaml | "
+                f"sed 's/^  namespace: .*/  namespace: {home}/' | kubectl apply -f - (it is looked up where "
+                "the gateway's pods are; whatever renews it, such as cert-manager, does not renew the copy)",
                 name=name,
                 home=home,
             )
         else:
             yield found(
                 "tls-secret-missing",
-                f"{title_of(gateway)} names it; no namespace has it",
+                f"{title_of(gateway)} names it; {home} does not have it"
+                + ("" if elsewhere is None else ", nor any other namespace"),
                 f"kubectl -n {home} create secret tls {name} --cert=<chain.pem> --key=<key.pem>",
                 name=name,
             )
@@ -67,6 +71,14 @@ def _secret(facts: Facts, gateway: Object, name: str, home: str, hosts: list[str
             "--dry-run=client -o yaml | kubectl apply -f - (taken up without a restart)",
             name=f"{home}/{name}",
         )
+
+
+def _elsewhere(facts: Facts, name: str) -> list[str] | None:
+    """Return the namespaces with a Secret of this name; None when not all may be looked through."""
+    try:
+        return [s["metadata"]["namespace"] for s in facts.objects("Secret") if name_of(s) == name]
+    except GateshiftError:
+        return None
 
 
 def server_names(facts: Facts) -> Iterator[Cause]:

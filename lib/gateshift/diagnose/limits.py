@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,12 +18,32 @@ from gateshift.errors import GateshiftError
 
 __all__ = ["PROBES", "limit_filters"]
 
-_MARKS = ("local_ratelimit", "filters.http.ratelimit")
+_ABOUT_LIMITS = re.compile(r"(?<!network\.)local_ratelimit|filters\.http\.ratelimit")
+"""Filters of requests; the one of connections has neither percentages nor routes."""
 
 
 def limit_filters(facts: Facts) -> list[Object]:
-    """Return the EnvoyFilters that are about rate limits."""
-    return [f for f in facts.objects("EnvoyFilter") if any(m in json.dumps(f["spec"]) for m in _MARKS)]
+    """Return the EnvoyFilters that are about rate limits of the gateway, or meant to be.
+
+    One that selects other workloads in its namespace limits those: sidecars, or another gateway.
+    """
+
+    def read() -> list[Object]:
+        every = facts.objects("EnvoyFilter")
+        return [f for f in every if _ABOUT_LIMITS.search(json.dumps(f["spec"])) and not _foreign(facts, f)]
+
+    return facts.once("limit filters", read)
+
+
+def _foreign(facts: Facts, one: Object) -> bool:
+    space, home = one["metadata"]["namespace"], facts.params.istio.namespace
+    chosen = (one["spec"].get("workloadSelector") or {}).get("labels") or {}
+    if space == home and any(chosen.items() <= have.items() for have in facts.pod_labels):
+        contexts = {
+            (p.get("match") or {}).get("context", "ANY") for p in one["spec"].get("configPatches") or []
+        }
+        return not chosen and not contexts & {"ANY", "GATEWAY"}  # for every sidecar of the mesh
+    return bool(facts.selected(chosen, space))
 
 
 def _edit(obj: Object) -> str:
@@ -76,7 +97,7 @@ def _objects(facts: Facts) -> Iterator[Cause]:
 
 def _percentages(owner: Object, patch: object) -> Iterator[Cause]:
     for bucketed in mappings_in(patch):
-        if "token_bucket" not in bucketed or "stat_prefix" not in bucketed:
+        if not {"token_bucket", "stat_prefix"} <= set(bucketed) or ".network." in str(bucketed.get("@type")):
             continue
         for field in ("filter_enabled", "filter_enforced"):
             share = _share(bucketed.get(field))

@@ -11,6 +11,7 @@ from gateshift.diagnose.destinations import (
     destinations,
     in_mesh,
     labels_of_workloads,
+    meshed,
     parse_cluster,
     relevance,
     rules_for,
@@ -58,7 +59,11 @@ def strict_policy(facts: Facts, service: Object, port: int | None = None) -> Obj
         ranked.append((2 if selector else 1 if where == space else 0, policy))
     for _, policy in sorted(ranked, key=lambda r: -r[0]):
         target = next(
-            (p.get("targetPort") for p in service["spec"].get("ports") or [] if port in {None, p["port"]}),
+            (
+                p.get("targetPort", p["port"])
+                for p in service["spec"].get("ports") or []
+                if port in {None, p["port"]}
+            ),
             None,
         )
         levels = policy["spec"].get("portLevelMtls") or {}
@@ -83,6 +88,23 @@ def tls_of(rule: Object, port: int | None, subset: str = "") -> Mapping[str, Any
     return {}
 
 
+def _tls_path(rule: Object, port: int | None, subset: str) -> str:
+    """Return where the settings of :func:`tls_of` stand in *rule*, as a JSON pointer."""
+    places = [
+        (f"/spec/subsets/{n}/trafficPolicy", s.get("trafficPolicy") or {})
+        for n, s in enumerate(rule["spec"].get("subsets") or [])
+        if s.get("name") == subset
+    ]
+    places.append(("/spec/trafficPolicy", rule["spec"].get("trafficPolicy") or {}))
+    for place, policy in places:
+        for n, level in enumerate(policy.get("portLevelSettings") or []):
+            if (level.get("port") or {}).get("number") == port:
+                return f"{place}/portLevelSettings/{n}/tls"
+        if policy.get("tls"):
+            return f"{place}/tls"
+    return "/spec/trafficPolicy/tls"
+
+
 def _declared(facts: Facts) -> Iterator[Cause]:
     said: set[tuple[str, str]] = set()
     for to in destinations(facts):
@@ -98,7 +120,8 @@ def _declared(facts: Facts) -> Iterator[Cause]:
         strict, mesh = strict_policy(facts, service, to.port), in_mesh(facts, service)
         remove = (
             f"kubectl -n {rules[0]['metadata']['namespace']} patch destinationrule {name_of(rules[0])} "
-            '--type=json -p \'[{"op":"remove","path":"/spec/trafficPolicy/tls"}]\' (automatic mTLS decides)'
+            f'--type=json -p \'[{{"op":"remove","path":"{_tls_path(rules[0], to.port, to.subset)}"}}]\' '
+            "(automatic mTLS decides)"
         )
         if mode in {"DISABLE", "SIMPLE"} and strict and mesh is not False:
             yield found(
@@ -123,36 +146,47 @@ def _plaintext_clients(facts: Facts) -> Iterator[Cause]:
     apisix = facts.params.apisix
     if facts.get("Service", apisix.service, apisix.namespace) is None:
         return
-    pods = facts.objects("Pod", apisix.namespace)
-    if any(c["name"] == "istio-proxy" for p in pods for c in p["spec"].get("containers") or []):
+    if any(meshed(pod) for pod in facts.objects("Pod", apisix.namespace)):
         return
+    # Others may be STRICT as they like: only what this migration's routes lead to is called by APISIX.
+    targets: dict[str, set[int | None]] = {}
+    for to in destinations(facts):
+        targets.setdefault(to.host, set()).add(to.port)
     hit: dict[str, tuple[Object, list[str]]] = {}
-    for service in facts.objects("Service"):
-        if service["metadata"]["namespace"] in {facts.params.istio.namespace, apisix.namespace}:
+    later: dict[str, Object] = {}
+    for host, ports in sorted(targets.items()):
+        service = service_of(facts, host)
+        if service is None:
             continue
-        policy = strict_policy(facts, service)
-        if policy is not None and in_mesh(facts, service):
+        strict = [strict_policy(facts, service, port) for port in sorted(ports, key=lambda p: p or 0)]
+        policy = next((p for p in strict if p is not None), None)
+        if policy is None:
+            continue
+        if in_mesh(facts, service):
             hit.setdefault(title_of(policy), (policy, []))[1].append(name_of(service))
+        else:
+            later[title_of(policy)] = policy
     for title, (policy, services) in sorted(hit.items()):
         yield found(
             "mtls-plaintext-client",
             f"workloads of {', '.join(sorted(services)[:5])} refuse plaintext; {apisix.namespace}'s pods "
             "have no sidecar",
-            patch_command(policy, {"mtls": {"mode": "PERMISSIVE"}}),
+            patch_command(policy, {"mtls": {"mode": "PERMISSIVE"}})
+            + " (plaintext is taken as well, until the clean-up)",
             name=title,
         )
     if hit:
         return
-    for policy in facts.objects("PeerAuthentication"):
-        if (policy["spec"].get("mtls") or {}).get("mode") == "STRICT":
-            yield found(
-                "mtls-plaintext-client",
-                "no workload with a sidecar yet; the first one will refuse APISIX, and the way back breaks",
-                patch_command(policy, {"mtls": {"mode": "PERMISSIVE"}}),
-                level=Level.WARNING,
-                confidence=0.7,
-                name=title_of(policy),
-            )
+    for title, policy in sorted(later.items()):
+        yield found(
+            "mtls-plaintext-client",
+            "no workload with a sidecar yet; the first one will refuse APISIX, and the way back breaks",
+            patch_command(policy, {"mtls": {"mode": "PERMISSIVE"}})
+            + " (plaintext is taken as well, until the clean-up)",
+            level=Level.WARNING,
+            confidence=0.7,
+            name=title,
+        )
 
 
 def _handshakes(facts: Facts) -> Iterator[Cause]:

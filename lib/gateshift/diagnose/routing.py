@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from gateshift.cluster.front import servers_of
 from gateshift.cluster.gateways import rejected, wanted_routes
-from gateshift.cluster.objects import Object, name_of, title_of
+from gateshift.cluster.objects import GATEWAY_API, Object, name_of, title_of
 from gateshift.diagnose.causes import found, patch_command
 from gateshift.diagnose.facts import Facts
 from gateshift.diagnose.model import Cause, Level, Probe
 from gateshift.diagnose.routes import host_matches, route_tables
+from gateshift.diagnose.scope import bound, eased, full_name, matters, offered, our_rules, serves
 from gateshift.diagnose.takers import who_takes
 from gateshift.errors import GateshiftError
 
 __all__ = ["PROBES"]
-
-
-def _full(name: str, namespace: str) -> str:
-    return name if "/" in name else f"{namespace}/{name}"
-
-
-def _bound(service: Object) -> list[str]:
-    namespace = service["metadata"]["namespace"]
-    return [_full(g, namespace) for g in service["spec"].get("gateways") or [] if g != "mesh"]
 
 
 def _rejections(facts: Facts) -> Iterator[Cause]:
@@ -106,59 +100,84 @@ def _status(facts: Facts) -> Iterator[Cause]:
 
 def _gateways(facts: Facts) -> Iterator[Cause]:
     known = {f"{g['metadata']['namespace']}/{name_of(g)}": g for g in facts.objects("Gateway")}
-    for service in facts.objects("VirtualService"):
-        if not service["spec"].get("hosts"):
+    for rules in facts.objects("VirtualService"):
+        if not rules["spec"].get("hosts"):
             continue  # a delegate is bound by its parent
-        bound = _bound(service)
-        if not bound and not service["spec"].get("gateways") and not facts.host:
-            continue  # rules for the mesh alone are no defect by themselves
-        if not bound:
-            concerned = facts.host and _serves(service, facts.host)
-            yield found(
-                "vs-no-gateway",
-                f"gateways: {service['spec'].get('gateways') or 'none (= mesh only)'}",
-                patch_command(service, {"gateways": sorted(known)[:1] or ["<namespace>/<gateway>"]}),
-                level=None if concerned or not facts.host else Level.WARNING,
-                confidence=None if concerned or not facts.host else 0.3,
-                name=title_of(service),
-            )
-        for name in bound:
-            gateway = known.get(name)
-            if gateway is None:
-                bare = name.partition("/")[2]
-                others = [k for k in known if k.endswith(f"/{bare}")] or sorted(known)
+        names = bound(rules)
+        if not names:
+            # Rules for the mesh alone are no defect by themselves.
+            if _only_rules(facts, rules):
                 yield found(
-                    "vs-wrong-gateway",
-                    f"there is {', '.join(others) or 'no Gateway at all'}",
-                    patch_command(service, {"gateways": others[:1] or ["<namespace>/<gateway>"]}),
-                    name=title_of(service),
-                    gateway=name,
+                    "vs-no-gateway",
+                    f"gateways: {rules['spec'].get('gateways') or 'none (= mesh only)'}",
+                    patch_command(
+                        rules,
+                        {
+                            "gateways": [
+                                *(rules["spec"].get("gateways") or []),
+                                *(sorted(known)[:1] or ["<namespace>/<gateway>"]),
+                            ]
+                        },
+                    ),
+                    name=title_of(rules),
                 )
+            continue
+        there = [known[name] for name in names if name in known]
+        for name in sorted(set(names) - set(known)):
+            others = [k for k in known if k.endswith(f"/{name.partition('/')[2]}")] or sorted(known)
+            kept = [
+                n for n in rules["spec"]["gateways"] if full_name(n, rules["metadata"]["namespace"]) != name
+            ]
+            cause = found(
+                "vs-wrong-gateway",
+                f"there is {', '.join(others) or 'no Gateway at all'}",
+                patch_command(
+                    rules, {"gateways": [*kept, *([] if there else others[:1] or ["<namespace>/<gateway>"])]}
+                ),
+                name=title_of(rules),
+                gateway=name,
+            )
+            # The other Gateways that it names serve it all the same.
+            yield eased(facts, rules, replace(cause, level=Level.WARNING, confidence=0.4) if there else cause)
+        yield from (eased(facts, rules, cause) for cause in _hosts(facts, rules, there))
+
+
+def _only_rules(facts: Facts, rules: Object) -> bool:
+    """Say whether rules for the mesh alone are all there is for a host that the gateway is to serve."""
+    if not matters(facts, rules):
+        return False
+    hosts = [facts.host] if facts.host else [h for h in rules["spec"]["hosts"] if "." in h]
+    inside = (".svc", ".svc.cluster.local", ".local")
+    return any(
+        not host.endswith(inside)
+        and not any(bound(v) and serves(v, host) for v in facts.objects("VirtualService"))
+        for host in hosts
+    )
+
+
+def _hosts(facts: Facts, rules: Object, gateways: list[Object]) -> Iterator[Cause]:
+    space, meshed = rules["metadata"]["namespace"], "mesh" in rules["spec"]["gateways"]
+    for host in rules["spec"]["hosts"]:
+        asked = bool(facts.host) and host_matches(host, facts.host)
+        if meshed and not asked:
+            continue  # a host of the mesh beside those of the gateway
+        ports = [set(offered(g, space, host)) for g in gateways]
+        for gateway, have in zip(gateways, ports, strict=True):
+            own = {int((s.get("port") or {}).get("number") or 0) for s in servers_of(gateway)}
+            missed = own - set().union(*ports)
+            # Each of several Gateways may serve some of the hosts, at the same port or by HTTPS alone.
+            if have or (any(ports) and not missed) or not own:
                 continue
-            yield from _hosts(service, gateway)
-
-
-def _serves(service: Object, host: str) -> bool:
-    return any(host_matches(h, host) for h in service["spec"].get("hosts") or [])
-
-
-def _hosts(service: Object, gateway: Object) -> Iterator[Cause]:
-    space = service["metadata"]["namespace"]
-    offered = [h for s in gateway["spec"].get("servers") or [] for h in s.get("hosts") or []]
-    for host in service["spec"]["hosts"]:
-        fits = False
-        for entry in offered:
-            where, slash, pattern = entry.rpartition("/")
-            home = gateway["metadata"]["namespace"] if where == "." else where
-            if slash and home not in {"*", space}:
-                continue
-            fits = fits or host_matches(pattern, host) or host_matches(host, pattern)
-        if not fits:
+            partly = any(ports) and not asked
+            entries = [h for s in gateway["spec"].get("servers") or [] for h in s.get("hosts") or []]
             yield found(
                 "vs-host-not-offered",
-                f"{title_of(service)} wants {host}; the Gateway has {', '.join(offered)}",
-                f"kubectl -n {gateway['metadata']['namespace']} edit gateway {name_of(gateway)}:\n"
-                f"   hosts:\n+  - {space}/{host}",
+                f"{title_of(rules)} wants {host}; the Gateway has {', '.join(entries)}"
+                + ("; at other ports another Gateway has it" if any(ports) else ""),
+                f"kubectl -n {gateway['metadata']['namespace']} edit gateways.networking.istio.io "
+                f"{name_of(gateway)}:\n   hosts:\n+  - {space}/{host}",
+                level=Level.WARNING if partly else None,
+                confidence=0.5 if partly else None,
                 gateway=title_of(gateway),
                 host=host,
                 space=space,
@@ -167,44 +186,58 @@ def _hosts(service: Object, gateway: Object) -> Iterator[Cause]:
 
 def _exported(facts: Facts) -> Iterator[Cause]:
     home = facts.params.istio.namespace
-    for service in facts.objects("VirtualService"):
-        to = service["spec"].get("exportTo")
-        space = service["metadata"]["namespace"]
-        if to and "*" not in to and home not in to and not ("." in to and space == home):
-            yield found(
+    for rules in our_rules(facts):
+        to = rules["spec"].get("exportTo")
+        space = rules["metadata"]["namespace"]
+        if bound(rules) and to and "*" not in to and home not in to and not ("." in to and space == home):
+            cause = found(
                 "vs-not-exported",
                 f"exportTo: {to}; the gateway is in {home}",
-                patch_command(service, {"exportTo": [*to, home]}),
-                name=title_of(service),
+                patch_command(rules, {"exportTo": [*to, home]}),
+                name=title_of(rules),
             )
+            yield eased(facts, rules, cause)
 
 
 def _in_envoy(facts: Facts) -> Iterator[Cause]:
     kinds = ("VirtualService", "HTTPRoute", "GRPCRoute")
-    wanted = wanted_routes(route for kind in kinds for route in facts.objects(kind))
-    if not wanted:
+    if not wanted_routes(route for kind in kinds for route in facts.objects(kind)):
         yield found("vs-none", "0 hosts wanted", "gateshift apply --act")
         return
     have: dict[str, set[str]] = {}
     for _, domain, rule in route_tables(facts.envoy):
         have.setdefault(domain.rpartition(":")[0] or domain, set()).add(rule.owner)
         have.setdefault(domain, set()).add(rule.owner)
-    young = {
-        f"{v['metadata']['namespace']}/{name_of(v)}"
-        for v in facts.objects("VirtualService")
-        if _age(v) < _PUSH_SECONDS
-    }
-    for host, services in sorted(wanted.items()):
-        missing = services - have.get(host, set()) - young
+    for host, services in sorted(_wanted(facts).items()):
+        missing = services - have.get(host, set())
         if missing:
             yield found(
                 "vs-not-in-envoy",
                 f"wanted by {', '.join(sorted(missing))}; "
-                f"Envoy has {', '.join(sorted(h for h in have if h != '*')) or 'none'}",
+                f"Envoy has {', '.join(sorted(h for h in have if h != '*')[:20]) or 'none'}",
                 "see the other findings: Gateway hosts, selector, exportTo, proxy status",
                 confidence=None if host not in have else 0.7,
                 host=host,
             )
+
+
+def _wanted(facts: Facts) -> dict[str, set[str]]:
+    """Return, per domain that our Gateways offer, the VirtualServices whose routes Envoy must have."""
+    known = {
+        f"{g['metadata']['namespace']}/{name_of(g)}": g
+        for g in facts.gateways
+        if not g["apiVersion"].startswith(GATEWAY_API)
+    }
+    found_: dict[str, set[str]] = {}
+    for rules in our_rules(facts):
+        if not rules["spec"].get("http") or _age(rules) < _PUSH_SECONDS:
+            continue
+        space = rules["metadata"]["namespace"]
+        for gateway in (known[name] for name in bound(rules) if name in known):
+            for host in rules["spec"].get("hosts") or []:
+                for domain in set().union(*offered(gateway, space, host).values()):
+                    found_.setdefault(domain, set()).add(f"{space}/{name_of(rules)}")
+    return found_
 
 
 _PUSH_SECONDS = 10.0
@@ -220,34 +253,40 @@ def _age(obj: Object) -> float:
 
 
 def _shadowed(facts: Facts) -> Iterator[Cause]:
-    for service in facts.objects("VirtualService"):
-        rules = service["spec"].get("http") or []
-        for index, rule in enumerate(rules[:-1]):
-            if _takes_all(rule):
+    for service in our_rules(facts):
+        yield from (eased(facts, service, cause) for cause in _hidden(facts, service))
+
+
+def _hidden(facts: Facts, service: Object) -> Iterator[Cause]:
+    rules = service["spec"].get("http") or []
+    for index, rule in enumerate(rules[:-1]):
+        if "delegate" in rule:
+            continue  # it takes what its delegate takes
+        if _takes_all(rule):
+            yield found(
+                "rule-unreachable",
+                f"{title_of(service)}: rule {rule.get('name', index)} is before "
+                f"{', '.join(str(r.get('name', i)) for i, r in enumerate(rules) if i > index)}",
+                f"kubectl -n {service['metadata']['namespace']} edit virtualservice {name_of(service)}: "
+                "move the catch-all to the end",
+                confidence=0.93 if facts.host and serves(service, facts.host) else 0.85,
+                name=title_of(service),
+                count=len(rules) - index - 1,
+            )
+            break
+        for later_index in range(index + 1, len(rules)):
+            if _hides(rule, rules[later_index]):
+                later = rules[later_index]
+                if later.get("route") and _refuses(rule):
+                    yield _refused(service, rule, later)
+                    continue
                 yield found(
-                    "rule-unreachable",
-                    f"{title_of(service)}: rule {rule.get('name', index)} is before "
-                    f"{', '.join(str(r.get('name', i)) for i, r in enumerate(rules) if i > index)}",
-                    f"kubectl -n {service['metadata']['namespace']} edit virtualservice {name_of(service)}: "
-                    "move the catch-all to the end",
-                    confidence=0.93 if facts.host and _serves(service, facts.host) else 0.85,
-                    name=title_of(service),
-                    count=len(rules) - index - 1,
+                    "rule-hidden",
+                    f"{title_of(service)}: the earlier prefix covers the later one",
+                    "move the more special rule before the general one",
+                    early=rule.get("name", index),
+                    late=later.get("name", later_index),
                 )
-                break
-            for later_index in range(index + 1, len(rules)):
-                if _hides(rule, rules[later_index]):
-                    later = rules[later_index]
-                    if later.get("route") and _refuses(rule):
-                        yield _refused(service, rule, later)
-                        continue
-                    yield found(
-                        "rule-hidden",
-                        f"{title_of(service)}: the earlier prefix covers the later one",
-                        "move the more special rule before the general one",
-                        early=rule.get("name", index),
-                        late=later.get("name", later_index),
-                    )
 
 
 def _refuses(rule: Mapping[str, Any]) -> bool:

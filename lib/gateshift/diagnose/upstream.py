@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from gateshift.cluster.objects import Object, name_of, title_of
 from gateshift.diagnose.causes import found, patch_command
@@ -20,6 +21,8 @@ from gateshift.diagnose.destinations import (
 from gateshift.diagnose.facts import Facts
 from gateshift.diagnose.model import Cause, Level, Probe
 from gateshift.diagnose.requests import Entry
+from gateshift.diagnose.routes import host_matches
+from gateshift.diagnose.scope import eased, our_rules
 from gateshift.errors import GateshiftError
 
 __all__ = ["FLAGS", "PROBES"]
@@ -94,12 +97,14 @@ def _own_errors(facts: Facts, entries: tuple[Entry, ...]) -> Iterator[Cause]:
     own = Counter((e.cluster, e.code) for e in entries if e.code >= 500 and e.details == "via_upstream")
     for (cluster, code), count in sorted(own.items(), key=lambda c: (-c[1], c[0]))[:3]:
         share = count / len(entries)
-        host, _, _ = parse_cluster(cluster)
-        space = host.split(".")[1] if host.count(".") > 1 else "<namespace>"
+        service = service_of(facts, parse_cluster(cluster)[0])
+        where = (
+            f"kubectl -n {service['metadata']['namespace']} logs svc/{name_of(service)}" if service else ""
+        )
         yield found(
             "backend-5xx",
             f"{count} of the last {len(entries)} requests, {cluster}: answered by the backend (via_upstream)",
-            f"kubectl -n {space} logs deploy/{host.split('.')[0]}: the gateway only passes this on",
+            f"{where or 'look at the log of the backend'}: the gateway only passes this on",
             level=None if share > 0.001 else Level.WARNING,
             status=code,
         )
@@ -138,13 +143,14 @@ def _metrics_flags(facts: Facts) -> Iterator[Cause]:
 
 
 def _backend(facts: Facts) -> Iterator[Cause]:
-    entries = {h for e in facts.objects("ServiceEntry") for h in e["spec"].get("hosts") or []}
+    entries = [h for e in facts.objects("ServiceEntry") for h in e["spec"].get("hosts") or []]
     for to in destinations(facts):
         service = service_of(facts, to.host)
         weight = relevance(facts, to.host)
         where = f"destination of {title_of(to.owner)}"
         if service is None:
-            if to.host not in entries:
+            # In a mesh of several clusters the Service may be in another one: Envoy knows it.
+            if not any(host_matches(h, to.host) for h in entries) and not _in_envoy(facts, to.host):
                 yield found(
                     "destination-unknown",
                     where,
@@ -156,7 +162,7 @@ def _backend(facts: Facts) -> Iterator[Cause]:
                 )
             continue
         ports = [p["port"] for p in service["spec"].get("ports") or []]
-        if to.port and to.port not in ports:
+        if to.port and ports and to.port not in ports:
             yield found(
                 "destination-port",
                 f"{where}; it has {ports}",
@@ -166,6 +172,15 @@ def _backend(facts: Facts) -> Iterator[Cause]:
                 name=title_of(service),
                 port=to.port,
             )
+
+
+def _in_envoy(facts: Facts, host: str) -> bool:
+    """Say whether the gateway's Envoy has healthy endpoints for *host*; no when it cannot be asked."""
+    try:
+        every = facts.envoy.endpoints
+    except GateshiftError:
+        return False
+    return any(e.healthy for c, found_ in every.items() if parse_cluster(c)[0] == host for e in found_)
 
 
 def _endpoints(facts: Facts) -> Iterator[Cause]:
@@ -180,7 +195,7 @@ def _endpoints(facts: Facts) -> Iterator[Cause]:
             for e in facts.objects("WorkloadEntry", space)
             if selector and selector.items() <= (e["spec"].get("labels") or {}).items()
         ]
-        if not entries and not any(endpoints_of(facts, service)):
+        if not entries and not any(endpoints_of(facts, service)) and not _in_envoy(facts, host):
             yield found(
                 "no-endpoint",
                 f"selector {selector or 'none'}: no ready pod and no WorkloadEntry matches",
@@ -200,14 +215,10 @@ def _subsets(facts: Facts) -> Iterator[Cause]:
         }
         weight = relevance(facts, to.host)
         if to.subset not in defined:
-            rules = rules_for(facts, to.host)
-            one = {"name": to.subset, "labels": {"version": to.subset}}
             yield found(
                 "subset-missing",
                 f"{title_of(to.owner)}; defined: {', '.join(sorted(defined)) or 'none'}",
-                patch_command(rules[0], {"subsets": [*defined.values(), one]})
-                if rules
-                else f"make a DestinationRule for {to.host} with subset {to.subset}",
+                _define(facts, to.host, to.subset),
                 confidence=0.97 * weight,
                 subset=to.subset,
                 host=to.host,
@@ -227,6 +238,24 @@ def _subsets(facts: Facts) -> Iterator[Cause]:
                 subset=to.subset,
                 host=to.host,
             )
+
+
+def _define(facts: Facts, host: str, subset: str) -> str:
+    """Say how to define a subset: its labels are known only where pods bear its name as version."""
+    rules, service = rules_for(facts, host), service_of(facts, host)
+    if not rules:
+        return f"make a DestinationRule for {host} with subset {subset}"
+    labelled = service is not None and any(
+        labels.get("version") == subset for labels in labels_of_workloads(facts, service)
+    )
+    if not labelled:
+        space = rules[0]["metadata"]["namespace"]
+        return (
+            f"kubectl -n {space} edit destinationrule {name_of(rules[0])}: add subset {subset} with labels "
+            "that its pods have"
+        )
+    one = {"name": subset, "labels": {"version": subset}}
+    return patch_command(rules[0], {"subsets": [*(rules[0]["spec"].get("subsets") or []), one]})
 
 
 def _protocols(facts: Facts) -> Iterator[Cause]:
@@ -294,7 +323,9 @@ def _ejected(facts: Facts) -> Iterator[Cause]:
 
 
 def _soften(rules: list[Object]) -> str:
-    if not rules:
+    policy = (rules[0]["spec"].get("trafficPolicy") or {}).get("outlierDetection") or {} if rules else {}
+    # By default 10 %: to set half of them would take out more.
+    if int(policy.get("maxEjectionPercent") or 10) <= 50:
         return "look at the errors of these endpoints: ejection is their consequence"
     return (
         patch_command(rules[0], {"trafficPolicy": {"outlierDetection": {"maxEjectionPercent": 50}}})
@@ -303,18 +334,27 @@ def _soften(rules: list[Object]) -> str:
 
 
 def _faults(facts: Facts) -> Iterator[Cause]:
-    for service in facts.objects("VirtualService"):
+    for service in our_rules(facts):
         for index, rule in enumerate(service["spec"].get("http") or []):
             fault = rule.get("fault") or {}
-            kind = "delay" if fault.get("delay") else "abort" if fault.get("abort") else ""
-            if kind:
-                yield found(
+            kinds = [k for k in ("delay", "abort") if _share_of(fault.get(k))]
+            if kinds:
+                cause = found(
                     "fault-injected",
-                    f"rule {rule.get('name', index)}: {kind} {fault[kind]}",
+                    f"rule {rule.get('name', index)}: "
+                    + "; ".join(f"{kind} {json.dumps(fault[kind], sort_keys=True)}" for kind in kinds),
                     f"kubectl -n {service['metadata']['namespace']} patch virtualservice {name_of(service)} "
                     f'--type=json -p \'[{{"op":"remove","path":"/spec/http/{index}/fault"}}]\'',
                     name=title_of(service),
                 )
+                yield eased(facts, service, cause)
+
+
+def _share_of(fault: object) -> float:
+    """Return the share of requests (0-100) that a fault concerns: without a percentage none."""
+    if not isinstance(fault, Mapping):
+        return 0.0
+    return float((fault.get("percentage") or {}).get("value") or fault.get("percent") or 0.0)
 
 
 _503 = frozenset({"503"})
