@@ -173,10 +173,10 @@ on_limit(
     settle=1.5,
 )
 def limit_deleted(scene: Scene) -> Any:
-    from gateshift.diagnose.limits import _MARKS
+    from gateshift.diagnose.limits import ABOUT_LIMITS
 
     return scene.removed(
-        *(f for f in scene.cluster.list("EnvoyFilter") if any(m in json.dumps(f["spec"]) for m in _MARKS))
+        *(f for f in scene.cluster.list("EnvoyFilter") if ABOUT_LIMITS.search(json.dumps(f["spec"])))
     )
 
 

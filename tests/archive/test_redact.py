@@ -48,6 +48,7 @@ def test_known_value_is_found_in_every_dress(secret: str, before: bytes, after: 
         'x-api-key="c2VjcmV0c2VjcmV0"',
         "curl -H 'authorization: c2VjcmV0c2VjcmV0'",
         "https://user:c2VjcmV0c2VjcmV0@host/path",
+        "redis://:c2VjcmV0c2VjcmV0@redis:6379",
         "-----BEGIN EC PRIVATE KEY-----\nc2VjcmV0c2VjcmV0\n-----END EC PRIVATE KEY-----",
         "-----BEGIN PRIVATE KEY-----\nc2VjcmV0c2VjcmV0 (cut off)",
     ],

@@ -10,7 +10,7 @@ import pytest
 
 from gateshift import diagnose
 from gateshift.cluster.client import ApiError
-from gateshift.cluster.objects import API_VERSIONS
+from gateshift.cluster.objects import API_VERSIONS, MANAGED_BY, MANAGER
 from gateshift.diagnose.causes import KNOWN, found
 from gateshift.diagnose.engine import PROBES, SYMPTOMS
 from gateshift.diagnose.engine import run as run_probes
@@ -34,6 +34,10 @@ class Memory:
     def __init__(self, objects: list[dict[str, Any]]) -> None:
         self.objects = objects
         self.logs = ""
+        self.skew = 0.0
+
+    def clock_skew(self) -> float:
+        return self.skew
 
     def serves(self, kind: str) -> bool:
         return True
@@ -244,6 +248,23 @@ FAULTS: dict[str, tuple[str, Any, str]] = {
     ),
     "not exported": ("404", _set("VirtualService", "vs", exportTo=["."]), "not exported"),
     "mesh only": ("404", _set("VirtualService", "vs", gateways=["mesh"]), "bound to a"),
+    "mesh only, beside somebody's wildcard": (
+        "404",
+        lambda o: (
+            _set("VirtualService", "vs", gateways=["mesh"])(o),
+            o.append(obj("VirtualService", "any", spec={"hosts": ["*"], "gateways": ["gw"], "http": []})),
+        ),
+        "bound to a",
+    ),
+    "ours, misspelt": (
+        "404",
+        lambda o: (
+            _set("Gateway", "gw", servers=[{"port": {"number": 80}, "hosts": ["a.com"]}])(o),
+            _set("VirtualService", "vs", hosts=["aa.com"])(o),
+            find(o, "VirtualService", "vs")["metadata"].update(labels={MANAGED_BY: MANAGER}),
+        ),
+        "does not offer host aa.com",
+    ),
     "unknown host": (
         "503",
         _rule(route=[{"destination": {"host": "basket"}}]),
@@ -445,7 +466,7 @@ def test_missing_permission_is_said_with_the_grant_and_skipped() -> None:
     first, second = run_probes("404", Context([]), probes=probes)
     assert first.code == "vs-none"
     assert second.title == "skipped, no permission: denied"
-    assert "--verb=list --resource=pods" in second.remedy
+    assert "--verb=get,list --resource=pods" in second.remedy
 
 
 def test_a_gateway_of_the_gateway_api_is_a_gateway_and_its_certificate_is_looked_for() -> None:

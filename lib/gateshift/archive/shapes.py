@@ -58,7 +58,7 @@ _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
         rf"\1{MASK}",
     ),
     (re.compile(r"(?<![A-Z0-9])(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Z0-9])"), MASK),
-    (re.compile(r"(?i)(\b[a-z][a-z0-9+.-]{0,40}://[^\s/:@]+:)[^\s/@]+(@)"), rf"\1{MASK}\2"),
+    (re.compile(r"(?i)(\b[a-z][a-z0-9+.-]{0,40}://[^\s/:@]*:)[^\s/@]+(@)"), rf"\1{MASK}\2"),
 )
 
 _DOTTED = re.compile(r"(?<![A-Za-z0-9_-])[A-Za-z0-9_-]++(?:\.[A-Za-z0-9_-]*+)++")

@@ -8,6 +8,7 @@ below 0.8; what only may matter is below 0.7.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -103,4 +104,7 @@ def patch_command(obj: Object, spec: Mapping[str, Any]) -> str:
     space = obj["metadata"].get("namespace")
     text = json.dumps({"spec": spec}, separators=(",", ":"))
     scope = f"-n {space} " if space else ""
-    return f"kubectl {scope}patch {obj['kind'].lower()} {name_of(obj)} --type=merge -p '{text}'"
+    # The Gateway API has a Gateway as well: kubectl would take whichever comes first.
+    group = str(obj.get("apiVersion", "")).rpartition("/")[0] if obj["kind"] == "Gateway" else ""
+    kind = f"{obj['kind'].lower()}.{group}" if group else obj["kind"].lower()
+    return f"kubectl {scope}patch {kind} {name_of(obj)} --type=merge -p {shlex.quote(text)}"

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
+from gateshift.archive.shapes import without_shapes
+from gateshift.cluster.tools import cluster_flags
 from gateshift.diagnose import gateway, latency, limits, lint, mtls, ours, routing, upstream
 from gateshift.diagnose.causes import KNOWN, TREES, found
 from gateshift.diagnose.facts import WINDOW, Facts
 from gateshift.diagnose.model import Cause, Level, Probe
 from gateshift.errors import GateshiftError, InputError
+from gateshift.params.model import Params
 
 __all__ = ["PROBES", "SYMPTOMS", "explain_rollback", "run", "symptom_of"]
 
@@ -49,6 +54,7 @@ _CONSEQUENCE = 0.6
 LIMIT = 14.0
 """Seconds for a whole diagnosis; a probe without an answer by then is said and left."""
 
+_WHO = re.compile(r'User "([^"]+)" cannot')
 _DENIED = re.compile(r'cannot (\w+) resource "([\w./-]+)" in API group "([\w.]*)"')
 
 
@@ -72,6 +78,7 @@ def run(
     ``state`` and ``shifter()``. Nothing is written. Raises :class:`InputError` for an unknown symptom; a
     probe that fails, hangs or is not permitted becomes a cause of level info.
     """
+    host, path = _request(host, path)
     wanted = _ALIASES.get(symptom.strip().lower(), symptom.strip().lower())
     if wanted and wanted not in SYMPTOMS:
         raise InputError(
@@ -86,8 +93,12 @@ def run(
         for cause in (_weighed(one, present) for one in causes):
             full = replace(
                 cause,
+                title=without_shapes(cause.title),
+                shown=without_shapes(cause.shown),
+                evidence=without_shapes(cause.evidence),
+                remedy=_at_cluster(without_shapes(cause.remedy), facts.params),
                 symptom=cause.symptom or wanted or min(probe.symptoms),
-                equivalent=cause.equivalent or facts.by_hand(probe.equivalent),
+                equivalent=_at_cluster(cause.equivalent or facts.by_hand(probe.equivalent), facts.params),
             )
             ranked.append((list(Level).index(cause.level), -cause.confidence, position, full))
     ranked.sort(key=lambda r: (*r[:3], r[3].title, r[3].evidence))
@@ -96,6 +107,30 @@ def run(
     for *_, cause in ranked:
         unique.setdefault((cause.level, cause.title, cause.evidence), cause)
     return _varied(unique.values())
+
+
+def _request(host: str, path: str) -> tuple[str, str]:
+    """Return host and path of a request as an operator may paste it: a URL, with a port, in capitals."""
+    host, path = host.strip(), path.strip()
+    if "://" in host:
+        parts = urlsplit(host)
+        host = parts.netloc
+        path = path or parts.path + (f"?{parts.query}" if parts.query else "")
+    if "://" in path:
+        parts = urlsplit(path)
+        host, path = host or parts.netloc, parts.path + (f"?{parts.query}" if parts.query else "")
+    name, colon, port = host.rpartition("@")[2].rpartition(":")
+    host = (name if colon and port.isdigit() else host.rpartition("@")[2]).rstrip(".").lower()
+    return host, path if not path or path.startswith("/") else f"/{path}"
+
+
+_TOOL = re.compile(r"(?<![\w/.-])(kubectl|istioctl) (?=-n\b|[a-z])")
+
+
+def _at_cluster(text: str, params: Params) -> str:
+    """Name the cluster in each command: the current context of whoever pastes it may be another one."""
+    flags = shlex.join(cluster_flags(params))
+    return _TOOL.sub(lambda tool: f"{tool[1]} {flags} ", text) if flags else text
 
 
 def _varied(ranked: Iterable[Cause]) -> tuple[Cause, ...]:
@@ -206,10 +241,16 @@ def _unknown(probe: Probe, why: str, remedy: str, *, denied: bool = False) -> Ca
     if denied or text:
         grant = remedy
         if text:
-            verb, resource, group = text.groups()
+            _, resource, group = text.groups()
+            role = f"gateshift-diagnose-{resource.replace('/', '-')}"
+            verbs = "create" if resource.endswith("portforward") else "get,list"
+            user = _WHO.search(why)
+            kind, slash, part = resource.partition("/")
+            full = f"{kind}{'.' + group if group else ''}{slash}{part}"
             grant = (
-                f"kubectl create clusterrole gateshift-diagnose --verb={verb} "
-                f"--resource={resource}{'.' + group if group else ''}, and bind it to you"
+                f"kubectl create clusterrole {role} --verb={verbs} --resource={full} && "
+                f"kubectl create clusterrolebinding {role} --clusterrole={role} "
+                f"--user={shlex.quote(user[1]) if user else '<you>'}"
             )
-        return replace(found("no-permission", why, grant, probe=probe.name), equivalent=probe.equivalent)
-    return replace(found("not-known", why, remedy, probe=probe.name), equivalent=probe.equivalent)
+        return found("no-permission", why, grant, probe=probe.name)
+    return found("not-known", why, remedy, probe=probe.name)

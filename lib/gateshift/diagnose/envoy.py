@@ -7,7 +7,9 @@ past says nothing about now. Formats: Envoy's `/config_dump`, `/clusters?format=
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import json
 import math
 import re
 import selectors
@@ -28,11 +30,13 @@ __all__ = ["Endpoint", "Envoy", "SilentEnvoyError", "parse", "read"]
 _ADMIN = 15000
 APART = 1.5
 """Seconds between the two readings of the counters."""
+MOST_BYTES = 150_000_000
+"""More than this is not parsed: it would take all the time and a gigabyte of memory."""
 _LINE = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+) ->")
 
 
 class SilentEnvoyError(ClusterError):
-    """The pod was reached, its Envoy did not answer: it has ended, or hangs."""
+    """The pod was reached, and nothing listens there: its Envoy has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,23 +80,66 @@ class Envoy:
 
 
 def read(params: Params, pod: str, *, timeout: float = 9.0) -> Envoy:
-    """Read pod *pod*'s Envoy; the counters are read twice, ``APART`` seconds. Raises ClusterError."""
+    """Read pod *pod*'s Envoy within *timeout* seconds; the counters are read twice, ``APART`` seconds.
+
+    Raises :class:`SilentEnvoyError` when nobody listens behind the pod's admin port, and ClusterError when
+    it answers late, too much or something else: that says nothing about the requests it serves.
+    """
+    until = time.monotonic() + timeout
+    late = ClusterError(f"the Envoy of {pod} did not tell all within {timeout:g} s", hint=_BY_HAND)
     try:
         with _forward(params, pod, timeout) as url, _client(url, timeout) as admin:
             begun = time.monotonic()
-            before, early = _stats(admin)
-            config = admin.get("/config_dump").raise_for_status().json()
-            clusters = admin.get("/clusters", params={"format": "json"}).raise_for_status().json()
-            certificates = admin.get("/certs").raise_for_status().json()
+            try:
+                before, early = _stats(admin, until)
+            except httpx.TimeoutException:
+                raise
+            except httpx.TransportError as error:
+                raise SilentEnvoyError(
+                    f"the Envoy of {pod} did not answer: {type(error).__name__}: {error}",
+                    hint="see symptom gateway",
+                ) from None
+            config = json.loads(_fetch(admin, "/config_dump", until))
+            clusters = json.loads(_fetch(admin, "/clusters", until, format="json"))
+            certificates = json.loads(_fetch(admin, "/certs", until))
             time.sleep(max(0.0, APART - (time.monotonic() - begun)))
-            after, late = _stats(admin)
+            after, last = _stats(admin, until)
             seconds = time.monotonic() - begun
-    except (httpx.HTTPError, ValueError) as error:
-        raise SilentEnvoyError(
-            f"the Envoy of {pod} did not answer: {type(error).__name__}: {error}", hint="see symptom gateway"
+        slowest = {name: max(value, early.get(name, 0.0)) for name, value in (early | last).items()}
+        told = parse(pod, config, clusters, certificates, before, after, seconds)
+        return replace(told, slowest=slowest)
+    except (httpx.TimeoutException, TimeoutError):
+        raise late from None
+    except httpx.HTTPError as error:
+        raise ClusterError(
+            f"the Envoy of {pod} broke off: {type(error).__name__}: {error}", hint=_BY_HAND
         ) from None
-    slowest = {name: max(value, early.get(name, 0.0)) for name, value in (early | late).items()}
-    return replace(parse(pod, config, clusters, certificates, before, after, seconds), slowest=slowest)
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ClusterError(
+            f"what the Envoy of {pod} answers is not Envoy's admin interface: {type(error).__name__}",
+            hint=_BY_HAND,
+        ) from None
+
+
+_BY_HAND = "ask it by hand: istioctl proxy-config all POD -o json"
+
+
+def _fetch(admin: httpx.Client, path: str, until: float, **query: str) -> bytes:
+    """Return an answer's bytes. Raises TimeoutError after *until*, ClusterError when there are too many."""
+    got = bytearray()
+    with admin.stream("GET", path, params=query) as answer:
+        answer.raise_for_status()
+        for chunk in answer.iter_bytes():
+            got += chunk
+            if time.monotonic() > until:
+                raise TimeoutError
+            if len(got) > MOST_BYTES:
+                raise ClusterError(
+                    f"Envoy's answer to {path} has more than {MOST_BYTES / 1e6:g} MB", hint=_BY_HAND
+                )
+    if time.monotonic() > until:
+        raise TimeoutError
+    return bytes(got)
 
 
 def parse(  # noqa: PLR0917 - the admin interface's answers, in the order they are read
@@ -173,9 +220,9 @@ def _endpoints(status: Mapping[str, Any]) -> tuple[Endpoint, ...]:
 _P99 = re.compile(r"P99\(([\d.]+|nan),([\d.]+|nan)\)")
 
 
-def _stats(admin: httpx.Client) -> tuple[dict[str, int], dict[str, float]]:
+def _stats(admin: httpx.Client, until: float) -> tuple[dict[str, int], dict[str, float]]:
     """Return counters and gauges, and each histogram's P99: of its last interval, else of all time."""
-    text = admin.get("/stats", params={"usedonly": ""}).raise_for_status().text
+    text = _fetch(admin, "/stats", until, usedonly="").decode("utf-8", "replace")
     numbers: dict[str, int] = {}
     histograms: dict[str, float] = {}
     for line in text.splitlines():
@@ -208,10 +255,22 @@ def _forward(params: Params, pod: str, timeout: float) -> Iterator[str]:
         stderr=subprocess.PIPE,
         env=environment(),
     ) as process:
+        _RUNNING.add(process)
         try:
             yield f"http://127.0.0.1:{_port(process, timeout)}"
         finally:
             process.kill()
+            _RUNNING.discard(process)
+
+
+_RUNNING: set[subprocess.Popen[bytes]] = set()
+
+
+@atexit.register
+def _end_forwards() -> None:
+    """End what a thread left behind whose time was over: it does not reach its own clean-up any more."""
+    for process in list(_RUNNING):
+        process.kill()
 
 
 def _port(process: subprocess.Popen[bytes], timeout: float) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, cast
 
 from gateshift.cluster.client import Cluster
@@ -18,8 +18,9 @@ from gateshift.cluster.gateways import (
     selector_text,
 )
 from gateshift.cluster.objects import API_GATEWAY, GATEWAY_API, Object, name_of
+from gateshift.cluster.operator import istiod_name
 from gateshift.diagnose import envoy as admin
-from gateshift.diagnose.requests import Entry, parse_log
+from gateshift.diagnose.requests import Entry, parse_log, unread
 from gateshift.diagnose.routes import Explanation, explain
 from gateshift.errors import ClusterError, GateshiftError
 from gateshift.params.model import Params
@@ -278,22 +279,71 @@ class Facts:
         """The gateway's access log of the last ``window`` seconds, oldest first."""
 
         def read() -> tuple[Entry, ...]:
-            since = time.time() - self.window
-            pods = [name_of(p) for p in self.workload][:_LOG_PODS]
-            with ThreadPoolExecutor(_LOG_PODS) as pool:
-                texts = list(pool.map(self._log, pods))
+            since = self.now - self.window
             # By request id, should a log reach us twice; entries without one are all kept.
             entries: dict[object, Entry] = {}
-            for entry in (e for text in texts for e in parse_log(text)):
+            for entry in (e for text in self.logs for e in parse_log(text)):
                 if entry.time is None or entry.time >= since:
                     entries[entry.identity or len(entries)] = entry
             return tuple(sorted(entries.values(), key=lambda e: (e.time or 0.0, e.identity)))
 
         return self.once("requests", read)
 
-    def _log(self, pod: str) -> str:
-        space = self.params.istio.namespace
-        return self.cluster.log(space, pod, tail=_LOG_LINES, limit=_LOG_LINES * _LINE_BYTES)
+    @property
+    def now(self) -> float:
+        """The cluster's clock, Unix seconds: logs and objects bear its times, not this machine's."""
+
+        def read() -> float:
+            try:
+                skew = self.cluster.clock_skew() or 0.0
+            except GateshiftError:
+                skew = 0.0
+            # The API server tells whole seconds; less than two are no difference.
+            return skew if abs(skew) > 2 else 0.0
+
+        return time.time() + self.once("skew", read)
+
+    @property
+    def logs(self) -> list[str]:
+        """The ends of the gateway pods' logs; a pod without one (not started yet) hides no other."""
+
+        def read() -> list[str]:
+            found: dict[str, str] = {}
+            failed: list[Exception] = []
+
+            def one(pod: Object) -> None:
+                try:
+                    found[name_of(pod)] = self._log(pod)
+                except Exception as error:  # noqa: BLE001 - raised below, if no pod has a log
+                    failed.append(error)
+
+            pods = sorted(self.workload, key=lambda p: (not pod_ready(p), name_of(p)))[:_LOG_PODS]
+            # Daemons, not a pool: at its end a program waits for a pool's threads, however long they take.
+            threads = [threading.Thread(target=one, args=(pod,), daemon=True) for pod in pods]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            if failed and not found:
+                raise failed[0]
+            return [text for _, text in sorted(found.items())]
+
+        return self.once("logs", read)
+
+    def _log(self, pod: Object) -> str:
+        names = [c.get("name") for c in pod["spec"].get("containers") or []]
+        return self.cluster.log(
+            self.params.istio.namespace,
+            name_of(pod),
+            container="istio-proxy" if "istio-proxy" in names else "",
+            tail=_LOG_LINES,
+            limit=_LOG_LINES * _LINE_BYTES,
+        )
+
+    @property
+    def unread(self) -> int:
+        """How many requests the log tells in a format that is not known; 0 when some can be read."""
+        return 0 if self.requests else sum(unread(text) for text in self.logs)
 
     @property
     def concerned(self) -> tuple[Entry, ...]:
@@ -325,14 +375,29 @@ class Facts:
 
         def read() -> Explanation:
             port = self._target_port(80, istio.http_target_port)
-            plain = explain(self.envoy, host, path, port=port)
+            method = self.method(host, path)
+            plain = explain(self.envoy, host, path, method=method, port=port)
             if plain.table and not plain.redirected:
                 return plain
             port = self._target_port(443, istio.https_target_port)
-            secure = explain(self.envoy, host, path, port=port, tls=True)
+            secure = explain(self.envoy, host, path, method=method, port=port, tls=True)
             return secure if secure.table else plain
 
         return self.once(("explanation", host, path), read)
+
+    def asked(self, host: str, path: str) -> list[Entry]:
+        """Return the log entries of one request; none when the log cannot be read."""
+        try:
+            return [e for e in self.requests if e.concerns(host, path)]
+        except GateshiftError:
+            return []
+
+    def method(self, host: str, path: str) -> str:
+        """Return the method by which a request fails most, or was made most; GET when nobody made it."""
+        entries = self.asked(host, path)
+        failing = [e for e in entries if e.code >= 400]
+        counted = Counter(e.method for e in failing or entries if e.method)
+        return min(counted, key=lambda m: (-counted[m], m), default="GET")
 
     def _target_port(self, port: int, default: int) -> int:
         """The port on which the gateway's Envoy listens for the Service's *port*."""
@@ -359,9 +424,15 @@ class Facts:
         istio = self.params.istio
         pods = self._values.get("workload")
         pod = name_of(pods[0]) if isinstance(pods, list) and pods else "<gateway pod>"
+        service = self._values.get(("Service", istio.gateway_service, istio.namespace))
+        selector = service["spec"].get("selector") if isinstance(service, dict) else None
         words = {
             "<ns>": istio.namespace,
             "<service>": istio.gateway_service,
+            "<labels>": selector_text(selector or {"istio": "ingressgateway"}),
+            "<istiod>": istiod_name(istio),
+            "<apisix>": self.params.apisix.service,
+            "<apisix-ns>": self.params.apisix.namespace,
             "<pod>": f"{pod}.{istio.namespace}",
             "<app>": self.params.cluster.application_namespace,
         }

@@ -260,7 +260,8 @@ def _selector(facts: Facts) -> Iterator[Cause]:
                     "gateway-port",
                     f"the Service has {sorted(ports)}",
                     "a Gateway names the Service's port, not the target port: "
-                    f"kubectl -n {gateway['metadata']['namespace']} edit gateway {name_of(gateway)}",
+                    f"kubectl -n {gateway['metadata']['namespace']} edit gateways.networking.istio.io "
+                    f"{name_of(gateway)}",
                     name=title_of(gateway),
                     port=number,
                 )
@@ -276,7 +277,8 @@ def _listeners(facts: Facts) -> Iterator[Cause]:
         yield found(
             "gateway-crash",
             f"{error}; its pod still counts as ready",
-            f"kubectl -n {istio.namespace} rollout restart deployment {istio.gateway_service}",
+            f"kubectl -n {istio.namespace} describe pods; if it does not come back by itself: kubectl -n "
+            f"{istio.namespace} rollout restart deployment {istio.gateway_service} (replaces every pod)",
         )
         return
     for port in sorted({s["port"]["number"] for s in facts.servers} & set(facts.ports)):
@@ -321,8 +323,8 @@ def _old_gateway(facts: Facts) -> Iterator[Cause]:
 
 _TREE = frozenset({"gateway"})
 PROBES = (
-    Probe("istiod", _TREE | {"404", "webhook"}, "kubectl -n <ns> get deployment istiod", _istiod),
-    Probe("gateway pods", _TREE | {"503"}, "kubectl -n <ns> get pods -l istio=ingressgateway -o wide", _pods),
+    Probe("istiod", _TREE | {"404", "webhook"}, "kubectl -n <ns> get deployment <istiod>", _istiod),
+    Probe("gateway pods", _TREE | {"503"}, "kubectl -n <ns> get pods -l <labels> -o wide", _pods),
     Probe("Service", _TREE, "kubectl -n <ns> get service <service> -o yaml", _service),
     Probe(
         "endpoints",
@@ -344,5 +346,5 @@ PROBES = (
         "-o jsonpath='{.status.loadBalancer.ingress[0].hostname}')/",
         _reach,
     ),
-    Probe("old gateway", _TREE, "kubectl -n apisix get service apisix-gateway", _old_gateway),
+    Probe("old gateway", _TREE, "kubectl -n <apisix-ns> get service <apisix>", _old_gateway),
 )

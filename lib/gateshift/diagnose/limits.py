@@ -16,9 +16,9 @@ from gateshift.diagnose.model import Cause, Level, Probe, mappings_in
 from gateshift.diagnose.routes import Rule, route_tables
 from gateshift.errors import GateshiftError
 
-__all__ = ["PROBES", "limit_filters"]
+__all__ = ["ABOUT_LIMITS", "PROBES", "limit_filters"]
 
-_ABOUT_LIMITS = re.compile(r"(?<!network\.)local_ratelimit|filters\.http\.ratelimit")
+ABOUT_LIMITS = re.compile(r"(?<!network\.)local_ratelimit|filters\.http\.ratelimit")
 """Filters of requests; the one of connections has neither percentages nor routes."""
 
 
@@ -30,7 +30,7 @@ def limit_filters(facts: Facts) -> list[Object]:
 
     def read() -> list[Object]:
         every = facts.objects("EnvoyFilter")
-        return [f for f in every if _ABOUT_LIMITS.search(json.dumps(f["spec"])) and not _foreign(facts, f)]
+        return [f for f in every if ABOUT_LIMITS.search(json.dumps(f["spec"])) and not _foreign(facts, f)]
 
     return facts.once("limit filters", read)
 

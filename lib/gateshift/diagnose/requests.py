@@ -1,14 +1,15 @@
-"""The gateway's access log, as Istio's JSON format writes it, reduced to what a diagnosis asks. Pure."""
+"""The gateway's access log, in Istio's JSON or its default text format, reduced to what is asked. Pure."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-__all__ = ["Entry", "parse_log", "percentile"]
+__all__ = ["Entry", "parse_log", "percentile", "unread"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +33,35 @@ class Entry:
 
     def concerns(self, host: str, path: str) -> bool:
         """Say whether this is the request asked about (an empty *host* or *path* means any)."""
-        return (not host or self.host == host) and (not path or self.path == path)
+        return (not host or self.host == host) and (not path or self.path == path.partition("?")[0])
+
+
+# Istio's default format (accessLogEncoding TEXT, accessLogFormat not set).
+_TEXT = re.compile(
+    r'\[(?P<start_time>[^\]]+)\] "(?P<method>\S+) (?P<path>\S+) [^"]*" (?P<response_code>\d+) '
+    r"(?P<response_flags>\S+) (?P<response_code_details>\S+) \S+ "
+    r'"(?P<upstream_transport_failure_reason>[^"]*)" \d+ \d+ (?P<duration>\S+) '
+    r'(?P<upstream_service_time>\S+) "[^"]*" ".*" "(?P<request_id>[^"]*)" "(?P<authority>[^"]*)" '
+    r'"(?P<upstream_host>[^"]*)" (?P<upstream_cluster>\S+) \S+ \S+ \S+ \S+ (?P<route_name>\S+)'
+)
+_PROTOCOL = re.compile(r"\bHTTP/[123](?:\.[01])?\"")
+
+
+def unread(text: str) -> int:
+    """Return how many lines of a log look like requests in a format that :func:`parse_log` does not know."""
+    return sum(
+        1
+        for line in text.splitlines()
+        if '"response_code"' not in line and _PROTOCOL.search(line) and not _TEXT.match(line)
+    )
 
 
 def parse_log(text: str) -> Iterator[Entry]:
-    """Yield the requests of a log; lines that are no JSON access-log entry are left out."""
+    """Yield the requests of a log; lines that are no access-log entry are left out."""
     for line in text.splitlines():
+        if line.startswith("[") and (written := _TEXT.match(line)):
+            yield _entry({key: None if value == "-" else value for key, value in written.groupdict().items()})
+            continue
         if '"response_code"' not in line:
             continue
         try:
@@ -54,7 +78,7 @@ def _entry(raw: dict[str, Any]) -> Entry:
     return Entry(
         time=_time(raw.get("start_time")),
         identity=str(raw.get("request_id") or ""),
-        host=name if colon and port.isdigit() else host,
+        host=(name if colon and port.isdigit() else host).lower(),
         path=str(raw.get("path") or "").partition("?")[0],
         method=str(raw.get("method") or ""),
         code=_code(raw.get("response_code")),

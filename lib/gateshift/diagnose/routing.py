@@ -148,11 +148,9 @@ def _only_rules(facts: Facts, rules: Object) -> bool:
         return False
     hosts = [facts.host] if facts.host else [h for h in rules["spec"]["hosts"] if "." in h]
     inside = (".svc", ".svc.cluster.local", ".local")
-    return any(
-        not host.endswith(inside)
-        and not any(bound(v) and serves(v, host) for v in facts.objects("VirtualService"))
-        for host in hosts
-    )
+    # A wildcard of others serves the host as well, with other rules.
+    served = {h for v in facts.objects("VirtualService") if bound(v) for h in v["spec"].get("hosts") or []}
+    return any(not host.endswith(inside) and host not in served for host in hosts)
 
 
 def _hosts(facts: Facts, rules: Object, gateways: list[Object]) -> Iterator[Cause]:

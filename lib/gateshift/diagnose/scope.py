@@ -53,17 +53,22 @@ def serves(rules: Object, host: str) -> bool:
 
 
 def matters(facts: Facts, rules: Object) -> bool:
-    """Say whether a VirtualService is about what is asked: the host, else what this migration serves."""
+    """Say whether a VirtualService is about what is asked: the host, else what this migration serves.
+
+    Those that this migration made always are: one of them may be meant for the host, and misspell it.
+    """
+    metadata, traffic = rules["metadata"], facts.params.traffic
+    if (metadata.get("labels") or {}).get(MANAGED_BY) == MANAGER:
+        return True
     if facts.host:
         return serves(rules, facts.host)
-    metadata, traffic = rules["metadata"], facts.params.traffic
     by_name = [h for one in (traffic.route53, traffic.cloudflare) if one for h in one.hosts]
+    ours = {f"{g['metadata']['namespace']}/{name_of(g)}" for g in facts.gateways}
     return (
-        (metadata.get("labels") or {}).get(MANAGED_BY) == MANAGER
-        or metadata["namespace"] == facts.params.cluster.application_namespace
+        metadata["namespace"] == facts.params.cluster.application_namespace
         or any(serves(rules, host) for host in by_name)
-        or (bool(bound(rules)) and not rules["spec"].get("hosts"))
-        or bool({f"{g['metadata']['namespace']}/{name_of(g)}" for g in facts.gateways} & set(bound(rules)))
+        or bool(ours & set(bound(rules)))
+        or not rules["spec"].get("hosts")
     )
 
 

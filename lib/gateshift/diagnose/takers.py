@@ -8,7 +8,6 @@ from gateshift.diagnose.causes import found
 from gateshift.diagnose.facts import Facts
 from gateshift.diagnose.model import Cause
 from gateshift.diagnose.routes import Explanation, Rule, host_matches
-from gateshift.errors import GateshiftError
 
 __all__ = ["who_takes"]
 
@@ -19,11 +18,16 @@ def who_takes(facts: Facts) -> Iterator[Cause]:
         yield from _explained(facts, facts.explanation(host, path))
 
 
+def _bare(told: Explanation) -> str:
+    """The path without its query, which may hold a token."""
+    return told.path.partition("?")[0]
+
+
 def _explained(facts: Facts, told: Explanation) -> Iterator[Cause]:
-    request = f"{told.host}{told.path}"
+    request = f"{told.host}{_bare(told)}"
     meant = _meant(facts, told)
     taker = told.taker
-    if taker is None or not taker.owner:
+    if taker is None or not (taker.owner or taker.clusters):
         yield from _nobody(facts, told, request, meant)
         return
     if meant is not None and meant != taker:
@@ -91,7 +95,7 @@ def _not_meant(told: Explanation, request: str, taker: Rule, meant: Rule) -> Ite
     elif meant in told.elsewhere:
         yield found(
             "host-shadowed",
-            f"{meant} would take {told.path}, but Envoy never leaves the virtual host {told.virtual_host}",
+            f"{meant} would take {_bare(told)}, but Envoy never leaves the virtual host {told.virtual_host}",
             f"repeat the rule in VirtualService {taker.owner}",
             host=told.host,
             wider=meant.host.rpartition(":")[0] or meant.host,
@@ -100,10 +104,7 @@ def _not_meant(told: Explanation, request: str, taker: Rule, meant: Rule) -> Ite
 
 def _answered(facts: Facts, told: Explanation, code: int) -> str:
     """Say how many of these requests a backend itself answered with *code*; empty for none."""
-    try:
-        entries = [e for e in facts.requests if e.concerns(told.host, told.path)]
-    except GateshiftError:
-        return ""
+    entries = facts.asked(told.host, told.path)
     own = [e for e in entries if e.code == code and e.details == "via_upstream"]
     return f"{len(own)} of the last {len(entries)} answers were {code}" if own else ""
 
@@ -125,7 +126,7 @@ def _nobody(facts: Facts, told: Explanation, request: str, meant: Rule | None) -
         wide = told.elsewhere[0]
         yield found(
             "host-shadowed",
-            f"{wide} would take {told.path}, but Envoy never leaves the virtual host {told.virtual_host}",
+            f"{wide} would take {_bare(told)}, but Envoy never leaves the virtual host {told.virtual_host}",
             f"repeat the rule in VirtualService {owned[0][0].owner}, whose exact host hides the wider one",
             host=told.host,
             wider=wide.host.rpartition(":")[0] or wide.host,
@@ -133,6 +134,8 @@ def _nobody(facts: Facts, told: Explanation, request: str, meant: Rule | None) -
         return
     if not owned:
         hosts = {h for v in facts.objects("VirtualService") for h in v["spec"].get("hosts") or []}
+        for route in [*facts.objects("HTTPRoute"), *facts.objects("GRPCRoute")]:
+            hosts |= set(route["spec"].get("hostnames") or ["*"])
         if not any(host_matches(h, told.host) for h in hosts):
             yield found(
                 "host-unknown",
@@ -141,6 +144,8 @@ def _nobody(facts: Facts, told: Explanation, request: str, meant: Rule | None) -
                 host=told.host,
             )
         return  # rules for the host exist and are not in Envoy: the other probes say why
+    if any(e.cluster for e in facts.asked(told.host, told.path)):
+        return  # some rule took it: by headers or a query, which the log does not tell
     why = dict(told.failed).get(meant) if meant else None
     named = (
         f"{meant} {why}" if why else "; ".join(f"{r.name or r.position}: {w}" for r, w in _near(owned, told))
@@ -148,7 +153,7 @@ def _nobody(facts: Facts, told: Explanation, request: str, meant: Rule | None) -
     yield found(
         "no-rule",
         f"virtual host {told.virtual_host}: {named}",
-        f"correct the match in VirtualService {(meant or owned[0][0]).owner}, or add one for {told.path}",
+        f"correct the match in VirtualService {(meant or owned[0][0]).owner}, or add one for {_bare(told)}",
         request=request,
     )
 

@@ -23,7 +23,7 @@ from gateshift.diagnose.model import Cause, Level, Probe
 from gateshift.diagnose.requests import Entry
 from gateshift.diagnose.routes import host_matches
 from gateshift.diagnose.scope import eased, our_rules
-from gateshift.errors import GateshiftError
+from gateshift.errors import ClusterError, GateshiftError
 
 __all__ = ["FLAGS", "PROBES"]
 
@@ -57,6 +57,11 @@ _GRPC = re.compile(r"^/[\w.]+\.\w+/\w+$")
 
 
 def _flags(facts: Facts) -> Iterator[Cause]:
+    if count := facts.unread:
+        raise ClusterError(
+            f"the access log tells {count} requests in a format that is not known",
+            hint="Istio's own formats are read, JSON and TEXT: leave meshConfig.accessLogFormat out",
+        )
     # A WebSocket (101) ends by either side's closing the connection: no failure.
     entries = tuple(e for e in facts.concerned if e.code != 101)
     counted: Counter[tuple[str, str]] = Counter()
