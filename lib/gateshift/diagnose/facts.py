@@ -14,7 +14,7 @@ from gateshift.cluster.gateways import (
     gateway_pods,
     load_balancer_name,
     pod_ready,
-    proxy_status,
+    proxy_states,
     selector_text,
 )
 from gateshift.cluster.objects import API_GATEWAY, GATEWAY_API, Object, name_of
@@ -243,9 +243,14 @@ class Facts:
         return int(target) if target.isdigit() else next(named, None)
 
     @property
+    def states(self) -> dict[str, dict[str, tuple[str, float]]]:
+        """xDS status of each proxy by type, and when istiod last sent it something."""
+        return self.once("states", lambda: proxy_states(self.params, timeout=10))
+
+    @property
     def statuses(self) -> dict[str, dict[str, str]]:
         """xDS status of each proxy."""
-        return self.once("statuses", lambda: proxy_status(self.params, timeout=10))
+        return {proxy: {kind: s for kind, (s, _) in kinds.items()} for proxy, kinds in self.states.items()}
 
     @property
     def envoy(self) -> admin.Envoy:

@@ -219,9 +219,11 @@ def _cpu(facts: Facts) -> Iterator[Cause]:
         if name.endswith(("watchdog_miss", "watchdog_mega_miss")) and grown > 0 and "guarddog" not in name
     }
     istio = facts.params.istio
+    # Not by kubectl: the next install would undo it, and each change replaces all gateway pods.
+    has = istio.gateway.resources
     remedy = (
-        f"kubectl -n {istio.namespace} set resources deployment {istio.gateway_service} --limits=cpu=4 "
-        "--requests=cpu=2; or more replicas (HPA)"
+        f"raise istio.gateway.resources (cpu_limit {has.cpu_limit}, cpu_request {has.cpu_request} now) or "
+        "replicas_min in the params file, then gateshift install --act: it replaces the pods one by one"
     )
     if misses:
         told = ", ".join(f"{name} +{n}" for name, n in list(misses.items())[:4])

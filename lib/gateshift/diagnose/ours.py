@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
+from typing import Any
 
 import httpx
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from gateshift.cluster.install import answers
-from gateshift.cluster.objects import name_of
+from gateshift.cluster.objects import GATEWAY_API, name_of
+from gateshift.cluster.operator import istiod_name
 from gateshift.diagnose.causes import found
 from gateshift.diagnose.facts import Facts
 from gateshift.diagnose.model import Cause, Level, Probe
@@ -86,14 +88,16 @@ def _metrics(facts: Facts) -> Iterator[Cause]:
     for series in down:
         job, instance = series.labels.get("job"), series.labels.get("instance")
         target = f"{job or ''} {instance or ''}".strip()
-        ours = any(word in target for word in ("istio", "apisix", "envoy", "gateway"))
-        if ours:
+        ours = _is_gateway(facts, series.labels)
+        if ours or any(word in target for word in ("istio", "apisix", "envoy", "gateway")):
+            grave = ours and (job, instance) in lasting
             yield found(
                 "metrics-target-down",
                 f'up{{job="{job}",instance="{instance}"}} is 0',
                 "look at the target's pod and port: 15020 or 15090 (/stats/prometheus) of the gateway, "
                 "9091 of APISIX",
-                level=None if (job, instance) in lasting else Level.WARNING,
+                level=None if grave else Level.WARNING,
+                confidence=None if ours else 0.2,
                 target=target,
             )
     sample = facts.context.sampler.sample(now - 4 * step, now)
@@ -132,7 +136,24 @@ def _metrics(facts: Facts) -> Iterator[Cause]:
             )
 
 
+def _is_gateway(facts: Facts, labels: Mapping[str, str]) -> bool:
+    """Say whether a target is one of the two gateways: by its pod, where it names one, else by its job."""
+    istio, apisix = facts.params.istio, facts.params.apisix
+    space = labels.get("namespace") or labels.get("kubernetes_namespace")
+    pod = labels.get("pod") or labels.get("kubernetes_pod_name") or labels.get("pod_name")
+    if space and pod:
+        try:
+            mine = {name_of(p) for p in facts.workload}
+        except GateshiftError:
+            mine = set()
+        ours = pod in mine or pod.startswith(f"{istio.gateway_service}-")
+        return (space == istio.namespace and ours) or (space == apisix.namespace and "apisix" in pod)
+    target = f"{labels.get('job', '')} {labels.get('instance', '')}"
+    return any(word in target for word in ("gateway", "apisix", "envoy"))
+
+
 def _webhook(facts: Facts) -> Iterator[Cause]:
+    istio = facts.params.istio
     try:
         wrong = answers(facts.cluster, facts.params)
     except ClusterError as error:
@@ -156,22 +177,35 @@ def _webhook(facts: Facts) -> Iterator[Cause]:
                 service = client.get("service") or {}
                 blocks = service and hook.get("failurePolicy", "Fail") == "Fail"
                 if blocks and facts.get("Service", service["name"], service["namespace"]) is None:
+                    meets = _meets_us(hook)
                     yield found(
                         "webhook-service",
                         f"{name_of(config)}: {service['namespace']}/{service['name']}",
-                        f"restore the Service, or: kubectl delete {kind.lower()} {name_of(config)}",
+                        f"restore the Service; if what it belongs to is gone for good: kubectl delete "
+                        f"{kind.lower()} {name_of(config)} (its checks are then off)",
+                        level=None if meets else Level.WARNING,
+                        confidence=None if meets else 0.3,
                         name=hook["name"],
                     )
-                if "istio" not in name_of(config):
-                    continue
-                if trusted and not trusted & _bundle(client.get("caBundle")):
+                own = service.get("namespace") == istio.namespace and "istiod" in service.get("name", "")
+                if own and trusted and not trusted & _bundle(client.get("caBundle")):
                     yield found(
                         "webhook-ca",
                         f"{name_of(config)}: the bundle does not hold the CA of ConfigMap istio-ca-root-cert",
-                        f"kubectl -n {facts.params.istio.namespace} rollout restart deployment istiod "
+                        f"kubectl -n {istio.namespace} rollout restart deployment {istiod_name(istio)} "
                         "(istiod writes its CA again)",
                         name=hook["name"],
                     )
+
+
+_WRITTEN = {"", "*", "apps", "autoscaling", "policy", "networking.istio.io", "security.istio.io", GATEWAY_API}
+"""API groups that a migration writes to."""
+
+
+def _meets_us(hook: Mapping[str, Any]) -> bool:
+    """Say whether a webhook is called for anything that this migration writes."""
+    rules = hook.get("rules") or []
+    return not rules or any(_WRITTEN & set(rule.get("apiGroups") or [""]) for rule in rules)
 
 
 def _bundle(value: object) -> set[bytes]:
@@ -212,7 +246,9 @@ def _parity(facts: Facts) -> Iterator[Cause]:
     if old[0] == new[0]:
         return
     request = f"{facts.host}{path}"
-    evidence = f"APISIX answers {old[0]}, Istio {new[0]} ({new[1][:80]})"
+    # The text of a refusal tells who refused; that of an answer is the application's own business.
+    said = f" ({new[1][:80]})" if not new[0] or new[0] >= 400 else ""
+    evidence = f"APISIX answers {old[0]}, Istio {new[0]}{said}"
     if new[0] == 403 and "RBAC" in new[1]:
         policies = [
             f"{p['metadata']['namespace']}/{name_of(p)}"

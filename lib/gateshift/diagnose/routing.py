@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from gateshift.cluster.front import servers_of
-from gateshift.cluster.gateways import rejected, wanted_routes
+from gateshift.cluster.gateways import proxy_states, rejected, wanted_routes
 from gateshift.cluster.objects import GATEWAY_API, Object, name_of, title_of
 from gateshift.diagnose.causes import found, patch_command
 from gateshift.diagnose.facts import Facts
@@ -45,16 +46,20 @@ def _rejections(facts: Facts) -> Iterator[Cause]:
 
 
 def _who_made(facts: Facts, text: str) -> str:
-    """Name the EnvoyFilters that are not the ones Envoy could take; most rejections come from one."""
-    filters = [title_of(f) for f in facts.objects("EnvoyFilter") if _words(f) & set(text.split("'"))]
-    every = [title_of(f) for f in facts.objects("EnvoyFilter")]
-    named = filters or every
+    """Name the EnvoyFilters that may have made what was refused; most refusals come from one.
+
+    Only those that reach the gateway: of its namespace, which is the root's too.
+    """
+    home = facts.params.istio.namespace
+    every = [f for f in facts.objects("EnvoyFilter") if f["metadata"]["namespace"] == home]
+    named = [f for f in every if _words(f) & set(text.split("'"))] or every
     if not named:
         return "find the object in istiod's log and correct it"
-    kind, _, where = named[0].partition(" ")
-    space, _, name = where.partition("/")
+    if len(named) > 1:
+        listed = ", ".join(f"{home}/{name_of(f)}" for f in named[:6])
+        return f"kubectl -n {home} get envoyfilters -o yaml: one of {listed} makes it; correct that one"
     return (
-        f"kubectl -n {space} get {kind.lower()} {name} -o yaml: correct or delete it ({', '.join(named[:4])})"
+        f"kubectl -n {home} edit envoyfilter {name_of(named[0])}: correct what was refused, or take it back"
     )
 
 
@@ -76,26 +81,57 @@ def _words(obj: Object) -> set[str]:
     return out
 
 
+AGAIN = 2.0
+"""Seconds after which a proxy that is not in sync is looked at once more."""
+
+
 def _status(facts: Facts) -> Iterator[Cause]:
     gateways = {name_of(p) for p in facts.workload}
     home = facts.params.istio.namespace
+    states = facts.states
+    if any(s == "STALE" and _ours(p, gateways) for p, kinds in states.items() for s, _ in kinds.values()):
+        states = _still(states, facts)
     behind: dict[tuple[str, str], list[str]] = {}
-    for line in rejected(facts.statuses):
+    for line in rejected({p: {k: s for k, (s, _) in kinds.items()} for p, kinds in states.items()}):
         proxy, _, what = line.partition(": ")
-        ours = proxy.split(".")[0] in gateways
-        code = (
-            "xds-rejected" if "ERROR" in what else "xds-stale" if "STALE" in what and ours else "xds-behind"
-        )
-        behind.setdefault((proxy, code), []).append(what)
+        code = "xds-behind"
+        if _ours(proxy, gateways):
+            code = "xds-rejected" if "ERROR" in what else "xds-stale" if "STALE" in what else code
+        behind.setdefault((proxy, code), []).append(what.replace(_BUSY, "STALE"))
     for (proxy, code), kinds in sorted(behind.items()):
         text = "; ".join(kinds)[:600]
         pod = proxy.split(".")[0]
         remedy = {
             "xds-rejected": _who_made(facts, text) if code == "xds-rejected" else "",
-            "xds-stale": f"kubectl -n {home} delete pod {pod} (a new one connects afresh)",
+            "xds-stale": f"kubectl -n {home} delete pod {pod} (a new one connects afresh; see first that "
+            "another gateway pod is ready)",
             "xds-behind": "istioctl proxy-status; look again in some seconds",
         }[code]
         yield found(code, f"{proxy}: {text}", remedy)
+
+
+_BUSY = "sent anew"
+
+
+def _ours(proxy: str, gateways: set[str]) -> bool:
+    return proxy.split(".", maxsplit=1)[0] in gateways
+
+
+def _still(
+    before: Mapping[str, Mapping[str, tuple[str, float]]], facts: Facts
+) -> dict[str, dict[str, tuple[str, float]]]:
+    """Look again: in a busy mesh each push makes a proxy stale until it has answered, which is no defect."""
+    time.sleep(AGAIN)
+    after = proxy_states(facts.params, timeout=5)
+
+    def told(proxy: str, kind: str, status: str, sent: float) -> str:
+        unmoved = before.get(proxy, {}).get(kind, ("", 0.0))[1] == sent
+        return _BUSY if status == "STALE" and not unmoved else status
+
+    return {
+        proxy: {kind: (told(proxy, kind, status, sent), sent) for kind, (status, sent) in kinds.items()}
+        for proxy, kinds in after.items()
+    }
 
 
 def _gateways(facts: Facts) -> Iterator[Cause]:
