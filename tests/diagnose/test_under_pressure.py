@@ -10,6 +10,7 @@ import textwrap
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -23,6 +24,7 @@ from gateshift.diagnose.engine import run as run_probes
 from gateshift.diagnose.model import Probe
 from gateshift.diagnose.requests import parse_log
 from gateshift.errors import ClusterError
+from gateshift.runbook.report import Troubleshoot
 from tests.cluster.conftest import make_params
 from tests.diagnose.admin import Admin, config_dump, route, serve
 from tests.diagnose.test_diagnose import GATEWAY, OFFLINE, Context, _set, find, healthy, obj
@@ -320,3 +322,40 @@ def test_a_patch_for_a_selector_is_the_same_each_time() -> None:
     causes = run_probes("gateway", Context(objects), probes=OFFLINE)
     (cause,) = (c for c in causes if c.code == "service-selector")
     assert '{"selector":{"a":null,"b":null,"app":"x","istio":"ingressgateway"}}' in cause.remedy
+
+
+def test_an_api_server_without_an_answer_is_said_once() -> None:
+    """Forty rows of one reason hide the one that matters."""
+
+    def silent(kind: str) -> Any:
+        def look(_: Any) -> Any:
+            raise ClusterError(
+                f"list of {kind}: the API server https://x is not reachable: no answer within 10 s"
+            )
+
+        return look
+
+    def hang(_: Any) -> Any:
+        time.sleep(20)
+
+    probes = [
+        Probe(n, frozenset({"404"}), f"kubectl get {n}", silent(n)) for n in ("pods", "services", "pods")
+    ]
+    probes += [Probe(n, frozenset({"404"}), f"kubectl get {n}", hang) for n in ("nodes", "events")]
+    first, second = run_probes("404", Context([]), probes=probes, limit=0.5)
+    assert first.title == "not known: pods, services"
+    assert first.evidence.startswith("the API server https://x")
+    assert first.equivalent == "kubectl get pods; kubectl get services"
+    assert second.title == "not known: nodes, events"
+
+
+def test_the_end_of_a_run_does_not_wait_for_a_silent_cluster_again() -> None:
+    class Asked:
+        @property
+        def uid(self) -> str:
+            raise AssertionError("it was asked")
+
+    run = Troubleshoot.__new__(Troubleshoot)
+    run.context = SimpleNamespace(cluster=Asked())  # type: ignore[assignment]
+    run.causes = (found("not-known", "the API server https://x is not reachable", "", probe="pods"),)
+    assert not run._cluster_uid()

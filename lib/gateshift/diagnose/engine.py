@@ -106,7 +106,31 @@ def run(
     unique: dict[tuple[object, ...], Cause] = {}
     for *_, cause in ranked:
         unique.setdefault((cause.level, cause.title, cause.evidence), cause)
-    return _varied(unique.values())
+    return _varied(_together(unique.values()))
+
+
+_WHAT = re.compile(r"^(?:discovery|list|log|get) of [^:]+: (?=the API server )")
+
+
+def _together(ranked: Iterable[Cause]) -> Iterable[Cause]:
+    """Say once what several probes could not learn for one reason: forty rows of it hide what was found."""
+    first: dict[tuple[str, str], Cause] = {}
+    names: dict[tuple[str, str], dict[str, None]] = {}
+    by_hand: dict[tuple[str, str], dict[str, None]] = {}
+    others = []
+    for cause in ranked:
+        if cause.code not in {"not-known", "no-permission"}:
+            others.append(cause)
+            continue
+        key = cause.code, _WHAT.sub("", cause.evidence)
+        first.setdefault(key, cause)
+        names.setdefault(key, {})[cause.title.partition(": ")[2]] = None
+        by_hand.setdefault(key, {})[cause.equivalent] = None
+    yield from others
+    for key, cause in first.items():
+        code, why = key
+        said = found(code, why, cause.remedy, probe=", ".join(names[key]))
+        yield replace(said, symptom=cause.symptom, equivalent="; ".join(by_hand[key]))
 
 
 def _request(host: str, path: str) -> tuple[str, str]:

@@ -42,6 +42,11 @@ class Troubleshoot(Runbook):
         )
         return diagnose.table(self.causes)
 
+    def _cluster_uid(self) -> str:
+        """As ever; a cluster that gave no answer while it was diagnosed is not waited for once more."""
+        silent = any(c.code == "not-known" and "API server" in c.evidence for c in self.causes)
+        return "" if silent else super()._cluster_uid()
+
     def check(self) -> object:
         """Keep the causes in the archive and say what was found."""
         text = diagnose.archived(self.causes, self.context.journal.redactor.text)
