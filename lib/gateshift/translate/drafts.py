@@ -26,6 +26,7 @@ from gateshift.translate.model import Fidelity
 from gateshift.translate.paths import Pattern, parse_pattern
 from gateshift.translate.plugins.registry import Use, apply_plugin, facts
 from gateshift.translate.sources import Inherited, PluginUse, inherit
+from gateshift.translate.unrendered import hold_unrendered
 from gateshift.translate.upstream_policy import duration
 from gateshift.translate.upstreams import UpstreamBook, read_nodes
 
@@ -243,8 +244,8 @@ def _served(job: Job, table: RouteTable, route: Resource) -> Inherited | None:
         return None
     if route.id in table.dropped:
         note = f"{table.dropped[route.id]}: nothing is emitted"
-        job.mark(route, (), Fidelity.MANUAL, "", note)
-        job.lost(f"{route.kind}/{route.id}", note, "correct or remove the route", str(route.origin))
+        job.mark(route, (), Fidelity.MANUAL, "", f"{note}; {table.remedies[route.id]}")
+        job.lost(f"{route.kind}/{route.id}", note, table.remedies[route.id], str(route.origin))
         return None
     inherited = inherit(job.configuration, route)
     written = table.hosts_of(route)
@@ -296,13 +297,15 @@ def draft_routes(job: Job, book: UpstreamBook) -> list[Draft]:
         if not draft.conditions:
             job.warn(f"{route.origin}: no request can meet its vars and methods: no rule is emitted for it")
         _limits_of_istio(job, draft, table)
+        drafts.append(draft)
+        if hold_unrendered(job, draft, authenticates=any(one.name in _AUTH for one in inherited.plugins)):
+            continue
         _upstream(job, draft, book)
         _timeouts(job, draft)
         _retries(job, draft)
         _client_headers(draft)
         _plugins(job, draft, book, rules)
         _consumers(job, draft)
-        drafts.append(draft)
     return drafts
 
 
