@@ -23,12 +23,13 @@ from gateshift.translate.hosts import sort_hosts
 from gateshift.translate.job import Draft, Job
 from gateshift.translate.ledger import Path
 from gateshift.translate.model import Fidelity
+from gateshift.translate.nodes import read_nodes
 from gateshift.translate.paths import Pattern, parse_pattern
 from gateshift.translate.plugins.registry import Use, apply_plugin, facts
 from gateshift.translate.sources import Inherited, PluginUse, inherit
 from gateshift.translate.unrendered import hold_unrendered
 from gateshift.translate.upstream_policy import duration
-from gateshift.translate.upstreams import UpstreamBook, read_nodes
+from gateshift.translate.upstreams import UpstreamBook
 
 __all__ = ["draft_routes"]
 
@@ -180,19 +181,6 @@ def _upstream(job: Job, draft: Draft, book: UpstreamBook) -> None:
         _mark_tree(job, owner, path, "the upstream has no nodes")
         return
     draft.backends = draft.default_backends = backends
-    mode = str(spec.get("pass_host", "pass"))
-    if mode == "rewrite" and spec.get("upstream_host"):
-        draft.http["rewrite"] = {"authority": str(spec["upstream_host"])}
-    elif mode == "node":
-        nodes = read_nodes(spec, ())
-        if len({(one.host, one.port) for one in nodes}) == 1:
-            standard = {"http": 80, "grpc": 80, "https": 443, "grpcs": 443}.get(scheme)
-            host, port = nodes[0].host, nodes[0].port
-            draft.http["rewrite"] = {"authority": host if port == standard else f"{host}:{port}"}
-        else:
-            note = "several nodes: the Host header stays as the client sent it"
-            job.mark(owner, (*path, "pass_host"), Fidelity.MANUAL, "", note)
-            job.warn(f"{owner.kind}/{owner.id}: pass_host node with several nodes is not converted")
 
 
 def _mark_tree(job: Job, owner: Resource, path: Path, note: str) -> None:

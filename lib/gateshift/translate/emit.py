@@ -78,6 +78,29 @@ def _destinations(book: UpstreamBook, backends: Sequence[Any]) -> list[dict[str,
     return [{"destination": book.destination(one), "weight": one.weight} for one in backends]
 
 
+def _forwarding(book: UpstreamBook, http: Mapping[str, Any], backends: Sequence[Any]) -> dict[str, Any]:
+    """Return *http* with its destinations, and with the Host header that each of them gets.
+
+    An upstream's ``pass_host`` comes after proxy-rewrite in APISIX, so its Host stands. One for all is the
+    rule's; Envoy would take the rule's before a destination's, so several leave the rule without.
+    """
+    destinations = _destinations(book, backends)
+    rewrite = dict(http.get("rewrite") or {})
+    named = [one.authority or rewrite.get("authority", "") for one in backends]
+    hosts = {name for one, name in zip(backends, named, strict=True) if one.weight > 0}
+    rewrite.pop("authority", None)
+    if len(hosts) == 1:
+        (name,) = hosts
+        if name:
+            rewrite["authority"] = name
+    else:
+        for one, name in zip(destinations, named, strict=True):
+            if name:
+                one["headers"] = {"request": {"set": {"host": name}}}
+    found = {key: value for key, value in http.items() if key != "rewrite"}
+    return found | ({"rewrite": rewrite} if rewrite else {}) | {"route": destinations}
+
+
 _FORWARDING = ("route", "rewrite", "timeout", "retries", "fault", "mirrors")
 
 
@@ -108,7 +131,7 @@ def _action(book: UpstreamBook, draft: Draft, backends: Sequence[Any]) -> dict[s
     if not any(one.weight > 0 for one in backends):
         # APISIX answers 503 as well when a route has nowhere to go.
         return _without_forwarding(draft.http) | {"directResponse": {"status": 503}}
-    return {**draft.http, "route": _destinations(book, backends)}
+    return _forwarding(book, draft.http, backends)
 
 
 class _Rules:
