@@ -16,8 +16,10 @@ from gateshift.translate.paths import Pattern
 from gateshift.translate.tables import ANY_HOST, HostList
 from gateshift.translate.upstreams import UpstreamBook
 
-__all__ = ["Emission", "hold_back_unemittable", "virtual_services"]
+__all__ = ["GUARD", "Emission", "hold_back_unemittable", "virtual_services"]
 
+GUARD = "guard-"
+"""How the last part of a guard's name begins; its own name follows."""
 _REFUSAL = {
     "status": 503,
     "body": {"string": "gateshift: this route is held back until its blocker is decided\n"},
@@ -28,14 +30,15 @@ _REFUSAL = {
 class Emission:
     """VirtualServices and routes of the Gateway API, and which rule names stand for which route.
 
-    ``names`` leaves out guards: what an EnvoyFilter does to a route it does not do to those. ``hosts`` are
-    those of VirtualServices, ``api_hosts`` those of the Gateway API, whose certificates are ``api_gates``
-    and whose forwarding rules want ``retries``.
+    ``names`` leaves out guards, which are in ``guards``: what an EnvoyFilter does to a route it does not do
+    to those. ``hosts`` are those of VirtualServices, ``api_hosts`` those of the Gateway API, whose
+    certificates are ``api_gates`` and whose forwarding rules want ``retries``.
     """
 
     objects: list[dict[str, Any]] = field(default_factory=list)
     entries: dict[str, str] = field(default_factory=dict)
     names: dict[str, list[str]] = field(default_factory=dict)
+    guards: dict[str, list[str]] = field(default_factory=dict)
     hosts: list[str] = field(default_factory=list)
     lists: dict[str, HostList] = field(default_factory=dict)
     routes: list[dict[str, Any]] = field(default_factory=list)
@@ -49,8 +52,7 @@ class Emission:
         if name in self.entries:
             return  # one rule stands in the list of every host that it is copied into
         self.entries[name] = route
-        if not guard:
-            self.names.setdefault(route, []).append(name)
+        (self.guards if guard else self.names).setdefault(route, []).append(name)
 
 
 def _matches(pattern: Pattern, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
@@ -154,7 +156,7 @@ class _Rules:
     def _name(self, draft: Draft, pattern: Pattern, suffix: str = "") -> str:
         position = draft.patterns.index(pattern)
         name = draft.label + (f".{position + 1}" if position else "") + (f".{suffix}" if suffix else "")
-        if suffix.startswith("guard-"):
+        if suffix.startswith(GUARD):
             self.guards.add(name)
         return name
 
@@ -170,7 +172,7 @@ class _Rules:
             if matches:
                 ends = "directResponse" in guard.http or "redirect" in guard.http
                 http = _overlay(answering if ends else base, guard.http)
-                rules.append(_rule(self._name(draft, pattern, f"guard-{guard.name}"), matches, http))
+                rules.append(_rule(self._name(draft, pattern, f"{GUARD}{guard.name}"), matches, http))
             if {} in guard.conditions:
                 return rules  # nothing below it could ever be reached
         for label, conditions, action in self._alternatives(draft, base):
