@@ -65,6 +65,7 @@ routes:
 - {id: under, uri: "/h", vars: [[http_x_a_b, ==, "1"]]}
 - {id: port, uri: "/p", vars: [[http_host, ==, "A.com:81"], [host, ==, "a.com"]]}
 - {id: jar, uri: "/j", vars: [[cookie_s, ==, "2"]]}
+- {id: flagged, uri: "/y", vars: [[cookie_yes, ==, "true"], [http_cookie, ==, "yes=true"]]}
 - {id: first, uri: "/f", vars: [[arg_a, ==, "1"]]}
 """
 
@@ -93,6 +94,8 @@ routes:
         ({"path": "/p", "host": "A.com:81"}, "port"),
         ({"path": "/p", "headers": {"HOST": "A.com:81"}}, "port"),
         ({"path": "/j", "cookies": {"s": 2}}, "jar"),
+        ({"path": "/j", "cookies": {"s": ["2", "1"]}}, "jar"),
+        ({"path": "/y", "cookies": {"yes": True}}, "flagged"),
         ({"path": "/j", "headers": {"Cookie": "s=1; s=2"}}, "jar"),
         ({"path": "/j", "headers": {"Cookie": "s=1"}, "cookies": {"s": "2"}}, "jar"),
     ],

@@ -57,6 +57,8 @@ def test_one_example_in_every_form_is_one_configuration(tmp_path: Path) -> None:
     adc = {"services": [{**SERVICE, "routes": [inner]}]}
     expected = specs(read(tmp_path, standalone))
     assert set(expected) == {Kind.ROUTE, Kind.SERVICE}
+    printed = "".join(f"{key}\n{json.dumps(value)}\n" for key, value in etcd.items())
+    assert specs(read(tmp_path, f"/apisix/routes/\ninit_dir\n{printed}")) == expected
     for form in (v3, v2, etcd, kvs, adc):
         found = read(tmp_path, json.dumps(form))
         assert specs(found) == expected, form

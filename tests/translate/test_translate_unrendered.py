@@ -14,9 +14,8 @@ from gateshift.apisix.readers import read_files
 from gateshift.cli.translation import translate_command
 from gateshift.params.model import TranslateParams
 from gateshift.translate import Translation, prove, translate
-from gateshift.translate.ledger import leaves
 from gateshift.translate.model import Fidelity, dump_yaml
-from tests.translate.helpers import TARGET, route
+from tests.translate.helpers import TARGET, leaf_count, route
 
 HELM = "{{ .Values.x }}"
 
@@ -29,7 +28,7 @@ def _read(folder: Path, text: Any, name: str = "apisix.yaml") -> Configuration:
 
 def _translated(config: Configuration, **params: Any) -> Translation:
     translation = translate(config, TranslateParams.model_validate(params), TARGET)
-    assert len(translation.ledger) == sum(1 for one in config for _ in leaves(one.spec))
+    assert len(translation.ledger) == leaf_count(config)
     assert not prove(config, translation, requests=200).disagreements
     return translation
 

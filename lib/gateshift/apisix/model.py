@@ -116,6 +116,8 @@ class Configuration:
     router: Router | None = None
     version: str | None = None
     unfilled: tuple[Unfilled, ...] = ()
+    refused: tuple[Resource, ...] = ()
+    """Objects of the source that take no part, because APISIX's schema refuses them."""
 
     def of(self, kind: Kind) -> Mapping[str, Resource]:
         """Return the resources of one kind by id (empty when there are none)."""

@@ -31,6 +31,7 @@ class Builder:
         self._resources: dict[Kind, dict[str, Resource]] = {}
         self._findings: list[Finding] = []
         self._unfilled: list[Unfilled] = []
+        self._refused: list[Resource] = []
         self._order = 0
         self.router: Router | None = None
         self.version: str | None = None
@@ -77,7 +78,8 @@ class Builder:
                 refused = "" if template else "; APISIX refuses the whole object and serves without it"
                 remedy = REMEDY if template else "correct the value at the place named"
                 self.lose(_below(origin, path), f"{kind.value}/{name}", message + refused, remedy)
-            return Resource(kind, name, spec, origin, self._order)
+            self._refused.append(Resource(kind, name, spec, origin, self._order))
+            return self._refused[-1]
         by_id = self._resources.setdefault(kind, {})
         before = by_id.get(name)
         if before is not None:
@@ -102,6 +104,7 @@ class Builder:
             router=self.router,
             version=self.version,
             unfilled=tuple(self._unfilled),
+            refused=tuple(self._refused),
         )
 
     def _check_references(self) -> None:

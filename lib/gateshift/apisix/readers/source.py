@@ -212,6 +212,8 @@ def _substitute(text: str, source: str, env: Mapping[str, str], builder: Builder
 
 def _json_documents(text: str) -> list[Any] | None:
     stripped = text.lstrip()
+    if stripped.startswith("/"):
+        return _printed_by_etcdctl(stripped)
     if not stripped.startswith(("{", "[")):
         return None
     try:
@@ -227,6 +229,15 @@ def _json_documents(text: str) -> list[Any] | None:
         ]  # one object a line, as etcdctl and jq -c write
     except (ValueError, RecursionError):
         return None
+
+
+def _printed_by_etcdctl(text: str) -> list[Any] | None:
+    """Read what ``etcdctl get --prefix`` prints by default: lines of a key and its value in turn."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    keys, values = lines[::2], lines[1::2]
+    if len(keys) != len(values) or not all(key.startswith("/") for key in keys):
+        return None
+    return [dict(zip(keys, values, strict=True))]
 
 
 def _yaml_documents(text: str, source: str, builder: Builder, said: list[str]) -> list[Any]:
