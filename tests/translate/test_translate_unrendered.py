@@ -15,7 +15,7 @@ from gateshift.cli.translation import translate_command
 from gateshift.params.model import TranslateParams
 from gateshift.translate import Translation, prove, translate
 from gateshift.translate.model import Fidelity, dump_yaml
-from tests.translate.helpers import TARGET, leaf_count, route
+from tests.translate.helpers import TARGET, configuration, leaf_count, route
 
 HELM = "{{ .Values.x }}"
 
@@ -145,6 +145,20 @@ def test_a_person_may_sign_that_the_text_is_meant(tmp_path: Path) -> None:
 def test_variables_and_code_are_no_templates(plugins: dict[str, Any], tmp_path: Path) -> None:
     translation = _translated(_read(tmp_path, {"routes": [route("r", "/a", plugins=plugins)]}))
     assert not [one for one in translation.blockers if one.plugin == "input"]
+
+
+def test_a_secret_that_no_object_holds_need_not_be_known() -> None:
+    options = {
+        "client_id": "app",
+        "client_secret": "${{SECRET}}",
+        "session": {"secret": HELM},
+        "bearer_only": True,
+        "discovery": "https://id.test/.well-known/openid-configuration",
+    }
+    for change, held in (({}, False), ({"client_id": HELM}, True)):
+        plugins = {"openid-connect": {**options, **change}}
+        translation = _translated(configuration(routes=[route("r", "/a", plugins=plugins)]))
+        assert any(one.plugin == "input" for one in translation.blockers) is held
 
 
 def test_certificates_and_stream_routes(tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ class Job:
         self.rate_limits: dict[str, dict[str, Any]] = {}
         self.jwt_rules: dict[str, dict[str, Any]] = {}
         self.sources: dict[str, set[str]] = {}
-        self.unrendered: dict[tuple[str, str], list[tuple[Path, str]]] = {}
+        self.unrendered: dict[tuple[str, str], list[tuple[Path, str]]] | None = None
         self._pending: dict[tuple[str, str, bool], _Pending] = {}
 
     def has(self, feature: Feature) -> bool:

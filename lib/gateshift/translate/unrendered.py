@@ -15,26 +15,35 @@ __all__ = ["hold_unrendered", "lost_to_a_template", "unrendered"]
 
 _SIGN = f"{REMEDY}, or sign that the text is meant as it stands"
 _CONSUMERS = (Kind.CONSUMER, Kind.CONSUMER_GROUP, Kind.CREDENTIAL)
-_SECRET_PARTS = ("cert", "key", "certs", "keys")
+_STAYS: tuple[tuple[Path, Kind | None], ...] = (
+    *(((key,), Kind.SSL) for key in ("cert", "key", "certs", "keys")),
+    *((("plugins", "openid-connect", key), None) for key in ("client_secret", "session")),
+)
+"""What no object ever holds: it is put into Secrets and files by hand, so its text need not be known here."""
 
 
 def unrendered(job: Job, resource: Resource) -> list[tuple[Path, str]]:
     """Return the places of *resource* that nothing filled in, with what is said about each."""
-    known = job.unrendered.get((resource.kind, resource.id))
-    if known is not None:
-        return known
-    found: list[tuple[Path, str]] = []
+    return _known(job).get((resource.kind, resource.id), [])
+
+
+def _known(job: Job) -> Mapping[tuple[str, str], list[tuple[Path, str]]]:
+    """Look through the whole configuration once; mostly there is nothing, and then no route is slowed."""
+    if job.unrendered is None:
+        looked = ((one, _look(job, one)) for one in job.configuration)
+        job.unrendered = {(one.kind, one.id): found for one, found in looked if found}
+    return job.unrendered
+
+
+def _look(job: Job, resource: Resource) -> list[tuple[Path, str]]:
     whole = unknown_existence(job.configuration, resource)
-    if whole:
-        found.append(((), whole))
+    found: list[tuple[Path, str]] = [((), whole)] if whole else []
     for gap in gaps(resource.spec):
-        # A certificate and its key stay where they are: no object holds them.
-        if resource.kind is not Kind.SSL or gap.path[0] not in _SECRET_PARTS:
+        if not any(gap.path[: len(p)] == p and kind in (None, resource.kind) for p, kind in _STAYS):
             found.append((gap.path, str(gap)))
     for one in () if found else job.configuration.unfilled:
         if one.exists and one.covers(resource.origin):
             found.append(((), f"{one.origin.path} holds {one.text}, which was never filled in"))
-    job.unrendered[resource.kind, resource.id] = found
     return found
 
 
@@ -87,6 +96,8 @@ def hold_unrendered(job: Job, draft: Draft, *, authenticates: bool) -> bool:
 
     Which requests it takes is known, so they are refused and go to no other route.
     """
+    if not _known(job):
+        return False
     held = False
     owners = {(o.kind, o.id): o for o in _owners(job, draft, authenticates=authenticates)}
     for owner in owners.values():
