@@ -1,8 +1,8 @@
 """Figures of a canary stage. Pure ``matplotlib.figure.Figure``: no backend, no global state, no window.
 
 Colours are told apart with every common kind of colour blindness; canary and baseline also differ by line
-style. The figure brings its own white ground: what shows it as it is keeps it readable, and a dark theme turns
-it over (:mod:`gateshift.notebook.theme`). tests/plots measures the colours on both grounds.
+style. The figure brings its own white ground: what shows it as it is keeps it readable, and a dark theme
+turns it over (:mod:`gateshift.notebook.theme`). tests/plots measures the colours on both grounds.
 """
 
 from __future__ import annotations
