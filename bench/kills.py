@@ -39,8 +39,8 @@ from gateshift.rehearse.director import Director
 from gateshift.runbook.inputs import project_root
 
 MARKS = ("<!-- kills:begin (written by python -m bench.kills --write) -->", "<!-- kills:end -->")
-LIVES = (0.0, 12.0)
-"""Seconds after which a command dies, from the moment its run is on record to the end of a short stage."""
+LIVES = {"canary": 25.0, "rollback": 10.0}
+"""Seconds after which a command dies at the latest, from the moment its run is on record to about its end."""
 EARLY = 0.15
 """Share of the deaths before that moment: while the kernel starts."""
 WEIGHTS = (20, 60, 100)
@@ -192,7 +192,7 @@ def main() -> int:
                 if verb is None:
                     break
                 dies = deaths.total() + one.deaths.total() < flags.deaths and chance.random() < 0.85
-                life = -chance.uniform(0.5, 4.0) if chance.random() < EARLY else chance.uniform(*LIVES)
+                life = -chance.uniform(0.5, 4.0) if chance.random() < EARLY else chance.uniform(0, LIVES[verb])
                 one.run(verb, life if dies else None)
             one.judge()
             deaths += one.deaths
