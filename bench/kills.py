@@ -119,7 +119,7 @@ class Story:
         back = self.back_at is not None
         stages = kinds["stage.entered"]
         settled = sum(r.kind == "reconciled" and r.data["weight"] == r.data["asked"] for r in records)
-        promoted = len(WEIGHTS) if not back else state.stage_index
+        promoted = len(WEIGHTS) if self.back_at is None else self.back_at
         expected = {
             "stages promoted": (kinds["stage.promoted"], promoted),
             "stages entered": (stages, len(WEIGHTS) if not back else stages),
