@@ -19,7 +19,7 @@ from gateshift import desk as own
 from gateshift.archive.pages import read_notebooks, write_pages
 from tests.browser.conftest import ROOT, SCREEN, Desk, _await_server, _end, free_port
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 CARD = "from gateshift.notebook.show import Card\nCard('t', False, {'a': 'b'})"
 REACH = f"import sys\nsys.path.insert(0, {str(ROOT)!r})"

@@ -16,8 +16,7 @@ from gateshift.cli.translation import translate_command
 from gateshift.errors import ConfigurationError
 from gateshift.params.model import TranslateParams
 from gateshift.translate import Target, Translation, prove, translate
-from gateshift.translate.ledger import leaves
-from tests.translate.helpers import TARGET, configuration, route
+from tests.translate.helpers import TARGET, configuration, leaf_count, route
 
 
 def _read(folder: Path, data: Any) -> Configuration:
@@ -28,7 +27,7 @@ def _read(folder: Path, data: Any) -> Configuration:
 
 def _translated(config: Configuration, target: Target = TARGET) -> Translation:
     translation = translate(config, TranslateParams(), target)
-    assert len(translation.ledger) == sum(1 for one in config for _ in leaves(one.spec))
+    assert len(translation.ledger) == leaf_count(config)
     return translation
 
 
@@ -83,6 +82,9 @@ def test_a_wrong_type_is_named_with_its_place_and_blocks(
     assert (blocker.resource, blocker.plugin) == ("routes/bad", "input")
     assert blocker.origin == f"{tmp_path / 'apisix.yaml'}: routes[0].{place}"
     assert place in blocker.reason
+    entries = [one for one in _translated(config).ledger if one.resource == "routes/bad"]
+    assert entries, "what is skipped is still accounted for"
+    assert {(str(one.status), blocker.reason in one.note) for one in entries} == {("manual", True)}
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,8 @@ def params_page(example: Path) -> str:
             if _model_of(field.annotation) is not None and not section:
                 continue
             key = f"{section}.{name}" if section else name
-            sample = _example(field, values.get(key.replace("[]", "")))
-            cells = (f"`{key}`", _form(name, field), _default(field), sample, remarks.get(name, ""))
+            shown = _example(field, values.get(key.replace("[]", "")))
+            cells = (f"`{key}`", _form(name, field), _default(field), shown, remarks.get(name, ""))
             lines.append("| " + " | ".join(_cell(c) for c in cells) + " |")
     return "\n".join(lines) + "\n"
 
