@@ -110,6 +110,8 @@ def _example(field: FieldInfo, value: Any) -> str:
     if _model_of(field.annotation) is not None:
         return "see its section"
     shown = value if value not in (None, "", [], {}) else next(iter(field.examples or ()), "")
+    if "_version" in f"{field.annotation} {field.metadata}":
+        return _code(f'"{shown}"')  # YAML would read 1.10 as a number
     return _code(None if shown == "" else _yaml(shown))
 
 

@@ -7,6 +7,7 @@ script: without scripts a table is a table that does not sort.
 
 from __future__ import annotations
 
+import re
 import shutil
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -152,6 +153,12 @@ def _wrapped(text: str, width: int) -> list[str]:
     return lines
 
 
+def _fact(text: str) -> str:
+    if re.fullmatch(r"https?://\S+", text):
+        return f'<a href="{escape(text)}" target="_blank" rel="noopener">{escape(text)}</a>'
+    return linked(text)
+
+
 @dataclass(frozen=True, slots=True)
 class Card:
     """The status card at the head of every notebook. Production is a red band nobody can overlook."""
@@ -165,7 +172,7 @@ class Card:
         where = "production" if self.production else "lab"
         rows = "".join(
             f"<tr><td style='{_CELL};white-space:nowrap'>{escape(k)}</td>"
-            f"<td style='{_CELL}'><b>{linked(str(v))}</b></td></tr>"
+            f"<td style='{_CELL}'><b>{_fact(str(v))}</b></td></tr>"
             for k, v in self.facts.items()
         )
         return (

@@ -167,7 +167,10 @@ class TranslateParams(Model):
 
 
 class MetricsParams(Model):
-    """Where metrics are read. ``step`` is the scrape interval of the gateways."""
+    """Where metrics are read. ``step`` is the scrape interval of the gateways.
+
+    ``dashboard`` is the address of one of yours: the status card links to it, at the time of the stage.
+    """
 
     url: Url
     bearer_token: SecretStr | None = Field(default=None, examples=["${env:PROMETHEUS_TOKEN}"])
@@ -179,6 +182,7 @@ class MetricsParams(Model):
     key_file: str | None = Field(default=None, examples=["/etc/ssl/gateshift.key"])
     step: Seconds = 15.0
     timeout: Seconds = 10.0
+    dashboard: Url | None = Field(default=None, examples=["https://grafana.shop.example/d/canary"])
     istio_selector: str = Field(
         default='source_workload="istio-ingressgateway"',
         examples=['source_workload="edge", namespace="edge"'],
