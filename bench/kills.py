@@ -192,7 +192,8 @@ def main() -> int:
                 if verb is None:
                     break
                 dies = deaths.total() + one.deaths.total() < flags.deaths and chance.random() < 0.85
-                life = -chance.uniform(0.5, 4.0) if chance.random() < EARLY else chance.uniform(0, LIVES[verb])
+                early = chance.random() < EARLY
+                life = -chance.uniform(0.5, 4.0) if early else chance.uniform(0, LIVES[verb])
                 one.run(verb, life if dies else None)
             one.judge()
             deaths += one.deaths

@@ -15,6 +15,7 @@ from html import escape
 from typing import Any
 
 from gateshift.notebook.links import linked
+from gateshift.notebook.theme import STYLE
 from gateshift.plan import Plan
 from gateshift.words import gloss, known, tell, term
 
@@ -168,7 +169,7 @@ class Card:
             for k, v in self.facts.items()
         )
         return (
-            f"<div class='gateshift-card' style='border:3px solid {ground};max-width:60em'>"
+            f"{STYLE}<div class='gateshift-card' style='border:3px solid {ground};max-width:60em'>"
             f"<div style='background:{ground};color:#fff;padding:5px 14px;font-size:115%'>"
             f"<b>{'⚠ ' if self.production else ''}{tell(f'where.{where}')}</b>"
             f" &nbsp;{tell(f'where.{where}.note')}</div>"
