@@ -196,6 +196,42 @@ def test_requests_closed_by_a_held_back_condition_are_counted_until_it_is_signed
     assert not prove(alone, closed, requests=200).disagreements, "nothing else would have served them"
 
 
+def test_a_held_back_route_above_all_others_of_a_host_refuses_and_is_counted() -> None:
+    """Without a rule for the host its requests would just be missing, and the proof would not know why."""
+    config = configuration(
+        routes=[
+            route("held", "/*", vars=[["post_arg_x", "==", "1"]], priority=1),
+            route("open", "/*", host="a.test"),
+            route("below", "/*"),
+        ]
+    )
+    for router in (Router.URI, Router.HOST_URI):
+        translation = _translated(config, Target(version="1.31", namespace="app", router=router))
+        proof = prove(config, translation, requests=200)
+        assert not proof.disagreements
+        assert proof.closed > 0
+        assert "held" in translation.entries.values()
+
+
+def test_one_host_header_and_one_cookie_header_are_asked_for() -> None:
+    """Requests with two of either do not exist; the two sides would read them in ways of their own."""
+    config = configuration(
+        routes=[
+            route("host", "/a", vars=[["http_host", "==", "b.test"]]),
+            route("digit", "/a", vars=[["http_host", "~~", "[0-9]"]]),
+            route("cookie", "/b", vars=[["http_cookie", "==", "x"], ["cookie_s", "!", "==", "1"]]),
+            route("case", "/c", vars=[["http_X_A", "==", "1"], ["http_x-a", "==", "1"]]),
+            route("rest", "/*", hosts=["b.test", "c.test:81"]),
+        ]
+    )
+    for router in Router:
+        translation = _translated(config, Target(version="1.31", namespace="app", router=router))
+        assert not prove(config, translation, requests=3000).disagreements
+    matched = json.dumps(translation.objects)
+    assert '":authority"' in matched
+    assert '"host": {' not in matched, "Envoy has no header of that name but the authority"
+
+
 def test_a_number_without_end_is_no_traceback(tmp_path: Path) -> None:
     plugins = {"limit-count": {"count": float("inf"), "time_window": 60}}
     checks = {

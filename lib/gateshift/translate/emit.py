@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -244,16 +244,21 @@ def _service_name(host: str) -> str:
 
 
 def virtual_services(
-    job: Job, book: UpstreamBook, lists: Mapping[str, HostList], tls: Mapping[str, Sequence[str]]
+    job: Job,
+    book: UpstreamBook,
+    lists: Mapping[str, HostList],
+    tls: Mapping[str, Sequence[str]],
+    wanted: Collection[str],
 ) -> Emission:
     """Return one VirtualService a host; hosts with identical lists and no overlap share one.
 
+    *wanted* are the hosts of routes that serve: what closes one of those is said by a refusal.
     *tls* names the Gateways of certificates with their hosts. A VirtualService is bound to those that
     cover its host, never to a narrower one: Istio would put its rules into the narrower host's table.
     """
     emission = Emission()
     rules = _Rules(job, book)
-    groups = _groups(lists, tls)
+    groups = _groups(lists, tls, wanted)
     tables = [_table(hosts, lists[hosts[0]], rules) for hosts in groups]
     routed, emission.forms = forms_of(job, tables, tls)
     for table in tables:
@@ -269,7 +274,9 @@ def virtual_services(
     return emission
 
 
-def _groups(lists: Mapping[str, HostList], tls: Mapping[str, Sequence[str]]) -> list[tuple[str, ...]]:
+def _groups(
+    lists: Mapping[str, HostList], tls: Mapping[str, Sequence[str]], wanted: Collection[str]
+) -> list[tuple[str, ...]]:
     """Return the hosts that share a list and certificates, sorted; without those that serve nothing."""
     groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for host, pairs in lists.items():
@@ -279,13 +286,14 @@ def _groups(lists: Mapping[str, HostList], tls: Mapping[str, Sequence[str]]) -> 
             groups[(("", host), *signature)] = [host]
         else:
             groups.setdefault(signature, []).append(host)
-    serving = [host for host, pairs in lists.items() if any(not draft.blocked for draft, _ in pairs)]
+    serving = {host for host, pairs in lists.items() if any(not draft.blocked for draft, _ in pairs)}
+    serving |= set(wanted)
     found = []
     for hosts in sorted(groups.values(), key=lambda one: sorted(one)[0]):
         pairs, names = lists[hosts[0]], sorted(hosts)
         if all(draft.blocked for draft, _ in pairs):
             # Nothing to serve: without a VirtualService the gateway answers 404, which is as closed as a
-            # refusal, unless a wider host would take the requests over.
+            # refusal, unless a wider host would take the requests over, or a route below them serves.
             names = [one for one in names if any(within(one, wide) for wide in serving)] if pairs else []
         if names:
             found.append(tuple(names))
