@@ -119,7 +119,7 @@ class Story:
         back = self.back_at is not None
         stages = kinds["stage.entered"]
         settled = sum(r.kind == "reconciled" and r.data["weight"] == r.data["asked"] for r in records)
-        promoted = len(WEIGHTS) if not back else state.stage_index
+        promoted = len(WEIGHTS) if self.back_at is None else self.back_at
         expected = {
             "stages promoted": (kinds["stage.promoted"], promoted),
             "stages entered": (stages, len(WEIGHTS) if not back else stages),
@@ -192,7 +192,8 @@ def main() -> int:
                 if verb is None:
                     break
                 dies = deaths.total() + one.deaths.total() < flags.deaths and chance.random() < 0.85
-                life = -chance.uniform(0.5, 4.0) if chance.random() < EARLY else chance.uniform(0, LIVES[verb])
+                early = chance.random() < EARLY
+                life = -chance.uniform(0.5, 4.0) if early else chance.uniform(0, LIVES[verb])
                 one.run(verb, life if dies else None)
             one.judge()
             deaths += one.deaths

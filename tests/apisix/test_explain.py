@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -51,6 +52,76 @@ def test_why_names_the_failed_condition(config: Path) -> None:
     assert answer["winner"] is None
     assert [c["route"] for c in answer["candidates"]] == [1, "two"]
     assert "methods" in answer["candidates"][0]["failed"][0]
+
+
+PATHS = """
+routes:
+- {id: space, uri: "/a b"}
+- {id: percent, uri: "/a%20b"}
+- {id: slash, uri: "/a//b"}
+- {id: colon, uri: "/c", vars: [[arg_q, ==, "1 2"], [arg_p, ==, "+"]]}
+- {id: flag, uri: "/c", vars: [[arg_f, ==, true]]}
+- {id: sent, uri: "/c", vars: [[request_uri, ==, "/c?q=%31"]]}
+- {id: under, uri: "/h", vars: [[http_x_a_b, ==, "1"]]}
+- {id: port, uri: "/p", vars: [[http_host, ==, "A.com:81"], [host, ==, "a.com"]]}
+- {id: jar, uri: "/j", vars: [[cookie_s, ==, "2"]]}
+- {id: flagged, uri: "/y", vars: [[cookie_yes, ==, "true"], [http_cookie, ==, "yes=true"]]}
+- {id: first, uri: "/f", vars: [[arg_a, ==, "1"]]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("request_", "winner"),
+    [
+        # path is what APISIX compares, and nothing of it is decoded, resolved or merged again
+        ({"path": "/a b"}, "space"),
+        ({"path": "/a%20b"}, "percent"),
+        ({"path": "/a//b"}, "slash"),
+        ({"path": "/a/./b"}, None),
+        ({"path": "/A b"}, None),
+        # what stands behind ? is the query as sent, unless args says otherwise
+        ({"path": "/c?q=1+2&p=%2B"}, "colon"),
+        ({"path": "/c", "args": {"q": "1 2", "p": "+"}}, "colon"),
+        ({"path": "/c", "args": {"q": "1+2", "p": "%2B"}}, None),
+        ({"path": "/c?q=1+2&p=%2B", "args": {"f": True}}, "flag"),
+        ({"path": "/c?f"}, "flag"),
+        ({"path": "/c?q=%31"}, "sent"),
+        ({"path": "/f", "args": {"a": ["1", "2"]}}, "first"),
+        ({"path": "/f?a=1&a=2"}, "first"),
+        ({"path": "/f", "args": {"a": 1}}, "first"),
+        # headers in any case and spelling; a port of the host is no part of $host
+        ({"path": "/h", "headers": {"X_A-b": 1}}, "under"),
+        ({"path": "/p", "host": "A.com:81"}, "port"),
+        ({"path": "/p", "headers": {"HOST": "A.com:81"}}, "port"),
+        ({"path": "/j", "cookies": {"s": 2}}, "jar"),
+        ({"path": "/j", "cookies": {"s": ["2", "1"]}}, "jar"),
+        ({"path": "/y", "cookies": {"yes": True}}, "flagged"),
+        ({"path": "/j", "headers": {"Cookie": "s=1; s=2"}}, "jar"),
+        ({"path": "/j", "headers": {"Cookie": "s=1"}, "cookies": {"s": "2"}}, "jar"),
+    ],
+)
+def test_a_request_is_what_the_help_says(
+    request_: dict[str, Any], winner: str | None, tmp_path: Path
+) -> None:
+    config, lines = tmp_path / "apisix.yaml", tmp_path / "r.jsonl"
+    config.write_text(PATHS)
+    lines.write_text(json.dumps(request_))
+    out = io.StringIO()
+    run([config], "radixtree_uri", lines, False, out)
+    assert json.loads(out.getvalue())["winner"] == winner
+
+
+def test_the_help_says_what_a_request_is() -> None:
+    told = " ".join(CliRunner().invoke(explain_command, ["--help"]).output.split())
+    for part in (
+        "Only path is required",
+        "($uri): percent-decoded",
+        "slashes merged",
+        'behind a "?" is the query string',
+        "gives args where args is absent",
+        *("method", "host", "headers", "args", "cookies", "remote_addr", "scheme, server_port"),
+    ):
+        assert part in told
 
 
 @pytest.mark.parametrize(

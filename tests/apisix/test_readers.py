@@ -10,7 +10,7 @@ import pytest
 from gateshift.apisix.merge import effective
 from gateshift.apisix.model import Configuration, Kind, Router, Severity
 from gateshift.apisix.readers import read_files
-from gateshift.apisix.routing import RouteTable
+from gateshift.apisix.routing import Request, RouteTable
 from gateshift.errors import ConfigurationError
 
 CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
@@ -57,6 +57,8 @@ def test_one_example_in_every_form_is_one_configuration(tmp_path: Path) -> None:
     adc = {"services": [{**SERVICE, "routes": [inner]}]}
     expected = specs(read(tmp_path, standalone))
     assert set(expected) == {Kind.ROUTE, Kind.SERVICE}
+    printed = "".join(f"{key}\n{json.dumps(value)}\n" for key, value in etcd.items())
+    assert specs(read(tmp_path, f"/apisix/routes/\ninit_dir\n{printed}")) == expected
     for form in (v3, v2, etcd, kvs, adc):
         found = read(tmp_path, json.dumps(form))
         assert specs(found) == expected, form
@@ -103,10 +105,45 @@ routez: []
 
 
 def test_templates_are_read_and_reported(tmp_path: Path) -> None:
-    text = "{{- if .x }}\nroutes:\n  - uri: /a\n    host: {{ .Values.host }}\n{{- end }}\n"
+    text = "routes:\n  - uri: /a\n    host: {{ .Values.host }}\n  - uri: /b\n"
     found = read(tmp_path, text)
-    assert found.of(Kind.ROUTE)["arr_1"].spec["uri"] == "/a"
+    assert found.of(Kind.ROUTE)["arr_1"].spec["host"] == "{{ .Values.host }}"
     assert any("template" in f.message and f.severity is Severity.ERROR for f in found.findings)
+    assert not [f for f in found.findings if f.unread], "only one value is open, not what exists"
+    table = RouteTable(found)
+    assert table.match(Request(host="{{ .Values.host }}", path="/a")).winner is None
+    assert table.match(Request(path="/b")).winner == "arr_2"
+    assert "its host holds {{ .Values.host }}" in table.dropped["arr_1"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{{- if .Values.admin }}",
+        '{{ include "routes" . | nindent 2 }}',
+        "{% for r in routes %}",
+        "{{ .Values.more }}",
+    ],
+)
+def test_a_line_that_decides_what_exists_makes_the_whole_file_uncertain(tmp_path: Path, line: str) -> None:
+    found = read(tmp_path, f"routes:\n  - uri: /a\n{line}\n  - uri: /b\n")
+    assert len(found.of(Kind.ROUTE)) == 2
+    (lost,) = [f for f in found.findings if f.unread]
+    assert (lost.unread, lost.origin.path) == ("apisix.yaml", "line 3")
+    assert line in lost.message
+    assert sorted(RouteTable(found).dropped) == ["arr_1", "arr_2"]
+
+
+def test_comments_and_assignments_of_a_template_decide_nothing(tmp_path: Path) -> None:
+    text = "{{- /* ours */ -}}\n{{ $x := 1 }}\n{% set y = 2 %}\n{# and #}\nroutes:\n  - uri: /a\n"
+    found = read(tmp_path, text)
+    assert not RouteTable(found).dropped
+    assert RouteTable(found).match(Request(path="/a")).winner == "arr_1"
+
+
+def test_a_template_with_an_alias_to_itself_ends(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="levels deep"):
+        read(tmp_path, "routes: &a\n  - uri: {{ .x }}\n    vars: *a\n")
 
 
 @pytest.mark.parametrize("text", ["a: [", "\x00", "- {a: b", '{"a": '])

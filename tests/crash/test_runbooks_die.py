@@ -120,7 +120,7 @@ def test_whole_migrations_without_a_death(stand: Stand, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not FULL, reason="every boundary is for make torture")
 @pytest.mark.parametrize("leg", [0, 1, 2])
-@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("how", ["half", "after"])  # before an I/O the world is as after the one before it
 def test_death_at_every_boundary(stand: Stand, tmp_path: Path, leg: int, how: str) -> None:
     at, code = 1, DIED
     while code not in {0, 4}:

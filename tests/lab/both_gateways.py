@@ -26,7 +26,7 @@ from gateshift.lab.oldgateway.gateway import Gateway
 from gateshift.lab.oldgateway.proxy import HttpProxy
 from gateshift.lab.oldgateway.store import Store
 from gateshift.translate import Target
-from gateshift.translate.upstreams import read_nodes
+from gateshift.translate.nodes import read_nodes
 
 COMPARED = frozenset({"proxy-rewrite", "redirect"})
 """Plugins that decide where a request goes; what others do is checked plugin by plugin."""

@@ -102,6 +102,24 @@ PLUGINS: dict[str, dict[str, Any]] = {
     "rewrite-regex": {"proxy-rewrite": {"regex_uri": ["/v1/", "/v2/"]}},
     "rewrite-many": {"proxy-rewrite": {"regex_uri": ["^/a/(.*)", "/A/$1", "^/b/(.*)", "/B/$1"]}},
     "rewrite-vars": {"proxy-rewrite": {"uri": "/for/$remote_addr?fixed=1"}},
+    "rewrite-encoded": {"proxy-rewrite": {"uri": "/f r/é/$arg_a?fixed=1"}},
+    "rewrite-uri": {"proxy-rewrite": {"uri": "/v2$uri"}},
+    "hosts": {},
+    "hosts-split": {
+        "traffic-split": {
+            "rules": [
+                {
+                    "match": [{"vars": [["http_x_beta", "==", "1"]]}],
+                    "weighted_upstreams": [
+                        {
+                            "upstream": upstream("second", pass_host="rewrite", upstream_host="canary.test"),
+                            "weight": 1,
+                        }
+                    ],
+                }
+            ]
+        }
+    },
     "rewrite-method": {"proxy-rewrite": {"method": "PUT"}},
     "answer-headers": {
         "response-rewrite": {
@@ -126,6 +144,14 @@ PLUGINS: dict[str, dict[str, Any]] = {
     "redirect": {"redirect": {"uri": "/elsewhere", "ret_code": 307}},
     "redirect-query": {"redirect": {"uri": "https://other.test/x", "append_query_string": True}},
     "redirect-regex": {"redirect": {"regex_uri": ["^/old/(.*)$", "/young/$1"], "ret_code": 301}},
+    "redirect-away": {
+        "redirect": {
+            "regex_uri": ["^/old(/.*)$", "https://new.test$1"],
+            "ret_code": 308,
+            "append_query_string": True,
+        }
+    },
+    "redirect-constant": {"redirect": {"regex_uri": ["^/old/.*", "https://new.test/a?b=c"]}},
     "redirect-host": {"redirect": {"uri": "https://www.other.test$request_uri", "ret_code": 308}},
     "redirect-https": {"redirect": {"http_to_https": True}},
     "mocking": {
@@ -297,6 +323,13 @@ FIELDS: dict[str, dict[str, Any]] = {
         "upstream": {"type": "roundrobin", "scheme": "grpc", "nodes": {service("identity-grpc", 50051): 1}}
     },
     "breaker": {"upstream": upstream("second")},
+    "hosts": {
+        "upstream": {
+            "type": "roundrobin",
+            "pass_host": "node",
+            "nodes": {service("echo"): 1, service("second"): 1},
+        }
+    },
     "mtls": {
         "upstream": {
             "type": "roundrobin",

@@ -95,6 +95,11 @@ def test_rewrites(gateway: Gateway) -> None:
     assert gateway.arrived("rewrite-many", "/a/x")["path"] == "/A/x"
     assert gateway.arrived("rewrite-many", "/b/x?y=1")["path"] == "/B/x?y=1"
     assert gateway.arrived("rewrite-many", "/c/x")["path"] == "/c/x"
+    # A literal part is encoded as nginx does it, a value of the request after it has been decoded.
+    told = gateway.arrived("rewrite-encoded", "/m?a=x%2Fy+%3F%25&z=1")
+    assert told["path"] == "/f%20r/%C3%A9/x/y%20%253F%25?fixed=1&a=x%2Fy+%3F%25&z=1"
+    assert gateway.arrived("rewrite-encoded", "/m?")["path"] == "/f%20r/%C3%A9/?fixed=1"
+    assert gateway.arrived("rewrite-uri", "/caf%C3%A9%20x?y")["path"] == "/v2/caf%C3%A9%20x?y"
     told = gateway.arrived("rewrite-method", "/m?z=1", method="GET")
     assert (told["method"], told["path"]) == ("PUT", "/m?z=1")
     assert gateway.arrived("rewrite-vars", "/m?z=1")["path"] == "/for/127.0.0.1?fixed=1&z=1"
@@ -122,6 +127,10 @@ def test_redirects(gateway: Gateway) -> None:
     assert target("redirect-query", "/a?b=1") == (302, "https://other.test/x?b=1")
     young = f"http://{config.host('redirect-regex')}/young/x"
     assert target("redirect-regex", "/old/x?b=1") == (301, young)
+    assert target("redirect-away", "/old/x?b=1") == (308, "https://new.test/x?b=1")
+    assert target("redirect-constant", "/old/x?b=1") == (302, "https://new.test/a?b=c")
+    for name in ("redirect-regex", "redirect-away", "redirect-constant"):
+        assert gateway.arrived(name, "/other?to=/old/x")["path"] == "/other?to=/old/x"
     assert target("redirect-host", "/p?q=1") == (308, "https://www.other.test/p?q=1")
     secure = f"https://{config.host('redirect-https')}/p?q=1"
     assert target("redirect-https", "/p?q=1") == (301, secure)

@@ -81,9 +81,16 @@ def relay(lab: LabState) -> Iterator[int]:
         server = await asyncio.start_server(pass_on, DOOR, 0)
         return int(server.sockets[0].getsockname()[1])
 
+    async def end() -> None:
+        open_ones = asyncio.all_tasks() - {asyncio.current_task()}
+        for one in open_ones:
+            one.cancel()
+        await asyncio.gather(*open_ones, return_exceptions=True)
+
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     yield asyncio.run_coroutine_threadsafe(listen(), loop).result(10)
+    asyncio.run_coroutine_threadsafe(end(), loop).result(10)
     loop.call_soon_threadsafe(loop.stop)
     thread.join(10)
 

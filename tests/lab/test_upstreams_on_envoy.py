@@ -38,6 +38,19 @@ def test_upstreams_get_the_client_certificate_from_its_secret(gateway: Gateway) 
     assert told["client"]["commonName"] == "gateway"
 
 
+def test_each_backend_gets_its_own_host(gateway: Gateway) -> None:
+    told = [gateway.arrived("hosts") for _ in range(40)]
+    assert {(one["service"], one["headers"]["host"]) for one in told} == {
+        ("echo", config.service("echo")),
+        ("second", config.service("second")),
+    }
+    told = [gateway.arrived("hosts-split", headers=more) for more in ({}, {"X-Beta": "1"})]
+    assert [(one["service"], one["headers"]["host"]) for one in told] == [
+        ("echo", config.host("hosts-split")),
+        ("second", "canary.test"),
+    ]
+
+
 def test_a_process_that_fails_is_taken_out_by_passive_checks(gateway: Gateway) -> None:
     answers = [gateway.status("passive") for _ in range(30)]
     assert set(answers) == {200, 500}, "both processes answer, and one of them fails"

@@ -39,6 +39,10 @@ def test_no_line_is_wider_than_the_terminal(monkeypatch: pytest.MonkeyPatch, col
     assert any("12:00:01Z" in line for line in lines)
     assert max(cell_len(line) for line in lines) <= columns
     assert "canary stage 2," in shown
+    cut = [line.rstrip() for line in lines if line.rstrip().endswith("…")]
+    assert cut or columns > cell_len(_LONG)
+    whole = f"{_LONG} {_LINE}".split()
+    assert all(line.endswith(" …") and line.split()[-2] in whole for line in cut), cut
 
 
 def test_a_log_takes_whole_lines(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,7 +22,7 @@ from gateshift.notebook.links import linked, place
 from gateshift.notebook.progress import Waiting, narrated, spoken
 from gateshift.notebook.show import Card, PlanView, Table, columns_of
 from gateshift.plan import Plan, Step
-from gateshift.runbook.standing import changes_of
+from gateshift.runbook.standing import _dashboard, changes_of
 
 
 @pytest.fixture(autouse=True)
@@ -246,3 +247,33 @@ def test_a_table_speaks_the_language_in_use_in_a_notebook_and_in_a_terminal() ->
             assert "why it matters" not in said
     finally:
         words.use("")
+
+
+@pytest.mark.parametrize(
+    ("address", "records", "wanted"),
+    [
+        (None, [], ""),
+        ("https://g.example/d/canary", [], "https://g.example/d/canary"),
+        (
+            "https://g.example/d/canary",
+            ["stage.entered"],
+            "https://g.example/d/canary?from=1790000000000&to=now",
+        ),
+        (
+            "https://g.example/d/c?orgId=1",
+            ["verdict", "stage.entered"],
+            "https://g.example/d/c?orgId=1&from=179",
+        ),
+    ],
+)
+def test_the_card_links_to_the_dashboard_at_the_time_of_the_stage(
+    address: str | None, records: list[str], wanted: str
+) -> None:
+    metrics = SimpleNamespace(dashboard=address)
+    journal = SimpleNamespace(records=[SimpleNamespace(kind=kind, unix=1.79e9 + 1800) for kind in records])
+    found = _dashboard(SimpleNamespace(params=SimpleNamespace(metrics=metrics), journal=journal))  # type: ignore[arg-type]  # what it reads
+    assert found.startswith(wanted)
+    assert bool(found) == bool(wanted)
+    html = Card("T", True, {"dashboard": found})._repr_html_()
+    assert (f'href="{found.replace("&", "&amp;")}"' in html) == bool(found)
+    assert "<script" not in Card("T", True, {"dashboard": 'https://x"><script>'})._repr_html_()

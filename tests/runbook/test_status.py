@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -51,6 +52,9 @@ def test_status_names_the_holder_of_the_lock_and_the_last_verdict(status, tmp_pa
     assert "ann@ops" in lock
     assert "enough evidence" in last
     assert "晋级" in chinese
+    assert all(re.search(r"[\u4e00-\u9fff]", line.partition(":")[0]) for line in chinese.splitlines()), (
+        chinese
+    )
     assert json.loads(status("--json"))["lock"] is None
 
 

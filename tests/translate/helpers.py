@@ -9,6 +9,7 @@ from typing import Any
 from gateshift.apisix.model import Configuration, Kind, Origin, Resource, Router
 from gateshift.params.model import TranslateParams
 from gateshift.translate import Target, Translation, translate
+from gateshift.translate.ledger import leaves
 from gateshift.translate.plugins.registry import facts
 
 CORPUS = Path(__file__).resolve().parents[3] / "shared" / "corpus"
@@ -68,6 +69,11 @@ def run(config: Configuration, target: Target = TARGET, **params: Any) -> Transl
     """Translate with plain params; differences (not losses) are signed unless ``accept`` is given."""
     given = TranslateParams(**params)
     return translate(config, given if "accept" in params else signed(config, given, target), target)
+
+
+def leaf_count(config: Configuration) -> int:
+    """Return how many values a ledger of *config* has to account for."""
+    return sum(1 for one in (*config, *config.refused) for _ in leaves(one.spec))
 
 
 def of_kind(translation: Translation, kind: str) -> list[Mapping[str, Any]]:

@@ -12,9 +12,8 @@ from gateshift.apisix.readers import read_files
 from gateshift.cli.translation import translate_command
 from gateshift.params.model import TranslateParams
 from gateshift.translate import Target, prove, translate
-from gateshift.translate.ledger import leaves
 from gateshift.translate.model import FILES
-from tests.translate.helpers import CORPUS
+from tests.translate.helpers import CORPUS, leaf_count
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "params" / "lab" / "apisix.yaml"
@@ -27,7 +26,7 @@ def test_translates_or_names_a_blocker(path: Path, version: str) -> None:
     configuration = read_files([path])
     target = Target(version=version, namespace="app")
     translation = translate(configuration, TranslateParams(), target)
-    count = sum(1 for resource in configuration for _ in leaves(resource.spec))
+    count = leaf_count(configuration)
     assert len(translation.ledger) == count
     assert not [one for one in translation.warnings if "in no table of fields" in one]
     routes = [r for r in configuration if r.kind == "routes" and r.spec.get("status", 1) != 0]
@@ -49,7 +48,7 @@ def test_the_command_gives_output_or_a_named_blocker(path: Path, tmp_path: Path)
     assert blockers or summary["objects"], "neither output nor a named blocker"
     assert all(one["resource"] and one["plugin"] and one["reason"] and one["remedy"] for one in blockers)
     ledger = json.loads((tmp_path / "ledger.json").read_text())
-    assert len(ledger["entries"]) == sum(1 for one in read_files([path]) for _ in leaves(one.spec))
+    assert len(ledger["entries"]) == leaf_count(read_files([path]))
     assert sorted(one.name for one in tmp_path.iterdir()) == sorted([*FILES, "ledger.json", "ledger.html"])
 
 

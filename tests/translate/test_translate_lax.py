@@ -16,8 +16,7 @@ from gateshift.cli.translation import translate_command
 from gateshift.errors import ConfigurationError
 from gateshift.params.model import TranslateParams
 from gateshift.translate import Target, Translation, prove, translate
-from gateshift.translate.ledger import leaves
-from tests.translate.helpers import TARGET, configuration, route
+from tests.translate.helpers import TARGET, configuration, leaf_count, route
 
 
 def _read(folder: Path, data: Any) -> Configuration:
@@ -28,7 +27,7 @@ def _read(folder: Path, data: Any) -> Configuration:
 
 def _translated(config: Configuration, target: Target = TARGET) -> Translation:
     translation = translate(config, TranslateParams(), target)
-    assert len(translation.ledger) == sum(1 for one in config for _ in leaves(one.spec))
+    assert len(translation.ledger) == leaf_count(config)
     return translation
 
 
@@ -83,6 +82,9 @@ def test_a_wrong_type_is_named_with_its_place_and_blocks(
     assert (blocker.resource, blocker.plugin) == ("routes/bad", "input")
     assert blocker.origin == f"{tmp_path / 'apisix.yaml'}: routes[0].{place}"
     assert place in blocker.reason
+    entries = [one for one in _translated(config).ledger if one.resource == "routes/bad"]
+    assert entries, "what is skipped is still accounted for"
+    assert {(str(one.status), blocker.reason in one.note) for one in entries} == {("manual", True)}
 
 
 @pytest.mark.parametrize(
@@ -192,6 +194,42 @@ def test_requests_closed_by_a_held_back_condition_are_counted_until_it_is_signed
     alone = configuration(routes=[route("body", "/a", vars=[["post_arg_x", "==", "1"]]), route("b", "/b")])
     closed = translate(alone, TranslateParams.model_validate({"accept": accept}), TARGET)
     assert not prove(alone, closed, requests=200).disagreements, "nothing else would have served them"
+
+
+def test_a_held_back_route_above_all_others_of_a_host_refuses_and_is_counted() -> None:
+    """Without a rule for the host its requests would just be missing, and the proof would not know why."""
+    config = configuration(
+        routes=[
+            route("held", "/*", vars=[["post_arg_x", "==", "1"]], priority=1),
+            route("open", "/*", host="a.test"),
+            route("below", "/*"),
+        ]
+    )
+    for router in (Router.URI, Router.HOST_URI):
+        translation = _translated(config, Target(version="1.31", namespace="app", router=router))
+        proof = prove(config, translation, requests=200)
+        assert not proof.disagreements
+        assert proof.closed > 0
+        assert "held" in translation.entries.values()
+
+
+def test_one_host_header_and_one_cookie_header_are_asked_for() -> None:
+    """Requests with two of either do not exist; the two sides would read them in ways of their own."""
+    config = configuration(
+        routes=[
+            route("host", "/a", vars=[["http_host", "==", "b.test"]]),
+            route("digit", "/a", vars=[["http_host", "~~", "[0-9]"]]),
+            route("cookie", "/b", vars=[["http_cookie", "==", "x"], ["cookie_s", "!", "==", "1"]]),
+            route("case", "/c", vars=[["http_X_A", "==", "1"], ["http_x-a", "==", "1"]]),
+            route("rest", "/*", hosts=["b.test", "c.test:81"]),
+        ]
+    )
+    for router in Router:
+        translation = _translated(config, Target(version="1.31", namespace="app", router=router))
+        assert not prove(config, translation, requests=3000).disagreements
+    matched = json.dumps(translation.objects)
+    assert '":authority"' in matched
+    assert '"host": {' not in matched, "Envoy has no header of that name but the authority"
 
 
 def test_a_number_without_end_is_no_traceback(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_bearer_tokens_are_required_from_the_provider() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"discovery": "${{DISCOVERY}}"}, "issuer"),
+        ({"discovery": "$env://DISCOVERY"}, "issuer"),
         ({"bearer_only": False}, "login"),
         ({"claim_validator": {"audience": {"claim": "azp", "required": True}}}, "aud"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from typing import Any
 
 import pytest
@@ -168,13 +169,75 @@ def test_redirects_say_where_and_keep_or_drop_the_query() -> None:
     assert at("1.31", {"redirect": {"uri": "/x/$arg_a"}}).blockers
 
 
-@pytest.mark.parametrize("to", ["https://x.test/$1", "$1", "//x.test/$1", "/x?z=$1"])
-def test_a_redirect_by_a_pattern_to_more_than_a_path_is_held_back(to: str) -> None:
-    """Envoy puts what the pattern gives behind its own scheme and host: http://a.testhttps://x.test/."""
-    translation = at("1.31", {"redirect": {"regex_uri": ["^/r/(.*)", to]}})
+def _pattern_redirect(pattern: str, to: str, **more: Any) -> Translation:
+    return at("1.31", {"redirect": {"regex_uri": [pattern, to], **more}})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "to", "path", "expected"),
+    [
+        ("^/r/(.*)", "/x/$1", "/r/a", ({}, "/x/a")),
+        ("/r/", "/x/", "/a/r/b", ({}, "/a/x/b")),
+        ("^/r/(.*)$", "https://x.test/$1", "/r/a", ({"scheme": "https", "authority": "x.test"}, "/a")),
+        ("^/r(/.*)$", "http://x.test:81$1", "/r/a", ({"scheme": "http", "authority": "x.test:81"}, "/a")),
+        ("^/r(/.*)$", "$1", "/r/a", ({}, "/a")),
+        # What the pattern leaves of the path stays behind the address.
+        ("^/r", "https://x.test/n", "/r/a", ({"scheme": "https", "authority": "x.test"}, "/n/a")),
+    ],
+)
+def test_a_redirect_by_a_pattern_leaves_other_paths_to_the_upstream(
+    pattern: str, to: str, path: str, expected: tuple[dict[str, Any], str]
+) -> None:
+    translation = _pattern_redirect(pattern, to, ret_code=308)
+    assert not translation.blockers
+    guard, rest = rules(translation)
+    assert "route" in rest
+    assert guard["redirect"] == {"redirectCode": 308, "uri": "/", **expected[0]}
+    (patch,) = filters(translation)["gateshift-redirect"]["spec"]["configPatches"]
+    assert patch["match"]["routeConfiguration"]["vhost"]["route"]["name"] == guard["name"]
+    rewriting = patch["patch"]["value"]["redirect"]["regex_rewrite"]
+    assert patch["patch"]["value"]["redirect"]["strip_query"] is True
+    replacement = re.sub(r"\\(\d)", r"\\g<\1>", rewriting["substitution"])
+    assert re.sub(rewriting["pattern"]["regex"], replacement, path) == expected[1]
+    (match,) = guard["match"]
+    assert re.fullmatch(match["headers"][":path"]["regex"], f"{path}?q=1")
+    assert not re.fullmatch(match["headers"][":path"]["regex"], "/other?q=/r/")
+
+
+def test_a_constant_address_with_a_query_needs_no_filter() -> None:
+    translation = _pattern_redirect("^/old/.*", "https://x.test/new?from=old")
+    guard, _ = rules(translation)
+    assert guard["redirect"] == {
+        "redirectCode": 302, "scheme": "https", "authority": "x.test", "uri": "/new?from=old",
+    }  # fmt: skip
+    assert "gateshift-redirect" not in filters(translation)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "to", "append"),
+    [
+        ("^/r/(.*)", "$1", False),  # a/b is no path
+        ("^/r(/.*)?$", "https://x.test$1", False),  # nothing at all is none either
+        ("/r/(.*)", "https://x.test/$1", False),  # what stands before it would stand before the scheme
+        ("^/r/(.*)", "//x.test/$1", False),
+        ("^/r/(.*)", "https://$1/x", False),
+        ("^/r/(.*)", "/x?z=$1", False),
+        ("^/r/(.*)", "/x?z=1", True),
+        ("^/r/", "/x?z=1", False),  # the rest of the path would stand behind the query
+        ("^/r/(.*)", "/x#$1", False),
+    ],
+)
+def test_a_redirect_that_envoy_cannot_write_is_held_back(pattern: str, to: str, append: bool) -> None:
+    translation = _pattern_redirect(pattern, to, append_query_string=append)
     assert translation.blockers[0].plugin == "redirect"
     assert "gateshift-redirect" not in filters(translation)
-    assert not at("1.31", {"redirect": {"regex_uri": ["^/r/(.*)", "/x/$1"]}}).blockers
+
+
+def test_a_query_of_the_address_is_said_where_the_requests_own_is_lost() -> None:
+    for append, status in ((True, "approximate"), (False, "exact")):
+        plugins = {"redirect": {"uri": "/x?a=1", "append_query_string": append}}
+        (entry,) = [e for e in at("1.31", plugins).ledger if e.path.endswith("append_query_string")]
+        assert str(entry.status) == status
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,15 @@ def note(version: str, resource: str, path: str) -> tuple[str, str]:
     return str(entry.status), entry.note
 
 
+def test_a_policy_has_the_same_fields_for_a_host_and_for_a_subset() -> None:
+    fields = {one.name for one in known_fields().values() if one.message == "DestinationRule"}
+    sets = [
+        {one.removeprefix(start) for one in fields if one.startswith(start)}
+        for start in ("trafficPolicy.", "subsets[].trafficPolicy.")
+    ]
+    assert sets[0] == sets[1], "a warning would tell an operator to check a field that is fine"
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_nothing_is_emitted_that_the_version_lacks(version: str) -> None:
     newest = parse_version(version)

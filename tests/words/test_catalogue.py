@@ -28,6 +28,10 @@ BUILT = {
         *("timeline", "stages", "plots", "rollback", "approvals", "changes", "compared"),
         *("ledger", "attempts", "runs", "trust"),
     },
+    "status.label.": {
+        *("migration", "phase", "stage", "weight_percent", "rolling_back", "records", "last_record"),
+        *("last_verdict", "lock", "next"),
+    },
     "where.": {"production", "lab", "production.note", "lab.note"},
     "plan.column.": {"verb", "target", "note", "change"},
 }

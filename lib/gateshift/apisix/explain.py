@@ -1,9 +1,10 @@
 """``gateshift explain``: which route APISIX chooses for each request of a file, and why.
 
 Requests are JSON objects, one a line, with ``path`` and optionally ``method, host, headers, args, cookies,
-remote_addr, scheme, server_port``. The answers keep the order: ``{"winner": <route id or null>}``, the id
-as it is written in the source. A route without id is named ``arr_<position>``, as APISIX itself names it.
-``undecided`` appears only when a filter_func (Lua) comes before the winner and would have to be run.
+remote_addr, scheme, server_port``; the command's help says what each of them is. The answers keep the order:
+``{"winner": <route id or null>}``, the id as it is written in the source. A route without id is named
+``arr_<position>``, as APISIX itself names it. ``undecided`` appears only when a filter_func (Lua) comes
+before the winner and would have to be run.
 """
 
 from __future__ import annotations
@@ -165,14 +166,32 @@ def _write_findings(notes: IO[str], findings: Sequence[Finding]) -> None:
     "--requests",
     "requests",
     required=True,
-    help="JSON objects, one a line; - is standard input. path is APISIX's $uri: decoded, without the query.",
+    help="JSON objects, one a line; - is standard input. Their fields are above.",
 )
 @click.option("--why", is_flag=True, help="Add each candidate and the condition that failed.")
 @click.option("--json/--no-json", "_json", default=True, hidden=True, help="Output is always JSON lines.")
 def explain_command(
     config: tuple[str, ...], router: str | None, requests: str, why: bool, _json: bool
 ) -> None:
-    """Say which route APISIX chooses for each request, and why."""
+    """Say which route APISIX chooses for each request, and why.
+
+    A request is a JSON object on a line of its own. Only path is required.
+
+    \b
+    path         as APISIX compares it ($uri): percent-decoded, "." and ".."
+                 resolved, slashes merged. It is taken as it is: "/a%20b" is
+                 not "/a b". What stands behind a "?" is the query string,
+                 percent-encoded as sent; it gives args where args is absent.
+    method       GET when absent, compared as it is written
+    host         with or without a port; else the header Host counts
+    headers      names in any case, "-" and "_" alike; several values: a list
+    args         decoded; true is an argument without "="; of a list the first
+                 value counts
+    cookies      beside those of the header Cookie, before which they count
+    remote_addr  IPv4 or IPv6, 127.0.0.1 when absent
+    scheme, server_port
+                 http and 9080 when absent
+    """
     try:
         run(config, router, requests, why, sys.stdout, notes=sys.stderr)
     except GateshiftError as error:

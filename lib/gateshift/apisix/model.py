@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["Configuration", "Finding", "Kind", "Origin", "Resource", "Router", "Severity"]
+__all__ = ["Configuration", "Finding", "Kind", "Origin", "Resource", "Router", "Severity", "Unfilled"]
 
 
 class Kind(StrEnum):
@@ -87,6 +87,27 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Unfilled:
+    """A part of the source that a template was to make: *text* at *origin* was never filled in.
+
+    With *exists* the part is there, only its content is not known; without, conditions and loops decide
+    what of it exists at all.
+    """
+
+    origin: Origin
+    text: str
+    exists: bool
+    part: str = ""
+    """The path of the object that it is about; empty for the whole source."""
+
+    def covers(self, other: Origin) -> bool:
+        """Tell whether what is written at *other* belongs to the part."""
+        if other.source != self.origin.source:
+            return False
+        return not self.part or other.path == self.part or other.path.startswith(f"{self.part}.")
+
+
+@dataclass(frozen=True, slots=True)
 class Configuration:
     """A whole APISIX configuration: resources by kind and id in source order, and the readers' findings."""
 
@@ -94,6 +115,9 @@ class Configuration:
     findings: tuple[Finding, ...] = ()
     router: Router | None = None
     version: str | None = None
+    unfilled: tuple[Unfilled, ...] = ()
+    refused: tuple[Resource, ...] = ()
+    """Objects of the source that take no part, because APISIX's schema refuses them."""
 
     def of(self, kind: Kind) -> Mapping[str, Resource]:
         """Return the resources of one kind by id (empty when there are none)."""

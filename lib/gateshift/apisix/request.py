@@ -158,14 +158,14 @@ class Variables:
         if self._cookies is None:
             header = self.header("cookie")
             cookies = _parse_cookies(header) if header else {}
-            cookies |= {byte_string(str(k)): str(_first(v)) for k, v in self._request.cookies.items()}
+            cookies |= {byte_string(str(k)): _text(_first(v)) for k, v in self._request.cookies.items()}
             self._cookies = cookies
         return self._cookies.get(name)
 
     def _cookie_header(self) -> str | None:
         header = self.header("cookie")
         if header is None and self._request.cookies:
-            return "; ".join(f"{k}={_first(v)}" for k, v in self._request.cookies.items())
+            return "; ".join(f"{k}={_text(_first(v))}" for k, v in self._request.cookies.items())
         return header
 
     def __call__(self, name: str) -> Value:

@@ -17,6 +17,7 @@ from gateshift.apisix.lua import byte_string, from_byte_string, lower
 from gateshift.apisix.model import Configuration, Finding, Kind, Resource, Router, Severity
 from gateshift.apisix.radix import Entry, PathTree
 from gateshift.apisix.request import Request, Variables, is_readable, normalize_uri
+from gateshift.apisix.templates import REMEDY, unknown_match
 
 __all__ = ["Match", "Request", "RouteTable", "Tried", "default_router", "is_active", "normalize_uri"]
 
@@ -86,8 +87,9 @@ def default_router(configuration: Configuration) -> Router:
 class RouteTable:
     """All active routes of a configuration, compiled once.
 
-    ``findings`` names routes that APISIX itself drops (invalid vars, address or method) and routes that
-    need a person (filter_func); ``ids`` are the routes that take part, ``dropped`` says why others do not.
+    ``findings`` names routes that APISIX itself drops (invalid vars, address or method), routes that a
+    template was to complete, and routes that need a person (filter_func); ``ids`` are the routes that take
+    part, ``dropped`` says why others do not, and ``remedies`` what to do about it.
     """
 
     def __init__(self, configuration: Configuration, router: Router | None = None) -> None:
@@ -95,6 +97,7 @@ class RouteTable:
         self.findings: list[Finding] = []
         self.ids: list[str] = []
         self.dropped: dict[str, str] = {}
+        self.remedies: dict[str, str] = {}
         self._configuration = configuration
         self._narrowed = _Narrowed()
         by_host = self.router is Router.HOST_URI
@@ -114,10 +117,15 @@ class RouteTable:
     def _drop(self, resource: Resource, message: str, remedy: str) -> None:
         self.findings.append(Finding(Severity.ERROR, resource.origin, message, remedy))
         self.dropped[resource.id] = message
+        self.remedies[resource.id] = remedy
 
     def _add(self, resource: Resource, buckets: dict[str, PathTree[_Route]] | None) -> None:
         spec = resource.spec
         if not is_active(spec, self.router):
+            return
+        unknown = unknown_match(self._configuration, resource)
+        if unknown:
+            self._drop(resource, f"route {resource.id} is left out: {unknown}", REMEDY)
             return
         try:
             route = self._compile(resource)

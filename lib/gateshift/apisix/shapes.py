@@ -13,8 +13,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from gateshift.apisix.model import Kind
+from gateshift.apisix.templates import gap_in
 
-__all__ = ["faults"]
+__all__ = ["UNFILLED", "faults"]
+
+UNFILLED = "a template that was never filled in"
+"""How a message ends whose value is no value yet."""
 
 Fault = tuple[str, str]
 """A path inside the object, and what is wrong there."""
@@ -37,6 +41,8 @@ def _shown(value: Any) -> str:
         return "a mapping"
     if isinstance(value, list | tuple):
         return "a list"
+    if isinstance(value, str) and (found := gap_in(value)):
+        return f"{found}, {UNFILLED}"
     text = repr(value)
     return text if len(text) <= 24 else f"a {type(value).__name__}"
 

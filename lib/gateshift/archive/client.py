@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from ipykernel.kernelspec import get_kernel_dict, make_ipkernel_cmd
@@ -16,6 +17,7 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
+from gateshift.archive.adoption import OPENED, Opened, opened_in
 from gateshift.archive.display import MIME
 from gateshift.archive.outcome import CellStatus, Ending, exit_code_of
 from gateshift.archive.relay import Relay
@@ -121,6 +123,8 @@ class Runner:
         self._hurry = asyncio.Event()
         self._signal = ""
         self.relays: list[Relay] = []
+        self.opened: Opened | None = None
+        """The run that the kernel opened, known when :meth:`run` has returned."""
 
     def run(self) -> Ending:
         """Run all cells; the kernel is gone when this returns."""
@@ -136,6 +140,10 @@ class Runner:
         if not box:
             return Ending(1, "the engine failed; see the log above")
         return box[0]
+
+    @property
+    def _announced(self) -> Path:
+        return Path(self.client.scratch.name) / "opened.json"
 
     # -- inside ------------------------------------------------------------------------------------
 
@@ -156,6 +164,7 @@ class Runner:
                 self.client.set_widgets_metadata()
         finally:
             await self._end_kernel()
+            self.opened = opened_in(self._announced)
             self.client.scratch.cleanup()
             for relay in self.relays:
                 relay.end()
@@ -177,6 +186,7 @@ class Runner:
         if settings.cwd:
             options["cwd"] = settings.cwd
         options["env"] = {**os.environ, **settings.env, "TMPDIR": client.scratch.name}
+        options["env"][OPENED] = str(self._announced)
         relays = self.relays = [Relay(self.manager.redactor, number) for number in (1, 2)]
         options["stdout"], options["stderr"] = (relay.writer for relay in relays)
         try:

@@ -58,12 +58,19 @@ class GateshiftEngine:
         kernel_env: Mapping[str, str] | None = None,
         on_cell: Callable[[CellEvent], None] | None = None,
         on_output: Callable[[str], None] | None = None,
+        adopts: bool = True,
         **details: Any,
     ) -> Any:
-        """Run *nb* and return the cleaned copy; raises ``NotebookStopped`` unless it ran to its end."""
+        """Run *nb* and return the cleaned copy; raises ``NotebookStopped`` unless it ran to its end.
+
+        With *adopts* the run that the notebook opened gets its copy, its seal and what its params ask for;
+        our command line does that by itself.
+        """
         # Imported when used: see the class.
+        import nbformat  # noqa: PLC0415 - see above
         from papermill.log import logger  # noqa: PLC0415 - see above
 
+        from gateshift.archive.adoption import adopt  # noqa: PLC0415 - see above
         from gateshift.archive.client import Runner, Settings  # noqa: PLC0415 - see above
         from gateshift.archive.outcome import Ending, NotebookStopped  # noqa: PLC0415 - see above
         from gateshift.archive.saving import Manager, register_atomic_output  # noqa: PLC0415 - see above
@@ -96,10 +103,14 @@ class GateshiftEngine:
         manager = Manager(nb, path=path, redactor=redactor, progress_bar=progress_bar)
         manager.begin({"notebook": Path(str(details.get("input_path") or "")).name})
         ending = Ending(1, "the engine itself failed")
+        runner = Runner(manager, settings)
         try:
-            ending = Runner(manager, settings).run()
+            ending = runner.run()
         finally:
             manager.end(ending)
+            if adopts and runner.opened is not None:
+                for warning in adopt(runner.opened, path, nbformat.writes(manager.nb), ending):
+                    logger.warning("archive: %s", warning)
         if ending.exit_code:
             raise NotebookStopped(ending)
         return manager.nb

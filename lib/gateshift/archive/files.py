@@ -7,7 +7,7 @@ import hashlib
 import os
 from pathlib import Path
 
-__all__ = ["atomic_write", "file_digest"]
+__all__ = ["atomic_write", "file_digest", "free_name"]
 
 
 def atomic_write(path: str | Path, data: str | bytes, *, mode: int = 0o640) -> None:
@@ -38,3 +38,12 @@ def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def free_name(path: Path) -> Path:
+    """Return *path*, or the next attempt's name (``name-attempt2.ipynb``) when it is taken."""
+    attempt, free = 1, path
+    while free.exists():
+        attempt += 1
+        free = path.with_name(f"{path.stem}-attempt{attempt}{path.suffix}")
+    return free

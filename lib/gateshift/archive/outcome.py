@@ -63,6 +63,12 @@ def outcome_word(exit_code: int) -> str:
     return OUTCOMES.get(exit_code, "failed")
 
 
+def ending_record(exit_code: int, error: str | None) -> dict[str, Any]:
+    """Return what the journal is told of a run's end, when its kernel could not tell."""
+    text = (error or "")[:2000]
+    return {"outcome": outcome_word(exit_code), "exit_code": exit_code, "error": text, "by": "engine"}
+
+
 def exit_code_of(ename: str) -> int:
     """Return the exit code for an error output's *ename*: that of our error class, else 1."""
     kind = getattr(errors, ename, None)

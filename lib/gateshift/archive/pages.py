@@ -14,11 +14,13 @@ import nbformat
 from gateshift.archive.files import atomic_write, file_digest
 from gateshift.archive.layout import DESK
 from gateshift.archive.redact import Redactor
+from gateshift.notebook.theme import PAGE
 
 __all__ = ["Notebook", "read_notebooks", "write_pages"]
 
 _STYLE = """
-body{font:14px/1.5 system-ui,sans-serif;max-width:1100px;margin:0 auto;padding:16px;color-scheme:light dark}
+:root{color-scheme:light dark}
+body{font:14px/1.5 system-ui,sans-serif;max-width:1100px;margin:0 auto;padding:16px}
 pre{background:rgba(128,128,128,.12);padding:8px;overflow:auto;white-space:pre-wrap}
 img{max-width:100%}.input{border-left:3px solid #3b5b92;padding-left:8px;margin-top:14px}
 .prompt,.anchor-link{display:none}table{border-collapse:collapse}td,th{padding:2px 8px;text-align:left}
@@ -104,7 +106,7 @@ def write_pages(migration: Path, notebooks: list[Notebook], known: Mapping[str, 
             target,
             Redactor().text(
                 f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-                f'<style>{_STYLE}</style></head><body><p><a href="../report.html">report</a></p>'
+                f'<style>{_STYLE}{PAGE}</style></head><body><p><a href="../report.html">report</a></p>'
                 f"<h1>{escape(title)}</h1>{body}</body></html>\n"
             ),
         )

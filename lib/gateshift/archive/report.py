@@ -21,6 +21,7 @@ from gateshift.errors import InputError
 from gateshift.migration.identity import identity
 from gateshift.migration.journal import Journal, Record
 from gateshift.migration.state import State, VerdictMark
+from gateshift.notebook.theme import PAGE
 from gateshift.words import gloss, language, tell, term
 
 __all__ = ["write_report"]
@@ -98,7 +99,7 @@ def _page(
     return (
         f'<!doctype html><html lang="{language()}"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(tell('report.head', name=name))}</title><style>{_STYLE}</style></head><body>"
+        f"<title>{escape(tell('report.head', name=name))}</title><style>{_STYLE}{PAGE}</style></head><body>"
         f"<h1>{escape(tell('report.title', name=name))}</h1>"
         f"{_outcome(state, records)}<nav>{links}</nav>{body}"
         f"</body></html>\n"

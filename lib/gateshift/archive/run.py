@@ -12,10 +12,17 @@ import nbformat
 import papermill
 
 from gateshift.archive.client import CellEvent
-from gateshift.archive.files import atomic_write
+from gateshift.archive.files import atomic_write, free_name
 from gateshift.archive.layout import executing
 from gateshift.archive.manifest import read_manifest
-from gateshift.archive.outcome import CellStatus, NotebookStopped, NotSaved, Outcome, outcome_word
+from gateshift.archive.outcome import (
+    CellStatus,
+    NotebookStopped,
+    NotSaved,
+    Outcome,
+    ending_record,
+    outcome_word,
+)
 from gateshift.archive.sealing import conclude, seal_ended
 from gateshift.errors import InputError
 from gateshift.migration.identity import Process
@@ -51,7 +58,7 @@ def execute(
     *on_cell* each cell's beginning and end. *journal* is the migration's, by default ``journal.jsonl``
     above the run's folder when there is one: it is told how the run ended when the kernel could not tell.
     """
-    notebook, target = Path(notebook), _free(Path(output))
+    notebook, target = Path(notebook), free_name(Path(output))
     if not notebook.is_file():
         raise InputError(f"{notebook}: no such notebook")
     folder = target.parent
@@ -68,6 +75,7 @@ def execute(
             engine_name="gateshift",
             progress_bar=False,
             secrets=known,
+            adopts=False,
             timeout=timeout,
             execution_timeout=cell_timeout,
             grace=grace,
@@ -95,7 +103,7 @@ def execute(
     except (ValueError, KeyError) as error:
         # A file that is no notebook, a kernel that does not exist.
         outcome = Outcome(1, target, f"{notebook.name} could not be run: {error}", ename=type(error).__name__)
-    warnings = conclude(book, folder, notebook.stem, _told(outcome))
+    warnings = conclude(book, folder, notebook.stem, ending_record(outcome.exit_code, outcome.error))
     return Outcome(
         outcome.exit_code,
         outcome.path,
@@ -137,29 +145,14 @@ def settle(migration: Path) -> list[Path]:
             ename="EngineDied",
         )
         atomic_write(path, nbformat.writes(book))
-        notebook, ending = path.stem.partition("-attempt")[0], Outcome(5, path, "the engine was killed")
-        conclude(migration / "journal.jsonl", path.parent, notebook, _told(ending))
+        notebook, end = path.stem.partition("-attempt")[0], ending_record(5, "the engine was killed")
+        conclude(migration / "journal.jsonl", path.parent, notebook, end)
         corrected.append(path)
     seal_ended(migration)
     return corrected
-
-
-def _told(outcome: Outcome) -> dict[str, Any]:
-    """Return what the journal is told of a run's end, when its kernel could not tell."""
-    error = (outcome.error or "")[:2000]
-    return {"outcome": outcome.word, "exit_code": outcome.exit_code, "error": error, "by": "engine"}
 
 
 def _under_seal(folder: Path) -> set[str]:
     """Return the names that the manifest of *folder* lists; it need not be whole."""
     listed = (read_manifest(folder) or {}).get("files")
     return set(listed) if isinstance(listed, dict) else set()
-
-
-def _free(path: Path) -> Path:
-    """Return *path*, or the next attempt's name when it is taken."""
-    attempt, free = 1, path
-    while free.exists():
-        attempt += 1
-        free = path.with_name(f"{path.stem}-attempt{attempt}{path.suffix}")
-    return free

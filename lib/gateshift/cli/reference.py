@@ -31,7 +31,10 @@ __all__ = ["commands_page", "errors_page", "params_page", "rows", "translate_row
 
 
 def params_page(example: Path) -> str:
-    """Return every key with its form, default and range; remarks and values come from the *example* file."""
+    """Return every key with its form, default, range and an example, and remarks of the *example* file.
+
+    The example of a key is the file's value; the model has one for what the file leaves out or empty.
+    """
     remarks, values = _remarks(example), _flat(yaml.safe_load(example.read_text(encoding="utf-8")))
     lines = [
         "# Params reference",
@@ -51,8 +54,8 @@ def params_page(example: Path) -> str:
             if _model_of(field.annotation) is not None and not section:
                 continue
             key = f"{section}.{name}" if section else name
-            found = values.get(key.replace("[]", ""))
-            cells = (f"`{key}`", _form(field), _default(field), _code(found), remarks.get(name, ""))
+            shown = _example(field, values.get(key.replace("[]", "")))
+            cells = (f"`{key}`", _form(name, field), _default(field), shown, remarks.get(name, ""))
             lines.append("| " + " | ".join(_cell(c) for c in cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -72,7 +75,11 @@ def _model_of(annotation: Any) -> type[BaseModel] | None:
     return next((m for a in get_args(annotation) if (m := _model_of(a)) is not None), None)
 
 
-def _form(field: FieldInfo) -> str:
+_UNITS = {"_percent": "in percent", "_ms": "in milliseconds"}
+"""Units that the end of a key says; durations carry theirs in the value."""
+
+
+def _form(key: str, field: FieldInfo) -> str:
     text = str(field.annotation)
     marks = " ".join(str(m) for m in field.metadata)
     if "_seconds" in marks or "_seconds" in text:
@@ -89,13 +96,29 @@ def _form(field: FieldInfo) -> str:
             form = "list of sections" if "tuple" in text else "section"
         elif "SecretStr" in text:
             form = "list of secrets (references)"
+    unit = [words for end, words in _UNITS.items() if key.endswith(end)]
     limits = [
         f"{sign} {getattr(mark, name):g}"
         for mark in field.metadata
         for name, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
         if getattr(mark, name, None) is not None
     ]
-    return ", ".join([form, *limits])
+    return ", ".join([form, *unit, *limits])
+
+
+def _example(field: FieldInfo, value: Any) -> str:
+    if _model_of(field.annotation) is not None:
+        return "see its section"
+    shown = value if value not in (None, "", [], {}) else next(iter(field.examples or ()), "")
+    if "_version" in f"{field.annotation} {field.metadata}":
+        return _code(f'"{shown}"')  # YAML would read 1.10 as a number
+    return _code(None if shown == "" else _yaml(shown))
+
+
+def _yaml(value: Any) -> str:
+    """Return *value* as it is written in a params file, on one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def _default(field: FieldInfo) -> str:
@@ -108,7 +131,7 @@ def _default(field: FieldInfo) -> str:
         return "see its section"
     if "_seconds" in " ".join(str(m) for m in field.metadata):
         return _code(_duration(float(value)))
-    return _code(getattr(value, "value", list(value) if isinstance(value, tuple) else value))
+    return _code(_yaml(getattr(value, "value", list(value) if isinstance(value, tuple) else value)))
 
 
 def _duration(seconds: float) -> str:
@@ -140,8 +163,8 @@ def _remarks(example: Path) -> dict[str, str]:
     return found
 
 
-def _code(value: Any) -> str:
-    return "" if value is None else f"`{value}`" if str(value) else '`""`'
+def _code(text: str | None) -> str:
+    return "" if text is None else f"`{text}`"
 
 
 def _cell(text: str) -> str:

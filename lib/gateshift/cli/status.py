@@ -28,35 +28,44 @@ __all__ = ["approve", "notify", "status"]
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(params_file: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Say where the migration stands and what is next. Reads the journal and the lock file only."""
-    from gateshift.runbook.standing import lock_words, verdict_words  # noqa: PLC0415 - only this verb
+    from gateshift.notebook.show import columns_of  # noqa: PLC0415 - only this verb
+    from gateshift.runbook.standing import lock_words, phase_words, verdict_words  # noqa: PLC0415 - only this verb
 
     params = load_params(params_file, overrides, only())
     use(params.lang)
     folder = migration_folder(params)
     path = folder / "journal.jsonl"
     answer: dict[str, Any]
+    lang = "en" if as_json else None  # JSON is for programs
     if not path.exists():
-        answer = {"migration": params.migration, "phase": "not started", "next": "00_preflight"}
+        answer = {
+            "migration": params.migration,
+            "phase": tell("status.not_started", lang=lang),
+            "next": "00_preflight",
+        }
     else:
         records = read_records(path)
         state = fold(records)
         answer = {
             "migration": params.migration,
-            "phase": state.phase.value,
-            "stage": f"{state.stage_index} of {len(params.stages)} promoted",
+            "phase": state.phase.value if as_json else phase_words(state.phase.value),
+            "stage": tell("status.promoted", lang=lang, count=state.stage_index, all=len(params.stages)),
             "weight_percent": str(state.weight_percent),
             "rolling_back": str(state.rolling_back).lower(),
             "records": str(len(records)),
-            "last_record": f"{records[-1].kind} at {records[-1].time} by {records[-1].who}",
+            "last_record": tell(
+                "status.record", lang=lang, kind=records[-1].kind, time=records[-1].time, who=records[-1].who
+            ),
             "last_verdict": _verdict(state) if as_json else verdict_words(state),
             "lock": _lock(folder) if as_json else lock_words(folder),
-            "next": next_notebook(state, len(params.stages), lang="en" if as_json else None),
+            "next": next_notebook(state, len(params.stages), lang=lang),
         }
     if as_json:
         click.echo(json.dumps(answer))
     else:
         for key, value in answer.items():
-            click.echo(f"{key:>15}: {value}")
+            label = tell(f"status.label.{key}")
+            click.echo(f"{' ' * (15 - columns_of(label))}{label}: {value}")
 
 
 def _verdict(state: State) -> dict[str, Any] | None:

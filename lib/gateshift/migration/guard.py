@@ -101,9 +101,13 @@ def refusal(found: Mapping[str, Anchor], migration: str, records: Sequence[Recor
         )
     for name, other in found.items():
         if name != migration and other.users_on_istio:
-            where = "is being rolled back" if other.rolling_back else f"has {other.weight} % on Istio"
+            why = (
+                f"migration {name} is being rolled back: one migration at a time"
+                if other.rolling_back
+                else f"migration {name} has {other.weight} % on Istio: one migration at a time"
+            )
             return Refusal(
-                f"migration {name} {where}: one migration at a time",
+                why,
                 hint=f"finish {name} or roll it back; if it is surely over: {give_up}{name}-",
             )
     return None

@@ -1,8 +1,8 @@
 """Figures of a canary stage. Pure ``matplotlib.figure.Figure``: no backend, no global state, no window.
 
-Colours are Okabe and Ito's, apart for every common kind of colour blindness and on white as on black; canary
-and baseline also differ by line style. The figure brings its own neutral ground, so that a dark notebook
-theme does not swallow the text.
+Colours are told apart with every common kind of colour blindness; canary and baseline also differ by line
+style. The figure brings its own white ground: what shows it as it is keeps it readable, and a dark theme
+turns it over (:mod:`gateshift.notebook.theme`). tests/plots measures the colours on both grounds.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from gateshift.params.model import JudgeParams, StageParams
 __all__ = ["canary_figure"]
 
 _ISTIO = "#0072B2"
-_APISIX = "#E69F00"
-_LIMIT = "#D55E00"
+_APISIX = "#CC7E00"
+_LIMIT = "#B00020"
 _PROMOTE = "#009E73"
 _INK = "#2b2b2b"
-_GROUND = "#fbfbf8"
+_EXPECTED = "#94948d"
+_GROUND = "#ffffff"
 _GRID = "#d8d8d2"
 _WINDOW = 10
 """Intervals over which plotted rates and quantiles are taken: one scrape alone is mostly noise."""
@@ -145,7 +146,7 @@ def _share(
         axes.plot(
             [_moment(t) for t, _ in forecast],
             [p for _, p in forecast],
-            color="#b5b5ae",  # a broad band under the observed line, seen also where both are the same
+            color=_EXPECTED,  # a broad band under the observed line, seen also where both are the same
             linewidth=5.5,
             solid_capstyle="butt",
             label="expected",
@@ -302,7 +303,7 @@ def _legend(
 
 
 def _dress(axes: Axes) -> None:
-    axes.set_facecolor("#ffffff")
+    axes.set_facecolor(_GROUND)
     axes.grid(visible=True, color=_GRID, linewidth=0.6)
     axes.tick_params(colors=_INK, labelsize=8.5)
     axes.title.set_color(_INK)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from gateshift.notebook.plots import _APISIX, _GROUND, _INK, _LIMIT, _dress, _legend
+from gateshift.notebook.plots import _APISIX, _GROUND, _INK, _LIMIT, _PROMOTE, _dress, _legend
 
 __all__ = ["return_figure"]
 
@@ -39,7 +39,7 @@ def return_figure(
     axes.axhline(99, color=_LIMIT, linestyle="-.", linewidth=1.3, label="users are back: 99 %")
     reached = next((t for t, b in zip(times, back, strict=True) if b >= 99), None)
     if reached is not None:
-        axes.axvline(reached, color="#009E73", linewidth=1.3, label=f"99 % reached, {reached:.0f} s")
+        axes.axvline(reached, color=_PROMOTE, linewidth=1.3, label=f"99 % reached, {reached:.0f} s")
     if not shares:
         axes.text(0.5, 0.5, "no share was observed", ha="center", transform=axes.transAxes, color=_INK)
     axes.set_ylim(0, 134)  # head room for the legend, which then hides no line

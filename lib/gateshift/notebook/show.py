@@ -7,6 +7,7 @@ script: without scripts a table is a table that does not sort.
 
 from __future__ import annotations
 
+import re
 import shutil
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from html import escape
 from typing import Any
 
 from gateshift.notebook.links import linked
+from gateshift.notebook.theme import STYLE
 from gateshift.plan import Plan
 from gateshift.words import gloss, known, tell, term
 
@@ -151,6 +153,12 @@ def _wrapped(text: str, width: int) -> list[str]:
     return lines
 
 
+def _fact(text: str) -> str:
+    if re.fullmatch(r"https?://\S+", text):
+        return f'<a href="{escape(text)}" target="_blank" rel="noopener">{escape(text)}</a>'
+    return linked(text)
+
+
 @dataclass(frozen=True, slots=True)
 class Card:
     """The status card at the head of every notebook. Production is a red band nobody can overlook."""
@@ -164,11 +172,11 @@ class Card:
         where = "production" if self.production else "lab"
         rows = "".join(
             f"<tr><td style='{_CELL};white-space:nowrap'>{escape(k)}</td>"
-            f"<td style='{_CELL}'><b>{linked(str(v))}</b></td></tr>"
+            f"<td style='{_CELL}'><b>{_fact(str(v))}</b></td></tr>"
             for k, v in self.facts.items()
         )
         return (
-            f"<div class='gateshift-card' style='border:3px solid {ground};max-width:60em'>"
+            f"{STYLE}<div class='gateshift-card' style='border:3px solid {ground};max-width:60em'>"
             f"<div style='background:{ground};color:#fff;padding:5px 14px;font-size:115%'>"
             f"<b>{'⚠ ' if self.production else ''}{tell(f'where.{where}')}</b>"
             f" &nbsp;{tell(f'where.{where}.note')}</div>"

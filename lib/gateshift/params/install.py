@@ -55,17 +55,22 @@ class InstallParams(Model):
 
     version: Version
     profile: str = Field(default="default", pattern=r"^(default|minimal|openshift|stable)$")
-    revision: Name | None = None
+    revision: Name | None = Field(default=None, examples=["1-31-0"])
     namespace: Name = "istio-system"
     gateway_service: Name = "istio-ingressgateway"
     gateway: Autoscaled = _GATEWAY
     istiod: Autoscaled = _ISTIOD
-    http_target_port: int = Field(default=8080, ge=1, le=65535)
-    https_target_port: int = Field(default=8443, ge=1, le=65535)
-    gateway_annotations: dict[str, str] = Field(default_factory=dict)
-    external_traffic_policy: str | None = Field(default=None, pattern=r"^(Cluster|Local)$")
-    load_balancer_class: str | None = None
-    istioctl: str = "istioctl"
-    kubectl: str = "kubectl"
+    http_target_port: int = Field(default=8080, ge=1, le=65535, examples=[8080])
+    https_target_port: int = Field(default=8443, ge=1, le=65535, examples=[8443])
+    gateway_annotations: dict[str, str] = Field(
+        default_factory=dict,
+        examples=[{"service.beta.kubernetes.io/aws-load-balancer-scheme": "internet-facing"}],
+    )
+    external_traffic_policy: str | None = Field(
+        default=None, pattern=r"^(Cluster|Local)$", examples=["Local"]
+    )
+    load_balancer_class: str | None = Field(default=None, examples=["service.k8s.aws/nlb"])
+    istioctl: str = Field(default="istioctl", examples=["/opt/istio-1.31.0/bin/istioctl"])
+    kubectl: str = Field(default="kubectl", examples=["/usr/local/bin/kubectl"])
     ready_timeout: Seconds = 300.0
-    mesh_config: dict[str, Any] = Field(default_factory=dict)
+    mesh_config: dict[str, Any] = Field(default_factory=dict, examples=[{"accessLogFile": "/dev/stdout"}])

@@ -12,8 +12,8 @@ __all__ = ["LoginEndpoints", "LoginParams"]
 class LoginEndpoints(Model):
     """Two addresses from an identity provider's discovery document."""
 
-    authorization: Url
-    token: Url
+    authorization: Url = Field(examples=["https://idp.example/authorize"])
+    token: Url = Field(examples=["https://idp.example/token"])
 
 
 class LoginParams(Model):
@@ -25,5 +25,7 @@ class LoginParams(Model):
     address with what its document says.
     """
 
-    secrets: str | None = Field(default=None, pattern=r"^/[\w./-]+$")
+    secrets: str | None = Field(
+        default=None, pattern=r"^/[\w./-]+$", examples=["/etc/istio/ingressgateway-certs"]
+    )
     endpoints: dict[str, LoginEndpoints] = Field(default_factory=dict)

@@ -75,9 +75,9 @@ ModeField = Annotated[Mode, Field(strict=False)]
 class ClusterParams(Model):
     """The Kubernetes cluster. ``uid`` (of namespace kube-system) guards against the wrong context."""
 
-    kubeconfig: str | None = None
+    kubeconfig: str | None = Field(default=None, examples=["/etc/gateshift/kubeconfig"])
     context: str | None = None
-    uid: str | None = None
+    uid: str | None = Field(default=None, examples=["6f1d2c9e-8a40-4c1b-9d51-0b7c3f2a9e11"])
     application_namespace: Name = "default"
 
 
@@ -92,12 +92,14 @@ class ApisixParams(Model):
     service: Name = "apisix-gateway"
     admin_url: Url | None = None
     admin_key: SecretStr | None = None
-    files: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
-    read_cluster: bool = False
-    read_namespaces: Annotated[tuple[Name, ...], BeforeValidator(as_tuple)] = ()
+    files: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = Field(
+        default=(), examples=[["apisix.yaml", "consumers.yaml"]]
+    )
+    read_cluster: bool = Field(default=False, examples=[True])
+    read_namespaces: Annotated[tuple[Name, ...], BeforeValidator(as_tuple)] = Field(
+        default=(), examples=[["shop", "payments"]]
+    )
     router: str | None = Field(default=None, pattern=r"^radixtree_(uri|host_uri|uri_with_parameter)$")
-    deployment: str | None = None
-    metrics_selector: str = ""
 
     @model_validator(mode="after")
     def _one_source(self) -> ApisixParams:
@@ -119,11 +121,13 @@ class Accept(Model):
     signature under one resource holds for any reason, which the ledger says, and one under ``*`` nothing.
     """
 
-    resource: str
-    plugin: str
-    covers: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
-    who: str = Field(min_length=2)
-    why: str = Field(min_length=10)
+    resource: str = Field(examples=["routes/login"])
+    plugin: str = Field(examples=["jwt-auth"])
+    covers: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = Field(
+        default=(), examples=[["1d5a758d298c"]]
+    )
+    who: str = Field(min_length=2, examples=["Li Wei"])
+    why: str = Field(min_length=10, examples=["missing tokens answer 403, clients treat both alike"])
 
 
 class TranslateParams(Model):
@@ -143,36 +147,47 @@ class TranslateParams(Model):
     where it is not.
     """
 
-    output: Literal["istio", "gateway-api"] = "istio"
-    services: dict[str, str] = Field(default_factory=dict)
-    credentials: dict[str, str] = Field(default_factory=dict)
+    output: Literal["istio", "gateway-api"] = Field(default="istio", examples=["gateway-api"])
+    services: dict[str, str] = Field(
+        default_factory=dict, examples=[{"users": "users.shop.svc.cluster.local"}]
+    )
+    credentials: dict[str, str] = Field(default_factory=dict, examples=[{"edge": "edge-tls"}])
     accept: Annotated[tuple[Accept, ...], BeforeValidator(as_tuple)] = ()
-    jwt_issuers: dict[str, str] = Field(default_factory=dict)
-    inline_credentials: bool = False
-    emit_metrics_telemetry: bool = False
-    rate_limit_service: str | None = None
+    jwt_issuers: dict[str, str] = Field(
+        default_factory=dict, examples=[{"*": "https://identity.shop.example"}]
+    )
+    inline_credentials: bool = Field(default=False, examples=[True])
+    emit_metrics_telemetry: bool = Field(default=False, examples=[True])
+    rate_limit_service: str | None = Field(default=None, examples=["ratelimit.infra.svc.cluster.local:8081"])
     login: LoginParams = LoginParams()
-    login_provider: str | None = None
-    tracing_provider: str | None = None
-    trusted_proxies: int | None = Field(default=None, ge=0, le=10)
+    login_provider: str | None = Field(default=None, examples=["oauth2-proxy"])
+    tracing_provider: str | None = Field(default=None, examples=["otel"])
+    trusted_proxies: int | None = Field(default=None, ge=0, le=10, examples=[1])
     proof_requests: int = Field(default=2000, ge=100, le=1_000_000)
 
 
 class MetricsParams(Model):
-    """Where metrics are read. ``step`` is the scrape interval of the gateways."""
+    """Where metrics are read. ``step`` is the scrape interval of the gateways.
+
+    ``dashboard`` is the address of one of yours: the status card links to it, at the time of the stage.
+    """
 
     url: Url
-    bearer_token: SecretStr | None = None
-    username: str | None = None
-    password: SecretStr | None = None
-    tenant: str | None = None
-    ca_file: str | None = None
-    cert_file: str | None = None
-    key_file: str | None = None
+    bearer_token: SecretStr | None = Field(default=None, examples=["${env:PROMETHEUS_TOKEN}"])
+    username: str | None = Field(default=None, examples=["gateshift"])
+    password: SecretStr | None = Field(default=None, examples=["${env:PROMETHEUS_PASSWORD}"])
+    tenant: str | None = Field(default=None, examples=["shop"])
+    ca_file: str | None = Field(default=None, examples=["/etc/ssl/ca.pem"])
+    cert_file: str | None = Field(default=None, examples=["/etc/ssl/gateshift.crt"])
+    key_file: str | None = Field(default=None, examples=["/etc/ssl/gateshift.key"])
     step: Seconds = 15.0
     timeout: Seconds = 10.0
-    istio_selector: str = 'source_workload="istio-ingressgateway"'
-    apisix_selector: str = ""
+    dashboard: Url | None = Field(default=None, examples=["https://grafana.shop.example/d/canary"])
+    istio_selector: str = Field(
+        default='source_workload="istio-ingressgateway"',
+        examples=['source_workload="edge", namespace="edge"'],
+    )
+    apisix_selector: str = Field(default="", examples=['job="apisix"'])
 
 
 class StageParams(Model):
@@ -183,7 +198,7 @@ class StageParams(Model):
     """
 
     weight_percent: int = Field(ge=1, le=100)
-    mechanism: MechanismField | None = None
+    mechanism: MechanismField | None = Field(default=None, examples=["traffic-split"])
     dwell: Seconds
     error_rate_limit_percent: float = Field(gt=0, lt=100)
     p95_limit_ms: float = Field(default=2000.0, gt=0)
@@ -197,7 +212,7 @@ class JudgeParams(Model):
     wrong_promotion: float = Field(default=0.01, gt=0, lt=0.5)
     margin: float = Field(default=1.0, gt=0, le=10)
     # Burstiest errors the guarantees hold for: gamma shape k by scrape (variance of the rate = rate² / k).
-    dispersion_floor: float = Field(default=0.1, gt=0, le=1000)
+    dispersion_floor: float = Field(default=0.1, gt=0, le=1000, examples=[0.5])
     missing_data_allowance: Seconds = 300.0
     hold_timeout: Seconds = 14400.0
 
@@ -226,7 +241,7 @@ class CleanupParams(Model):
     discard_volumes: bool = False
     also: Annotated[
         tuple[Annotated[str, Field(pattern=r"^[A-Z]\w*/[^/\s]+$")], ...], BeforeValidator(as_tuple)
-    ] = ()
+    ] = Field(default=(), examples=[["Certificate/edge"]])
 
 
 class Probe(Model):
@@ -238,8 +253,8 @@ class Probe(Model):
     path: str = "/"
     method: str = "GET"
     body: str | None = None
-    headers: dict[str, SecretStr] = Field(default_factory=dict)
-    token: SecretStr | None = None
+    headers: dict[str, SecretStr] = Field(default_factory=dict, examples=[{"X-Tenant": "shop"}])
+    token: SecretStr | None = Field(default=None, examples=["${env:PROBE_TOKEN}"])
     expect: int = 200
     tls: bool = False
 
@@ -254,11 +269,13 @@ class VerifyParams(Model):
     """
 
     probes: Annotated[tuple[Probe, ...], BeforeValidator(as_tuple)] = ()
-    recorded: str | None = None
-    generated: int = Field(default=0, ge=0, le=1000)
-    unsafe_methods: bool = False
-    connect_to: dict[str, str] = Field(default_factory=dict)
-    ca_file: str | None = None
+    recorded: str | None = Field(default=None, examples=["recorded.har"])
+    generated: int = Field(default=0, ge=0, le=1000, examples=[200])
+    unsafe_methods: bool = Field(default=False, examples=[True])
+    connect_to: dict[str, str] = Field(
+        default_factory=dict, examples=[{"api.shop.example:443": "10.0.12.7:443"}]
+    )
+    ca_file: str | None = Field(default=None, examples=["/etc/ssl/ca.pem"])
 
 
 class ArchiveParams(Model):
@@ -267,9 +284,9 @@ class ArchiveParams(Model):
     ``sign_key`` is an SSH private key, a cosign key or a KMS key's ARN; ``s3_bucket`` must have object lock.
     """
 
-    sign_key: str = ""
-    s3_bucket: str = ""
-    s3_prefix: str = ""
+    sign_key: str = Field(default="", examples=["/etc/gateshift/archive_ed25519"])
+    s3_bucket: str = Field(default="", examples=["shop-gateshift-archive"])
+    s3_prefix: str = Field(default="", examples=["migrations/"])
     s3_retain: Seconds = 365 * 86400.0
     s3_mode: str = Field(default="COMPLIANCE", pattern=r"^(COMPLIANCE|GOVERNANCE)$")
 
@@ -277,7 +294,9 @@ class ArchiveParams(Model):
 class NotifyParams(Model):
     """Who is told what happens: apprise URLs (``slack://…``, ``mailto://…``), and which kinds of events."""
 
-    urls: Annotated[tuple[SecretStr, ...], BeforeValidator(as_tuple)] = ()
+    urls: Annotated[tuple[SecretStr, ...], BeforeValidator(as_tuple)] = Field(
+        default=(), examples=[["${env:NOTIFY_SLACK}"]]
+    )
     events: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = (
         "started",
         "held",
@@ -303,12 +322,12 @@ class Params(Model):
     migration: Name
     environment: EnvironmentField
     mode: ModeField = Mode.PLAN
-    approve: str = Field(default="", pattern=r"^([0-9a-f]{16})?$")
-    approver: str = ""
+    approve: str = Field(default="", pattern=r"^([0-9a-f]{16})?$", examples=["3f9c2d81a70be645"])
+    approver: str = Field(default="", examples=["release pipeline"])
     second_person: bool = False
     gate_wait: Seconds = 0.0
-    outputs: str = "outputs"
-    confirm_namespace: str = ""
+    outputs: str = Field(default="outputs", examples=["/srv/gateshift/outputs"])
+    confirm_namespace: str = Field(default="", examples=["apisix"])
     lang: str = Field(default="", pattern=r"^(en|zh)?$")
     cluster: ClusterParams = ClusterParams()
     apisix: ApisixParams

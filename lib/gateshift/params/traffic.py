@@ -39,18 +39,18 @@ class Route53Params(Model):
     """Weighted records. ``ttl`` applies to records that are not aliases (an alias has its target's TTL)."""
 
     zone: DnsName
-    zone_id: str | None = None
-    private: bool = False
+    zone_id: str | None = Field(default=None, examples=["Z0123456789ABCDEFGHIJ"])
+    private: bool = Field(default=False, examples=[True])
     hosts: Annotated[tuple[DnsName, ...], BeforeValidator(as_tuple)] = Field(min_length=1)
-    apisix_target: DnsName | None = None
-    istio_target: DnsName | None = None
-    target_zone_id: str | None = None
+    apisix_target: DnsName | None = Field(default=None, examples=["apisix-1.elb.us-east-1.amazonaws.com"])
+    istio_target: DnsName | None = Field(default=None, examples=["istio-1.elb.us-east-1.amazonaws.com"])
+    target_zone_id: str | None = Field(default=None, examples=["Z26RNL4JYFTOTI"])
     record: str = Field(default="alias", pattern=r"^(alias|cname)$")
     ttl: Seconds = 60.0
-    ipv6: bool = False
+    ipv6: bool = Field(default=False, examples=[True])
     region: str = "us-east-1"
-    endpoint_url: Url | None = None
-    insync_timeout: Seconds = 120.0
+    endpoint_url: Url | None = Field(default=None, examples=["http://127.0.0.1:5000"])
+    insync_timeout: Seconds = Field(default=120.0, examples=["2m"])
 
 
 class TrafficSplitParams(Model):
@@ -61,11 +61,15 @@ class TrafficSplitParams(Model):
     ``namespaces`` limits where they are looked for.
     """
 
-    through: str = Field(default="admin", pattern=r"^(admin|crds)$")
-    routes: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
-    namespaces: Annotated[tuple[Name, ...], BeforeValidator(as_tuple)] = ()
-    istio_target: DnsName | None = None
-    port: int = Field(default=80, ge=1, le=65535)
+    through: str = Field(default="admin", pattern=r"^(admin|crds)$", examples=["crds"])
+    routes: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = Field(
+        default=(), examples=[["login", "orders"]]
+    )
+    namespaces: Annotated[tuple[Name, ...], BeforeValidator(as_tuple)] = Field(
+        default=(), examples=[["shop"]]
+    )
+    istio_target: DnsName | None = Field(default=None, examples=["istio-1.elb.us-east-1.amazonaws.com"])
+    port: int = Field(default=80, ge=1, le=65535, examples=[80])
 
 
 class IstioFirstParams(Model):
@@ -76,9 +80,9 @@ class IstioFirstParams(Model):
     are refused.
     """
 
-    front: MechanismField | None = None
-    port: int = Field(default=80, ge=1, le=65535)
-    grpc_port: int | None = Field(default=None, ge=1, le=65535)
+    front: MechanismField | None = Field(default=None, examples=["route53"])
+    port: int = Field(default=80, ge=1, le=65535, examples=[80])
+    grpc_port: int | None = Field(default=None, ge=1, le=65535, examples=[9081])
 
     @model_validator(mode="after")
     def _front_is_dns(self) -> IstioFirstParams:
@@ -90,12 +94,14 @@ class IstioFirstParams(Model):
 class CloudflareParams(Model):
     """Cloudflare load balancers (one for each of ``hosts``) with one pool of each gateway."""
 
-    api_token: SecretStr
-    zone: DnsName
-    hosts: Annotated[tuple[DnsName, ...], BeforeValidator(as_tuple)] = Field(min_length=1)
-    apisix_pool: str = Field(min_length=1)
-    istio_pool: str = Field(min_length=1)
-    base_url: Url | None = None
+    api_token: SecretStr = Field(examples=["${env:CLOUDFLARE_API_TOKEN}"])
+    zone: DnsName = Field(examples=["shop.example"])
+    hosts: Annotated[tuple[DnsName, ...], BeforeValidator(as_tuple)] = Field(
+        min_length=1, examples=[["api.shop.example"]]
+    )
+    apisix_pool: str = Field(min_length=1, examples=["apisix"])
+    istio_pool: str = Field(min_length=1, examples=["istio"])
+    base_url: Url | None = Field(default=None, examples=["http://127.0.0.1:5001"])
 
 
 class ClientsParams(Model):
@@ -106,12 +112,12 @@ class ClientsParams(Model):
     ``connection_age``.
     """
 
-    ttl: Seconds | None = None
-    propagation: Seconds = 5.0
-    tail: float = Field(default=0.05, ge=0, le=1)
-    tail_ttl: Seconds = 300.0
-    sticky: float = Field(default=0.1, ge=0, le=1)
-    connection_age: Seconds = 120.0
+    ttl: Seconds | None = Field(default=None, examples=["60s"])
+    propagation: Seconds = Field(default=5.0, examples=["5s"])
+    tail: float = Field(default=0.05, ge=0, le=1, examples=[0.02])
+    tail_ttl: Seconds = Field(default=300.0, examples=["10m"])
+    sticky: float = Field(default=0.1, ge=0, le=1, examples=[0.3])
+    connection_age: Seconds = Field(default=120.0, examples=["5m"])
 
 
 class TrafficParams(Model):
@@ -130,7 +136,7 @@ class TrafficParams(Model):
     arrival_tolerance_percent: float = Field(default=2.0, gt=0, le=20)
     arrival_timeout: Seconds = 900.0
     rollback_target: Seconds = 300.0
-    watch_weights: Seconds = 30.0
+    watch_weights: Seconds = Field(default=30.0, examples=["30s"])
 
     @model_validator(mode="after")
     def _mechanism_configured(self) -> TrafficParams:

@@ -7,6 +7,7 @@ import textwrap
 import time
 from typing import IO
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.status import Status
 from rich.text import Text
@@ -49,9 +50,7 @@ class Screen:
         if self._status is None:
             self._print(" " * _INDENT + text)
             return
-        newest = Text(text)
-        newest.truncate(max(1, self._console.width - _SPINNER - 1), overflow="ellipsis")
-        self._status.update(newest)
+        self._status.update(Text(_begun(text, max(1, self._console.width - _SPINNER - 1))))
 
     def close(self) -> None:
         """End the live line."""
@@ -65,3 +64,13 @@ class Screen:
         width, indent = self._console.width, " " * _INDENT
         for line in textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False):
             self._console.print(line, markup=False, soft_wrap=True)
+
+
+def _begun(text: str, width: int) -> str:
+    """Return as much of *text* as *width* columns hold: it ends between words, and an ellipsis says so."""
+    if cell_len(text) <= width:
+        return text
+    kept, _, rest = set_cell_size(text, max(1, width - 2)).rpartition(" ")
+    if cell_len(kept) < width // 2:  # hardly a word, or a language without spaces
+        kept = f"{kept} {rest}".strip()
+    return f"{kept} …"

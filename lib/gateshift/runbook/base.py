@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 from gateshift import notify
 from gateshift.archive import display
+from gateshift.archive.adoption import Opened, announce
 from gateshift.archive.files import atomic_write
 from gateshift.errors import GateClosed, GateshiftError, InputError, LockHeld, RolledBack, Unwritable
 from gateshift.migration.guard import LEASE, Guard, anchors, annotations_of, refusal
@@ -66,6 +67,7 @@ class Runbook:
         self.context.journal.way_back = self.way_back
         with self._disk():
             self.context.run_folder.mkdir(parents=True, exist_ok=True)
+            announce(Opened(self.context.run_folder, self.name, params.archive.model_dump(mode="json")))
         self._headless = "GATESHIFT_RUN" in os.environ
         if unset := unset_of(params):
             say(tell("params.unset", keys=", ".join(f"{one.key} ({one.reference})" for one in unset)))

@@ -55,11 +55,27 @@ def facts(context: Context, *, who: str, ours: bool, next_step: str) -> dict[str
         tell("card.phase"): phase_words(state.phase.value),
         tell("card.weights"): _weights(context, weights.wait()),
         tell("card.verdict"): verdict_words(state),
+        **({tell("card.dashboard"): shown} if (shown := _dashboard(context)) else {}),
         tell("card.lock"): tell("card.lock.ours", who=who) if ours else lock_words(context.folder),
         tell("card.next"): next_step,
         tell("card.back"): tell("card.back.how", params=typed(context.params_file)),
         tell("card.run"): context.run,
     }
+
+
+def _dashboard(context: Context) -> str:
+    """Return the address of the operator's dashboard from when the newest stage began; empty without one."""
+    try:
+        address = context.params.metrics.dashboard
+    except ParamsError:
+        return ""  # a reference without a value
+    if not address:
+        return ""
+    began = next((r.unix for r in reversed(context.journal.records) if r.kind == "stage.entered"), None)
+    if began is None:
+        return address
+    # Grafana's way to name a time; half an hour of before is what a stage is compared with.
+    return f"{address}{'&' if '?' in address else '?'}from={1000 * (began - 1800):.0f}&to=now"
 
 
 def typed(path: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from gateshift.apisix.model import Kind, Resource
 from gateshift.istio.builders import dns_label
 from gateshift.translate.job import Job
+from gateshift.translate.unrendered import lost_to_a_template
 
 __all__ = ["GATEWAY_NAME", "certificate_of", "secret_of", "serving", "snis", "tls_names"]
 
@@ -24,7 +25,9 @@ def snis(spec: Mapping[str, Any]) -> list[str]:
 def serving(job: Job) -> Iterator[tuple[str, Resource]]:
     """Yield each certificate that serves clients, with the name of its Gateway."""
     for ssl in job.configuration.of(Kind.SSL).values():
-        if ssl.spec.get("type") != "client" and ssl.spec.get("status", 1) not in (0, "0"):
+        if ssl.spec.get("type") == "client" or ssl.spec.get("status", 1) in (0, "0"):
+            continue
+        if not lost_to_a_template(job, ssl):
             yield dns_label(GATEWAY_NAME, ssl.id), ssl
 
 

@@ -203,7 +203,8 @@ def _subject(name: str) -> _Subject:
     if name in _SUBJECTS:
         return _SUBJECTS[name]
     if name.startswith("http_"):
-        return _Subject(name[5:].lower().replace("_", "-"), _header)
+        header = name[5:].lower().replace("_", "-")
+        return _Subject(":authority" if header == "host" else header, _header)
     if name.startswith("arg_"):
         return _Subject(name[4:], _argument, "&")
     if name.startswith("cookie_"):

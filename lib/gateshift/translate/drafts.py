@@ -23,11 +23,13 @@ from gateshift.translate.hosts import sort_hosts
 from gateshift.translate.job import Draft, Job
 from gateshift.translate.ledger import Path
 from gateshift.translate.model import Fidelity
+from gateshift.translate.nodes import read_nodes
 from gateshift.translate.paths import Pattern, parse_pattern
 from gateshift.translate.plugins.registry import Use, apply_plugin, facts
 from gateshift.translate.sources import Inherited, PluginUse, inherit
+from gateshift.translate.unrendered import hold_unrendered
 from gateshift.translate.upstream_policy import duration
-from gateshift.translate.upstreams import UpstreamBook, read_nodes
+from gateshift.translate.upstreams import UpstreamBook
 
 __all__ = ["draft_routes"]
 
@@ -179,19 +181,6 @@ def _upstream(job: Job, draft: Draft, book: UpstreamBook) -> None:
         _mark_tree(job, owner, path, "the upstream has no nodes")
         return
     draft.backends = draft.default_backends = backends
-    mode = str(spec.get("pass_host", "pass"))
-    if mode == "rewrite" and spec.get("upstream_host"):
-        draft.http["rewrite"] = {"authority": str(spec["upstream_host"])}
-    elif mode == "node":
-        nodes = read_nodes(spec, ())
-        if len({(one.host, one.port) for one in nodes}) == 1:
-            standard = {"http": 80, "grpc": 80, "https": 443, "grpcs": 443}.get(scheme)
-            host, port = nodes[0].host, nodes[0].port
-            draft.http["rewrite"] = {"authority": host if port == standard else f"{host}:{port}"}
-        else:
-            note = "several nodes: the Host header stays as the client sent it"
-            job.mark(owner, (*path, "pass_host"), Fidelity.MANUAL, "", note)
-            job.warn(f"{owner.kind}/{owner.id}: pass_host node with several nodes is not converted")
 
 
 def _mark_tree(job: Job, owner: Resource, path: Path, note: str) -> None:
@@ -243,8 +232,8 @@ def _served(job: Job, table: RouteTable, route: Resource) -> Inherited | None:
         return None
     if route.id in table.dropped:
         note = f"{table.dropped[route.id]}: nothing is emitted"
-        job.mark(route, (), Fidelity.MANUAL, "", note)
-        job.lost(f"{route.kind}/{route.id}", note, "correct or remove the route", str(route.origin))
+        job.mark(route, (), Fidelity.MANUAL, "", f"{note}; {table.remedies[route.id]}")
+        job.lost(f"{route.kind}/{route.id}", note, table.remedies[route.id], str(route.origin))
         return None
     inherited = inherit(job.configuration, route)
     written = table.hosts_of(route)
@@ -296,13 +285,15 @@ def draft_routes(job: Job, book: UpstreamBook) -> list[Draft]:
         if not draft.conditions:
             job.warn(f"{route.origin}: no request can meet its vars and methods: no rule is emitted for it")
         _limits_of_istio(job, draft, table)
+        drafts.append(draft)
+        if hold_unrendered(job, draft, authenticates=any(one.name in _AUTH for one in inherited.plugins)):
+            continue
         _upstream(job, draft, book)
         _timeouts(job, draft)
         _retries(job, draft)
         _client_headers(draft)
         _plugins(job, draft, book, rules)
         _consumers(job, draft)
-        drafts.append(draft)
     return drafts
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +16,10 @@ from gateshift.translate.paths import Pattern
 from gateshift.translate.tables import ANY_HOST, HostList
 from gateshift.translate.upstreams import UpstreamBook
 
-__all__ = ["Emission", "hold_back_unemittable", "virtual_services"]
+__all__ = ["GUARD", "Emission", "hold_back_unemittable", "virtual_services"]
 
+GUARD = "guard-"
+"""How the last part of a guard's name begins; its own name follows."""
 _REFUSAL = {
     "status": 503,
     "body": {"string": "gateshift: this route is held back until its blocker is decided\n"},
@@ -28,14 +30,15 @@ _REFUSAL = {
 class Emission:
     """VirtualServices and routes of the Gateway API, and which rule names stand for which route.
 
-    ``names`` leaves out guards: what an EnvoyFilter does to a route it does not do to those. ``hosts`` are
-    those of VirtualServices, ``api_hosts`` those of the Gateway API, whose certificates are ``api_gates``
-    and whose forwarding rules want ``retries``.
+    ``names`` leaves out guards, which are in ``guards``: what an EnvoyFilter does to a route it does not do
+    to those. ``hosts`` are those of VirtualServices, ``api_hosts`` those of the Gateway API, whose
+    certificates are ``api_gates`` and whose forwarding rules want ``retries``.
     """
 
     objects: list[dict[str, Any]] = field(default_factory=list)
     entries: dict[str, str] = field(default_factory=dict)
     names: dict[str, list[str]] = field(default_factory=dict)
+    guards: dict[str, list[str]] = field(default_factory=dict)
     hosts: list[str] = field(default_factory=list)
     lists: dict[str, HostList] = field(default_factory=dict)
     routes: list[dict[str, Any]] = field(default_factory=list)
@@ -49,8 +52,7 @@ class Emission:
         if name in self.entries:
             return  # one rule stands in the list of every host that it is copied into
         self.entries[name] = route
-        if not guard:
-            self.names.setdefault(route, []).append(name)
+        (self.guards if guard else self.names).setdefault(route, []).append(name)
 
 
 def _matches(pattern: Pattern, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
@@ -76,6 +78,29 @@ def _destinations(book: UpstreamBook, backends: Sequence[Any]) -> list[dict[str,
     if len(alive) == 1 and len(backends) == 1:
         return [{"destination": book.destination(alive[0])}]
     return [{"destination": book.destination(one), "weight": one.weight} for one in backends]
+
+
+def _forwarding(book: UpstreamBook, http: Mapping[str, Any], backends: Sequence[Any]) -> dict[str, Any]:
+    """Return *http* with its destinations, and with the Host header that each of them gets.
+
+    An upstream's ``pass_host`` comes after proxy-rewrite in APISIX, so its Host stands. One for all is the
+    rule's; Envoy would take the rule's before a destination's, so several leave the rule without.
+    """
+    destinations = _destinations(book, backends)
+    rewrite = dict(http.get("rewrite") or {})
+    named = [one.authority or rewrite.get("authority", "") for one in backends]
+    hosts = {name for one, name in zip(backends, named, strict=True) if one.weight > 0}
+    rewrite.pop("authority", None)
+    if len(hosts) == 1:
+        (name,) = hosts
+        if name:
+            rewrite["authority"] = name
+    else:
+        for one, name in zip(destinations, named, strict=True):
+            if name:
+                one["headers"] = {"request": {"set": {"host": name}}}
+    found = {key: value for key, value in http.items() if key != "rewrite"}
+    return found | ({"rewrite": rewrite} if rewrite else {}) | {"route": destinations}
 
 
 _FORWARDING = ("route", "rewrite", "timeout", "retries", "fault", "mirrors")
@@ -108,7 +133,7 @@ def _action(book: UpstreamBook, draft: Draft, backends: Sequence[Any]) -> dict[s
     if not any(one.weight > 0 for one in backends):
         # APISIX answers 503 as well when a route has nowhere to go.
         return _without_forwarding(draft.http) | {"directResponse": {"status": 503}}
-    return {**draft.http, "route": _destinations(book, backends)}
+    return _forwarding(book, draft.http, backends)
 
 
 class _Rules:
@@ -131,7 +156,7 @@ class _Rules:
     def _name(self, draft: Draft, pattern: Pattern, suffix: str = "") -> str:
         position = draft.patterns.index(pattern)
         name = draft.label + (f".{position + 1}" if position else "") + (f".{suffix}" if suffix else "")
-        if suffix.startswith("guard-"):
+        if suffix.startswith(GUARD):
             self.guards.add(name)
         return name
 
@@ -147,7 +172,7 @@ class _Rules:
             if matches:
                 ends = "directResponse" in guard.http or "redirect" in guard.http
                 http = _overlay(answering if ends else base, guard.http)
-                rules.append(_rule(self._name(draft, pattern, f"guard-{guard.name}"), matches, http))
+                rules.append(_rule(self._name(draft, pattern, f"{GUARD}{guard.name}"), matches, http))
             if {} in guard.conditions:
                 return rules  # nothing below it could ever be reached
         for label, conditions, action in self._alternatives(draft, base):
@@ -219,16 +244,21 @@ def _service_name(host: str) -> str:
 
 
 def virtual_services(
-    job: Job, book: UpstreamBook, lists: Mapping[str, HostList], tls: Mapping[str, Sequence[str]]
+    job: Job,
+    book: UpstreamBook,
+    lists: Mapping[str, HostList],
+    tls: Mapping[str, Sequence[str]],
+    wanted: Collection[str],
 ) -> Emission:
     """Return one VirtualService a host; hosts with identical lists and no overlap share one.
 
+    *wanted* are the hosts of routes that serve: what closes one of those is said by a refusal.
     *tls* names the Gateways of certificates with their hosts. A VirtualService is bound to those that
     cover its host, never to a narrower one: Istio would put its rules into the narrower host's table.
     """
     emission = Emission()
     rules = _Rules(job, book)
-    groups = _groups(lists, tls)
+    groups = _groups(lists, tls, wanted)
     tables = [_table(hosts, lists[hosts[0]], rules) for hosts in groups]
     routed, emission.forms = forms_of(job, tables, tls)
     for table in tables:
@@ -244,7 +274,9 @@ def virtual_services(
     return emission
 
 
-def _groups(lists: Mapping[str, HostList], tls: Mapping[str, Sequence[str]]) -> list[tuple[str, ...]]:
+def _groups(
+    lists: Mapping[str, HostList], tls: Mapping[str, Sequence[str]], wanted: Collection[str]
+) -> list[tuple[str, ...]]:
     """Return the hosts that share a list and certificates, sorted; without those that serve nothing."""
     groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for host, pairs in lists.items():
@@ -254,13 +286,14 @@ def _groups(lists: Mapping[str, HostList], tls: Mapping[str, Sequence[str]]) -> 
             groups[(("", host), *signature)] = [host]
         else:
             groups.setdefault(signature, []).append(host)
-    serving = [host for host, pairs in lists.items() if any(not draft.blocked for draft, _ in pairs)]
+    serving = {host for host, pairs in lists.items() if any(not draft.blocked for draft, _ in pairs)}
+    serving |= set(wanted)
     found = []
     for hosts in sorted(groups.values(), key=lambda one: sorted(one)[0]):
         pairs, names = lists[hosts[0]], sorted(hosts)
         if all(draft.blocked for draft, _ in pairs):
             # Nothing to serve: without a VirtualService the gateway answers 404, which is as closed as a
-            # refusal, unless a wider host would take the requests over.
+            # refusal, unless a wider host would take the requests over, or a route below them serves.
             names = [one for one in names if any(within(one, wide) for wide in serving)] if pairs else []
         if names:
             found.append(tuple(names))

@@ -19,7 +19,7 @@ from gateshift.translate.job import Draft, Job
 from gateshift.translate.leftovers import account_leftovers
 from gateshift.translate.model import ROUTES_FILE, LedgerEntry, Target, Translation
 from gateshift.translate.streams import draft_streams, stream_objects, stream_ports
-from gateshift.translate.tables import host_lists
+from gateshift.translate.tables import ANY_HOST, host_lists
 from gateshift.translate.targets import in_their_forms
 from gateshift.translate.upstreams import Backend, UpstreamBook
 from gateshift.translate.vhosts import host_filter
@@ -53,7 +53,8 @@ def translate(configuration: Configuration, params: TranslateParams, target: Tar
     streams = draft_streams(job, book)
     job.tcp_ports = stream_ports(streams)
     book.keep([*_used(drafts), *_used(streams)])
-    emission = virtual_services(job, book, lists, tls)
+    wanted = {host for one in drafts if not one.blocked for host in one.effective.hosts or (ANY_HOST,)}
+    emission = virtual_services(job, book, lists, tls, wanted)
     files: dict[str, tuple[dict[str, Any], ...]] = {
         "gateway.yaml": tuple(gateways(job, emission, tls)),
         "virtual-service.yaml": tuple(emission.objects),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gateshift.translate.emit import Emission
+from gateshift.translate.emit import GUARD, Emission
 from gateshift.translate.gateway_api import retry_patches
 from gateshift.translate.job import Draft, HttpFilter, Job
 from gateshift.translate.model import Fidelity
@@ -45,7 +45,8 @@ def envoy_filters(job: Job, drafts: Sequence[Draft], emission: Emission) -> list
     by_concern: dict[str, list[Any]] = {}
     for one in sorted(job.filters.values(), key=lambda f: (-f.priority, f.name)):
         by_concern.setdefault(one.concern, []).append(one)
-    for concern in sorted({name for draft in live for name in draft.patches}):
+    patched = {name for draft in live for name in draft.patches}
+    for concern in sorted(patched | {one.name for draft in live for one in draft.guards if one.patch}):
         by_concern.setdefault(concern, [])
     found = []
     for concern, filters in by_concern.items():
@@ -67,10 +68,23 @@ def envoy_filters(job: Job, drafts: Sequence[Draft], emission: Emission) -> list
             if concern in draft.patches:
                 sources.add(draft.resource)
                 patches += _on_route(emission.names[draft.id], draft.patches[concern])
+            on_guards = _on_guards(draft, concern, emission.guards.get(draft.id, ()))
+            sources |= {draft.resource} if on_guards else set()
+            patches += on_guards
         # Lower numbers are applied first, so filters stand in APISIX's order before the router.
         priority = -max((one.priority for one in filters), default=0)
         found += job.envoy_filters(("gateshift", concern), patches, sources, priority=priority)
     return found + _retries(job, live, emission) + _slashes(job, live)
+
+
+def _on_guards(draft: Draft, concern: str, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return what is merged into the rules that stand above the route's own."""
+    return [
+        patch
+        for guard in draft.guards
+        if guard.patch and guard.name == concern
+        for patch in _on_route([one for one in names if one.endswith(f".{GUARD}{guard.name}")], guard.patch)
+    ]
 
 
 def _retries(job: Job, live: Sequence[Draft], emission: Emission) -> list[dict[str, Any]]:

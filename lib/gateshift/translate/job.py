@@ -26,7 +26,8 @@ class Guard:
 
     Guards stand in the order in which APISIX runs them: first those of the rewrite phase, then (*late*)
     those of the access phase, in each the highest plugin *priority* first. A guard whose ``http`` neither
-    answers nor redirects still forwards: it is then laid over the route's own action.
+    answers nor redirects still forwards: it is then laid over the route's own action. *patch* is what an
+    EnvoyFilter merges into it where a VirtualService has no field.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Guard:
     conditions: Sequence[Condition]
     http: Mapping[str, Any]
     late: bool = False
+    patch: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +175,7 @@ class Job:
         self.rate_limits: dict[str, dict[str, Any]] = {}
         self.jwt_rules: dict[str, dict[str, Any]] = {}
         self.sources: dict[str, set[str]] = {}
+        self.unrendered: dict[tuple[str, str], list[tuple[Path, str]]] | None = None
         self._pending: dict[tuple[str, str, bool], _Pending] = {}
 
     def has(self, feature: Feature) -> bool:

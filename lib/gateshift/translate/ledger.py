@@ -106,6 +106,17 @@ class Ledger:
                 found.append((leaf, mark.fidelity, "; ".join(mark.notes)))
         return found
 
+    def _refused(self) -> Iterator[LedgerEntry]:
+        """Yield the leaves of objects that APISIX's schema refuses: nothing of them is converted."""
+        found = self._configuration.findings
+        for resource in self._configuration.refused:
+            name = f"{resource.kind}/{resource.id}"
+            why = [f"{f.message}; {f.remedy}" for f in found if f.unread == name]
+            for leaf in leaves(resource.spec):
+                yield LedgerEntry(
+                    name, format_path(leaf), Fidelity.MANUAL, "", "; ".join(why), str(resource.origin)
+                )
+
     def close(self) -> tuple[LedgerEntry, ...]:
         """Return one entry a leaf, in source order. Raises GateshiftError when a leaf is unaccounted for."""
         entries: list[LedgerEntry] = []
@@ -132,6 +143,7 @@ class Ledger:
                         str(resource.origin),
                     )
                 )
+        entries += self._refused()
         if lost:
             raise GateshiftError(
                 f"the translation lost {len(lost)} source values, the first is {lost[0]}",

@@ -170,8 +170,10 @@ def _random_request(hints: _Hints, chance: random.Random) -> Request:
             continue
         value = chance.choice(values) if values and roll < 0.8 else chance.choice(("other", "1", "zz"))
         value = "".join(c for c in value if c.isalnum() or c in "-_./") or "v"
-        if name.startswith("http_"):
-            headers[name[5:].replace("_", "-")] = value
+        if name.lower() == "http_host":
+            request = replace(request, host=value)  # there is one Host, in both
+        elif name.startswith("http_"):
+            headers[name[5:].lower().replace("_", "-")] = value
         elif name.startswith("arg_"):
             args[name[4:]] = value
         elif name.startswith("cookie_"):
@@ -184,7 +186,7 @@ def _random_request(hints: _Hints, chance: random.Random) -> Request:
             request = replace(request, server_port=chance.choice((9080, 9443) if secure else (9080,)))
         elif name == "request_method" and value.isalpha():
             request = replace(request, method=value.upper())
-    return replace(request, headers=headers, args=args, cookies=cookies)
+    return replace(request, headers=headers, args=args, cookies={} if "cookie" in headers else cookies)
 
 
 def _as_seen(request: Request) -> Seen:

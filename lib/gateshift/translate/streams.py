@@ -15,6 +15,7 @@ from gateshift.translate.job import Draft, Job
 from gateshift.translate.model import Fidelity
 from gateshift.translate.plugins.registry import Use, apply_plugin
 from gateshift.translate.sources import inherit
+from gateshift.translate.unrendered import unrendered
 from gateshift.translate.upstreams import UpstreamBook
 
 __all__ = ["draft_streams", "stream_objects", "stream_ports"]
@@ -50,6 +51,15 @@ def _refusal(route: Resource, ports: Counter[int | None], scheme: str) -> str:
     return ""
 
 
+def _template(job: Job, draft: Draft) -> str:
+    """Return what of a stream route a template was to complete; empty when nothing is missing."""
+    inherited = draft.effective
+    for owner in (draft.route, inherited.service, inherited.upstream_owner):
+        for _, said in unrendered(job, owner) if owner is not None else ():
+            return said
+    return ""
+
+
 def draft_streams(job: Job, book: UpstreamBook) -> list[Draft]:
     """Return a draft for every stream route; one that cannot be converted is blocked."""
     routes = list(job.configuration.of(Kind.STREAM_ROUTE).values())
@@ -61,7 +71,7 @@ def draft_streams(job: Job, book: UpstreamBook) -> list[Draft]:
         upstream, owner = inherited.upstream, inherited.upstream_owner
         # A stream upstream is TCP unless it says otherwise; http is the schema's default, and means nothing.
         scheme = str((upstream or {}).get("scheme", "tcp"))
-        reason = _refusal(route, ports, scheme)
+        reason = _refusal(route, ports, scheme) or _template(job, draft)
         if not reason and upstream is not None and owner is not None:
             draft.backends = book.resolve(upstream, owner, inherited.upstream_path, draft, tcp=True) or []
             draft.default_backends = draft.backends

@@ -6,7 +6,6 @@ different policies for one host, each policy becomes a subset, so neither change
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -21,81 +20,34 @@ from gateshift.translate.health import CHECK, check_filter
 from gateshift.translate.job import Draft, Job
 from gateshift.translate.ledger import Path
 from gateshift.translate.model import Fidelity
+from gateshift.translate.nodes import Node, host_header, is_address, read_nodes, split_address
 from gateshift.translate.upstream_policy import traffic_policy
 
-__all__ = ["Backend", "Node", "UpstreamBook", "read_nodes"]
+__all__ = ["Backend", "UpstreamBook"]
 
 _PROTOCOLS = {"grpc": "GRPC", "grpcs": "GRPC", "tcp": "TCP"}
 _LABEL = "[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
 _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
-_TLS_PORT = {"https": 443, "grpcs": 443}
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """One APISIX node, as written."""
-
-    host: str
-    port: int
-    weight: int
-    path: Path
-    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """One destination: the host Istio knows, and which policy of that host applies."""
+    """One destination: the host Istio knows, and which policy of that host applies.
+
+    *authority* is the Host header that it gets (``pass_host``); empty for the client's own.
+    """
 
     host: str
     port: int
     weight: int
     policy: str
+    authority: str = ""
 
 
 @dataclass(slots=True)
 class _Host:
     policies: dict[str, str] = field(default_factory=dict)
     sources: set[str] = field(default_factory=set)
-
-
-def _split(text: str, default: int) -> tuple[str, int]:
-    found = re.fullmatch(r"(\[.+\]|[^:]+)(?::(\d+))?", text.strip())
-    if found is None:
-        return text.strip(), default
-    return found[1].strip("[]"), int(found[2]) if found[2] else default
-
-
-def read_nodes(spec: Mapping[str, Any], path: Path) -> list[Node]:
-    """Read nodes in either form (map or list); a missing port is 443 for TLS schemes, else 80."""
-    default = _TLS_PORT.get(str(spec.get("scheme", "http")), 80)
-    raw = spec.get("nodes")
-    nodes = []
-    if isinstance(raw, Mapping):
-        for key, weight in raw.items():
-            host, port = _split(str(key), default)
-            nodes.append(Node(host, port, int(weight or 0), (*path, "nodes", str(key))))
-    elif isinstance(raw, list | tuple):
-        for position, one in enumerate(raw):
-            if isinstance(one, Mapping) and one.get("host"):
-                host, port = _split(str(one["host"]), int(one.get("port") or default))
-                nodes.append(
-                    Node(
-                        host,
-                        port,
-                        int(one.get("weight", 1)),
-                        (*path, "nodes", position),
-                        int(one.get("priority", 0) or 0),
-                    )
-                )
-    return nodes
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 class UpstreamBook:
@@ -111,9 +63,9 @@ class UpstreamBook:
         """Return (host, port, note) that Istio should use for an APISIX node name."""
         mapped = self._job.params.services.get(f"{host}:{port}") or self._job.params.services.get(host)
         if mapped:
-            name, mapped_port = _split(mapped, port)
+            name, mapped_port = split_address(mapped, port)
             return self.complete(name), mapped_port, "mapped by translate.services"
-        if host.endswith(".svc.cluster.local") or _is_address(host):
+        if host.endswith(".svc.cluster.local") or is_address(host):
             return host, port, ""
         if host.endswith(".svc"):
             return f"{host}.cluster.local", port, ""
@@ -144,37 +96,69 @@ class UpstreamBook:
         if not nodes:
             return None
         policy = traffic_policy(job, spec, owner, path, nodes)
-        source = f"{owner.kind}/{owner.id}"
-        kind = str(spec.get("type", "roundrobin"))
         resolved = [(node, *self.fqdn(node.host, node.port)) for node in nodes]
         for node, host, _port, _named in resolved:
-            if not (_NAME.fullmatch(host.lower()) or _is_address(host)):
+            if not (_NAME.fullmatch(host.lower()) or is_address(host)):
                 reason = f"the node {node.host} has a name that neither Kubernetes nor Istio can have"
                 draft.blocked |= job.block(
                     owner, "nodes", draft.resource, reason, "say in translate.services which Service it is"
                 )
                 job.mark(owner, node.path, Fidelity.MANUAL, "", reason)
         if draft.blocked:
-            resolved = [one for one in resolved if _NAME.fullmatch(one[1].lower()) or _is_address(one[1])]
+            resolved = [one for one in resolved if _NAME.fullmatch(one[1].lower()) or is_address(one[1])]
             if not resolved:
                 return []
         for node, host, _port, named in resolved:
             fidelity = Fidelity.APPROXIMATE if named or node.priority else Fidelity.EXACT
             note = "node priority has no equivalent: all nodes take traffic" if node.priority else named
             job.mark(owner, node.path, fidelity, f"destination {host}", note)
-        addresses = [one for one in resolved if _is_address(one[1])]
-        together = len(resolved) > 1 and kind not in ("roundrobin", "")
-        if addresses or (together and len({one[1] for one in resolved}) > 1):
+        return self._destinations(spec, owner, path, draft, resolved, policy, tcp=tcp)
+
+    def _destinations(  # noqa: PLR0917 - the upstream, and its nodes under the names that Istio has for them
+        self,
+        spec: Mapping[str, Any],
+        owner: Resource,
+        path: Path,
+        draft: Draft,
+        resolved: list[tuple[Node, str, int, str]],
+        policy: Mapping[str, Any],
+        *,
+        tcp: bool,
+    ) -> list[Backend]:
+        source = f"{owner.kind}/{owner.id}"
+        together = len(resolved) > 1 and str(spec.get("type", "roundrobin")) not in ("roundrobin", "")
+        named = {"" if tcp else host_header(spec, one[0]) for one in resolved if one[0].weight > 0}
+        if together and len(named) > 1:
+            reason = "pass_host node: one load balancer over nodes of several names sends one Host to all"
+            self._hold_host(owner, path, draft, reason)
+            named = {""}
+        apart = len(named) > 1  # then each node is a destination of its own, with its Host
+        addresses = any(is_address(one[1]) for one in resolved)
+        if not apart and (addresses or (together and len({one[1] for one in resolved}) > 1)):
             host = self._static(spec, owner, path, [(n, h, p) for n, h, p, _ in resolved])
-            return [self._use(host, resolved[0][2] if len(resolved) == 1 else 80, 1, policy, source)]
-        backends: dict[tuple[str, int], Backend] = {}
-        for node, host, port, _ in resolved:
-            if not host.endswith(".cluster.local"):
+            port = resolved[0][2] if len(resolved) == 1 else 80
+            return [self._use(host, port, 1, policy, source, authority=next(iter(named), ""))]
+        backends: dict[tuple[str, int, str], Backend] = {}
+        for place, (node, host, port, _) in enumerate(resolved):
+            target = host
+            if is_address(host):
+                if node.weight == 0:
+                    continue  # a ServiceEntry without an endpoint serves nothing either
+                target = self._static(spec, owner, (*path, "node", place), [(node, host, port)])
+            elif not host.endswith(".cluster.local"):
                 self._external(host, port, spec, source)
-            known = backends.get((host, port))
+            name = host_header(spec, node) if apart else next(iter(named), "")
+            known = backends.get((target, port, name))
             weight = node.weight + (known.weight if known else 0)
-            backends[host, port] = self._use(host, port, weight, policy, source)
+            backends[target, port, name] = self._use(target, port, weight, policy, source, authority=name)
         return list(backends.values())
+
+    def _hold_host(self, owner: Resource, path: Path, draft: Draft, reason: str) -> None:
+        """Hold a route back whose backends would get another Host header than from APISIX."""
+        job = self._job
+        remedy = "give the nodes one Host (pass_host rewrite), or sign that they get the client's"
+        job.mark(owner, (*path, "pass_host"), Fidelity.MANUAL, "", f"{reason}; {remedy}")
+        draft.blocked |= job.block(owner, "pass_host", draft.resource, reason, remedy)
 
     def _discovered(
         self, spec: Mapping[str, Any], owner: Resource, path: Path, draft: Draft
@@ -187,7 +171,7 @@ class UpstreamBook:
             host = f"{found[2]}.{found[1]}.svc.cluster.local"
             port = int(found[3])
         elif kind == "dns" and name:
-            host, port = _split(name, 80)
+            host, port = split_address(name, 80)
             host, port, _ = self.fqdn(host, port)
             if not host.endswith(".cluster.local"):
                 self._external(host, port, spec, source)
@@ -209,9 +193,23 @@ class UpstreamBook:
             if key in spec:
                 job.mark(owner, (*path, key), Fidelity.EXACT, f"destination {host}")
         policy = traffic_policy(job, spec, owner, path, [Node(host, port, 1, path)])
-        return [self._use(host, port, 1, policy, source)]
+        if spec.get("pass_host") == "node":
+            reason = "pass_host node: APISIX sends the address that discovery gave it as Host, Istio cannot"
+            self._hold_host(owner, path, draft, reason)
+            return [self._use(host, port, 1, policy, source)]
+        authority = host_header(spec, Node(host, port, 1, path))
+        return [self._use(host, port, 1, policy, source, authority=authority)]
 
-    def _use(self, host: str, port: int, weight: int, policy: Mapping[str, Any], source: str) -> Backend:
+    def _use(
+        self,
+        host: str,
+        port: int,
+        weight: int,
+        policy: Mapping[str, Any],
+        source: str,
+        *,
+        authority: str = "",
+    ) -> Backend:
         known = self._hosts.setdefault(host, _Host())
         text = json.dumps(policy, sort_keys=True)
         if text not in known.policies:
@@ -220,7 +218,7 @@ class UpstreamBook:
             taken = name in known.policies.values()
             known.policies[text] = dns_label(name, digest_of(policy)[:6]) if taken else name
         known.sources.add(source)
-        return Backend(host, port, weight, text)
+        return Backend(host, port, weight, text, authority)
 
     def with_policy(self, backend: Backend, source: str, key: str, change: Mapping[str, Any]) -> Backend:
         """Return *backend* with a traffic policy of its own, *change* laid over what it has under *key*."""
@@ -230,7 +228,9 @@ class UpstreamBook:
             **known,
             **{k: {**known.get(k, {}), **v} if isinstance(v, dict) else v for k, v in change.items()},
         }
-        return self._use(backend.host, backend.port, backend.weight, policy, source)
+        return self._use(
+            backend.host, backend.port, backend.weight, policy, source, authority=backend.authority
+        )
 
     def external(
         self, host: str, port: int, *, tls: bool, source: str, verify: bool = True, grpc: bool = False
@@ -282,7 +282,7 @@ class UpstreamBook:
             for node, address, number in nodes
             if node.weight > 0
         ]
-        static = all(_is_address(address) for _, address, _ in nodes)
+        static = all(is_address(address) for _, address, _ in nodes)
         entry = {
             "hosts": [host],
             "ports": [{"number": port, "name": name, "protocol": protocol}],

@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gateshift.apisix.model import Configuration, Finding, Kind, Origin, Resource, Router, Severity
-from gateshift.apisix.shapes import faults
+from gateshift.apisix.model import (
+    Configuration,
+    Finding,
+    Kind,
+    Origin,
+    Resource,
+    Router,
+    Severity,
+    Unfilled,
+)
+from gateshift.apisix.shapes import UNFILLED, faults
+from gateshift.apisix.templates import REMEDY
 
 __all__ = ["Builder", "check_fields"]
 
@@ -20,6 +30,8 @@ class Builder:
     def __init__(self) -> None:
         self._resources: dict[Kind, dict[str, Resource]] = {}
         self._findings: list[Finding] = []
+        self._unfilled: list[Unfilled] = []
+        self._refused: list[Resource] = []
         self._order = 0
         self.router: Router | None = None
         self.version: str | None = None
@@ -40,6 +52,10 @@ class Builder:
         """Record that *what* is not part of the configuration although APISIX would act on it."""
         self._findings.append(Finding(Severity.ERROR, origin, message, remedy, unread=what))
 
+    def unfilled(self, origin: Origin, text: str, *, exists: bool, part: str = "") -> None:
+        """Record that a template was to make a part of the source, or to say whether it exists."""
+        self._unfilled.append(Unfilled(origin, text, exists, part))
+
     def has(self, kind: Kind, id_: str) -> bool:
         """True when a resource of this kind and id has been read."""
         return id_ in self._resources.get(kind, {})
@@ -58,13 +74,12 @@ class Builder:
         wrong = faults(kind, spec)
         if wrong:
             for path, message in wrong:
-                self.lose(
-                    _below(origin, path),
-                    f"{kind.value}/{name}",
-                    f"{message}; APISIX refuses the whole object and serves without it",
-                    "correct the value at the place named",
-                )
-            return Resource(kind, name, spec, origin, self._order)
+                template = message.endswith(UNFILLED)
+                refused = "" if template else "; APISIX refuses the whole object and serves without it"
+                remedy = REMEDY if template else "correct the value at the place named"
+                self.lose(_below(origin, path), f"{kind.value}/{name}", message + refused, remedy)
+            self._refused.append(Resource(kind, name, spec, origin, self._order))
+            return self._refused[-1]
         by_id = self._resources.setdefault(kind, {})
         before = by_id.get(name)
         if before is not None:
@@ -88,6 +103,8 @@ class Builder:
             findings=tuple(dict.fromkeys(self._findings)),
             router=self.router,
             version=self.version,
+            unfilled=tuple(self._unfilled),
+            refused=tuple(self._refused),
         )
 
     def _check_references(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from gateshift.apisix.readers.builder import Builder
 from gateshift.apisix.readers.manifest import Manifest, objects_of
+from gateshift.apisix.templates import gaps
 
 __all__ = ["backend_upstream", "external_upstream", "seconds", "service_nodes"]
 
@@ -76,7 +77,9 @@ def external_upstream(manifest: Manifest, builder: Builder) -> dict[str, Any]:
 
 def _settings(spec: Mapping[str, Any], manifest: Manifest, builder: Builder) -> dict[str, Any]:
     """Translate the settings that ApisixUpstream and its port levels share."""
-    out: dict[str, Any] = {}
+    # What reads as no value is left out below: then the default must not be taken for meant.
+    open_ = [f"{manifest.kind}/{manifest.name}.{gap}" for gap in gaps({"spec": spec})]
+    out: dict[str, Any] = {"_unfilled": open_} if open_ else {}
     balancer = spec.get("loadbalancer")
     if isinstance(balancer, Mapping):
         out["type"] = balancer.get("type") or "roundrobin"

@@ -10,10 +10,12 @@ from gateshift.apisix.readers import crd, gateway_api, ingress
 from gateshift.apisix.readers.builder import Builder
 from gateshift.apisix.readers.manifest import Manifest
 from gateshift.apisix.readers.source import Document
+from gateshift.apisix.templates import dotted, gaps
 
 __all__ = ["read_objects"]
 
 _GROUP = "apisix.apache.org/"
+_ANNOTATIONS = "k8s.apisix.apache.org/"
 _GATEWAY = "gateway.networking.k8s.io/"
 _NETWORKING = "networking.k8s.io/"
 _WITHOUT_EFFECT = frozenset(("GatewayProxy", "GatewayClass", "ReferenceGrant", "ApisixClusterConfig"))
@@ -31,6 +33,14 @@ def _manifest(document: Document, data: Mapping[str, Any], builder: Builder) -> 
         return None
     notes = meta.get("annotations")
     annotations = {str(k): str(v) for k, v in notes.items()} if isinstance(notes, Mapping) else {}
+    ours = {key: value for key, value in annotations.items() if key.startswith(_ANNOTATIONS)}
+    named = {"name": name, "namespace": meta.get("namespace")}
+    # Wrapped, so that no key of it counts as documentation.
+    for gap in gaps({"metadata": {**named, "annotations": {"plugins": ours}}, "spec": spec}):
+        # A reader may leave out or default what it cannot read: whatever comes of the object is held back.
+        place = Origin(document.source, f"{origin.path}.{dotted(gap.path)}")
+        builder.unfilled(place, gap.text, exists=True, part=origin.path)
+        break
     return Manifest(kind, name, str(meta.get("namespace") or "default"), spec, origin, annotations)
 
 

@@ -13,14 +13,12 @@ import yaml
 
 from gateshift.apisix.model import Origin
 from gateshift.apisix.readers.builder import Builder
+from gateshift.apisix.templates import EXPRESSION, REMEDY, decides, gap_in, structural_lines
 from gateshift.errors import ConfigurationError
 
 __all__ = ["Document", "load", "parse"]
 
 _VARIABLE = re.compile(r"\$\{\{\s*(\w+(?:(?!\}\}).)*?)\s*\}\}", re.ASCII)
-_TEMPLATE = re.compile(r"(?<!\$)\{\{-?.*?-?\}\}")
-_TEMPLATE_LINE = re.compile(r"^\s*(?:\{\{-?.*-?\}\}|\{%.*%\})\s*$", re.MULTILINE)
-_SHELL = re.compile(r"\$\{[A-Za-z_][\w:.-]*\}")
 _MAX_BYTES = 256 * 1024 * 1024
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _MAX_DEPTH = 100
@@ -102,11 +100,16 @@ def load(path: Path, env: Mapping[str, str], builder: Builder) -> list[Document]
 def parse(text: str, source: str, env: Mapping[str, str], builder: Builder) -> list[Document]:
     """Parse the text of one file into documents; empty documents are left out."""
     text = _substitute(text, source, env, builder)
+    said: list[str] = []
     documents = _json_documents(text)
     if documents is None:
-        documents = _yaml_documents(text, source, builder)
+        documents = _yaml_documents(text, source, builder, said)
     plain = _Plain(source)
-    found = [Document(source, i, plain(data)) for i, data in enumerate(documents) if data is not None]
+    found = [
+        Document(source, i, _restored(plain(data), said) if said else plain(data))
+        for i, data in enumerate(documents)
+        if data is not None
+    ]
     if _HALF.search(text):
         _refuse_halves(found, source)
     for document in found:
@@ -209,6 +212,8 @@ def _substitute(text: str, source: str, env: Mapping[str, str], builder: Builder
 
 def _json_documents(text: str) -> list[Any] | None:
     stripped = text.lstrip()
+    if stripped.startswith("/"):
+        return _printed_by_etcdctl(stripped)
     if not stripped.startswith(("{", "[")):
         return None
     try:
@@ -226,33 +231,70 @@ def _json_documents(text: str) -> list[Any] | None:
         return None
 
 
-def _yaml_documents(text: str, source: str, builder: Builder) -> list[Any]:
+def _printed_by_etcdctl(text: str) -> list[Any] | None:
+    """Read what ``etcdctl get --prefix`` prints by default: lines of a key and its value in turn."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    keys, values = lines[::2], lines[1::2]
+    if len(keys) != len(values) or not all(key.startswith("/") for key in keys):
+        return None
+    return [dict(zip(keys, values, strict=True))]
+
+
+def _yaml_documents(text: str, source: str, builder: Builder, said: list[str]) -> list[Any]:
     try:
         return list(yaml.load_all(text, Loader=_Loader))
     except (yaml.YAMLError, ValueError, RecursionError, TypeError) as first:
         if "{{" in text or "{%" in text:
-            return _templated(text, source, builder, first)
+            return _templated(text, source, builder, said, first)
         raise _not_yaml(source, first) from None
 
 
-def _templated(text: str, source: str, builder: Builder, first: Exception) -> list[Any]:
-    """Read a template as far as it is YAML: expressions become text that names them."""
-    plain = _TEMPLATE_LINE.sub("", text)
+def _templated(text: str, source: str, builder: Builder, said: list[str], first: Exception) -> list[Any]:
+    """Read a template as far as it is YAML: each expression in a value becomes a mark, and is put in *said*.
 
-    def quote_expression(found: re.Match[str]) -> str:
-        return "template(" + re.sub(r"[^\w.]+", " ", found[0]).strip() + ")"
+    Lines of nothing but expressions are left out. What they decide (whether something exists, and how
+    often) or add is not known, and stands in ``unfilled``.
+    """
 
-    plain = _TEMPLATE.sub(quote_expression, plain)
+    def mark(found: re.Match[str]) -> str:
+        said.append(found[0])
+        return f"\ue000{len(said) - 1}\ue001"  # a text that YAML takes wherever a value can be
+
+    lines = text.split("\n")
+    alone = structural_lines(text)
+    for number in alone:
+        if decides(lines[number]):
+            builder.unfilled(Origin(source, f"line {number + 1}"), lines[number].strip(), exists=False)
+            builder.lose(
+                Origin(source, f"line {number + 1}"),
+                Path(source).name,
+                f"the file is a template, and {lines[number].strip()} decides what is in it",
+                REMEDY,
+            )
+            break
+    for number in alone:
+        lines[number] = ""
+    plain = EXPRESSION.sub(mark, "\n".join(lines))
     try:
         documents = list(yaml.load_all(plain, Loader=_Loader))
     except (yaml.YAMLError, ValueError, RecursionError, TypeError):
         raise _not_yaml(source, first, hint="render the template first (helm template, jinja)") from None
-    builder.error(
-        Origin(source, ""),
-        "the file is a template (Helm or Jinja) and was read without rendering: conditions count as true",
-        "render it first, for example with `helm template`, and read the result",
-    )
+    builder.error(Origin(source, ""), "the file is a template (Helm or Jinja) that was not rendered", REMEDY)
     return documents
+
+
+_MARK = re.compile("\ue000(\\d+)\ue001")
+
+
+def _restored(value: Any, said: list[str]) -> Any:
+    """Put the expressions back where their marks are."""
+    if isinstance(value, Mapping):
+        return {_restored(key, said): _restored(item, said) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_restored(item, said) for item in value]
+    if isinstance(value, str):
+        return _MARK.sub(lambda found: said[int(found[1])], value)
+    return value
 
 
 def _not_yaml(source: str, error: Exception, *, hint: str | None = None) -> ConfigurationError:
@@ -262,6 +304,9 @@ def _not_yaml(source: str, error: Exception, *, hint: str | None = None) -> Conf
     if "stands twice" in problem:
         return ConfigurationError(f"{source}:{where} {problem}", hint=hint)
     return ConfigurationError(f"{source}:{where} is neither JSON nor YAML: {problem}", hint=hint)
+
+
+_PARTS = re.compile(r"[.\[\]]+")
 
 
 def _leftovers(value: Any, source: str, path: str, builder: Builder, depth: int = 0) -> None:
@@ -274,11 +319,12 @@ def _leftovers(value: Any, source: str, path: str, builder: Builder, depth: int 
     elif isinstance(value, list):
         for i, item in enumerate(value):
             _leftovers(item, source, f"{path}[{i}]", builder, depth + 1)
-    elif isinstance(value, str) and ("{{" in value or "${" in value) and len(value) < 400:
-        found = _TEMPLATE.search(value) or _SHELL.search(value)
-        if found and not path.endswith(("filter_func", "functions[0]", "functions[1]")):
-            builder.warn(
-                Origin(source, path),
-                f"{found[0]} looks like a placeholder that was never replaced; APISIX would use it as text",
-                "fill it in before the configuration is read",
-            )
+    elif isinstance(value, str) and "{" in value:
+        found = gap_in(value, tuple(_PARTS.split(path)))
+        if not found or found.startswith("${{"):
+            return  # that one has been named, with its line
+        builder.warn(
+            Origin(source, path),
+            f"{found} looks like a placeholder that was never replaced; APISIX would use it as text",
+            "fill it in before the configuration is read",
+        )

@@ -196,12 +196,19 @@ local function client_address(handle)
   return (address:match("^%[(.*)%]") or address:match("^(.*):%d+$") or address), address:match(":(%d+)$")
 end
 local function plain_host(headers) return (headers:get(":authority") or ""):gsub(":%d+$", ""):lower() end
+local function decoded(text)
+  return (text:gsub("%%(%x%x)", function(hex) return string.char(tonumber(hex, 16)) end))
+end
 local function argument(headers, name)
   for pair in ((headers:get(":path") or ""):match("%?(.*)$") or ""):gmatch("[^&]+") do
-    local key, value = pair:match("^([^=]*)=(.*)$")
-    if key == name then return value end
+    local key, sign, value = pair:match("^([^=]*)(=?)(.*)$")
+    if decoded((key:gsub("%+", " "))) == name then
+      return sign == "" and "true" or decoded((value:gsub("%+", " ")))
+    end
   end
 end
+-- A decoded value must not end a header.
+local function plain(value) return (value:gsub("%c", "")) end
 local UNREACHED = {"upstream failure", "upstream request timeout", "upstream connect error", "no healthy"}
 local function call(handle, method, headers, body)
   headers[":method"], headers[":path"], headers[":authority"] = method, PATH, AUTHORITY

@@ -7,7 +7,8 @@ from typing import Any
 
 from gateshift.translate.conditions import Inexpressible
 from gateshift.translate.plugins.registry import Use, handles
-from gateshift.translate.plugins.rewrite import regex_rewrite
+from gateshift.translate.plugins.rewrite import path_condition, regex_rewrite
+from gateshift.translate.regexes import top_level
 
 _CODES = {
     301: "MOVED_PERMANENTLY",
@@ -50,17 +51,7 @@ def redirect(use: Use) -> None:
     strip = not config.get("append_query_string")
     if config.get("regex_uri"):
         pattern, replacement = (str(one) for one in list(config["regex_uri"])[:2])
-        if not re.match(r"/(?!/)[^?]*$", replacement):
-            raise Inexpressible(
-                "Envoy redirects by a pattern only to a path of the same host without a query"
-            )
-        rule = regex_rewrite(pattern, replacement)
-        rewriting = {"pattern": {"regex": rule["match"]}, "substitution": rule["rewrite"]}
-        # A VirtualService has no field for it; the address below is replaced by the merge.
-        found["uri"] = "/"
-        use.draft.patches["redirect"] = {"redirect": {"regex_rewrite": rewriting, "strip_query": strip}}
-        note = "a path that does not match is sent to itself; APISIX sends it on to the upstream"
-        use.approximate("regex_uri", target="EnvoyFilter redirect.regex_rewrite", note=note)
+        _by_pattern(use, pattern, replacement, found, strip=strip)
     else:
         keeps_query, keeps_port = _literal(use, str(config.get("uri", "")), found)
         if strip and not keeps_query:
@@ -70,10 +61,62 @@ def redirect(use: Use) -> None:
             use.approximate("uri", target="VirtualService http[].redirect", note=note)
         else:
             use.exact("uri", target="VirtualService http[].redirect")
-    use.draft.terminal = {"redirect": found}
+        use.draft.terminal = {"redirect": found}
+        if not strip and "?" in found.get("uri", ""):
+            note = "the address brings a query of its own, and Envoy does not add the request's to it"
+            use.approximate("append_query_string", note=note)
     use.exact("ret_code", target="VirtualService http[].redirect.redirectCode")
     use.exact("append_query_string", "http_to_https")
     use.approximate("encode_uri", note="the address is sent as written")
+
+
+_TARGET = re.compile(r"(?:(https?)://([^/$?#\\]+))?((?:/(?!/)|\$)[^#]*)")
+_TO_THE_END = re.compile(r"(?:(?<!\\)\$|\.\*|\(\.\*\))$")
+
+
+def _by_pattern(use: Use, pattern: str, replacement: str, found: dict[str, Any], *, strip: bool) -> None:
+    """Redirect the paths in which *pattern* is found; others go to the upstream, as in APISIX.
+
+    Envoy rewrites the path alone, with the request's query behind it or without any: a query in the
+    address is exact only where the whole of it is constant.
+    """
+    parts = _TARGET.fullmatch(replacement)
+    if parts is None:
+        raise Inexpressible("the address is neither a path nor a plain http or https address")
+    scheme, authority, path = parts.groups()
+    whole = pattern.startswith("^") and len(top_level(pattern)) == 1
+    if authority and not whole:
+        raise Inexpressible("an address with a host takes the place of a whole path, not of a part of it")
+    if path.startswith("$") and not (whole and _begins_with_slash(pattern, path)):
+        raise Inexpressible(f"the path of the address begins with {path[:2]}, which need not begin with /")
+    if scheme:
+        found |= {"scheme": scheme, "authority": authority}
+    if "?" in path:
+        if "$" in path or not strip or not (whole and _TO_THE_END.search(pattern)):
+            raise Inexpressible("Envoy cannot make a query string of parts of the path, or add to one")
+        found["uri"] = path
+        patch: dict[str, Any] = {}
+    else:
+        rule = regex_rewrite(pattern, path)
+        rewriting = {"pattern": {"regex": rule["match"]}, "substitution": rule["rewrite"]}
+        # A VirtualService has no field for it; the address below is replaced by the merge.
+        found["uri"] = "/"
+        patch = {"redirect": {"regex_rewrite": rewriting, "strip_query": strip}}
+    name = "redirect-global" if use.is_global else "redirect"
+    use.guard(name, [path_condition(pattern)], {"redirect": found}, patch)
+    note = "Envoy reads the path as sent, APISIX the decoded one"
+    target = "EnvoyFilter redirect.regex_rewrite" if patch else "VirtualService http[].redirect"
+    use.approximate("regex_uri", target=target, note=note)
+
+
+def _begins_with_slash(pattern: str, path: str) -> bool:
+    """Tell whether the group that *path* begins with always takes part and begins with a slash."""
+    number = re.match(r"\$\{?([1-9])\}?(?!\d)", path)
+    starts = [one.end() for one in re.finditer(r"(?<!\\)\((?!\?)", pattern)]
+    if number is None or int(number[1]) > len(starts):
+        return False
+    group = re.match(r"/(?![*?{])[^()|\\]*\)(?![*?{|])", pattern[starts[int(number[1]) - 1] :])
+    return group is not None
 
 
 def _literal(use: Use, target: str, found: dict[str, Any]) -> tuple[bool, bool]:
@@ -98,6 +141,4 @@ def _literal(use: Use, target: str, found: dict[str, Any]) -> tuple[bool, bool]:
         return True, keeps_port
     if not variable:
         found["uri"] = path or "/"
-        if "?" in path:
-            use.job.warn(f"{use.draft.resource}: the address brings its own query string")
     return variable == "$request_uri", keeps_port

@@ -102,7 +102,13 @@ class Use:
         """
         return ("OPTIONS",) if "corsPolicy" in self.draft.http else ()
 
-    def guard(self, name: str, conditions: Sequence[Condition], http: Mapping[str, Any]) -> None:
+    def guard(
+        self,
+        name: str,
+        conditions: Sequence[Condition],
+        http: Mapping[str, Any],
+        patch: Mapping[str, Any] | None = None,
+    ) -> None:
         """Add a rule above the route's own; ``_meta.error_response`` replaces what a refusal says."""
         answer = http.get("directResponse")
         meta = self.config.get("_meta")
@@ -112,7 +118,7 @@ class Use:
             http = {**http, "directResponse": {**answer, "body": {"string": said}}}
             if not isinstance(text, str):
                 http["headers"] = {"response": {"set": {"content-type": "application/json"}}}
-        self.draft.guards.append(Guard(name, self.priority, tuple(conditions), http, self.late))
+        self.draft.guards.append(Guard(name, self.priority, tuple(conditions), http, self.late, patch or {}))
 
     def vary(self, variants: Variants) -> None:
         """Lay the first alternative whose conditions hold over the route's action."""

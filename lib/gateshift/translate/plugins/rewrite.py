@@ -14,7 +14,7 @@ from gateshift.translate.plugins.registry import Use, handles
 from gateshift.translate.plugins.values import guard_credential, header_value, lua_values, template
 from gateshift.translate.regexes import full_match, top_level
 
-__all__ = ["regex_rewrite"]
+__all__ = ["path_condition", "regex_rewrite"]
 
 
 def regex_rewrite(pattern: str, replacement: str) -> dict[str, str]:
@@ -39,7 +39,8 @@ def regex_rewrite(pattern: str, replacement: str) -> dict[str, str]:
 _WHOLE = re.compile(r"\$(?:0+(?!\d)|\{0+\})")
 
 
-def _path_condition(pattern: str) -> dict[str, Any]:
+def path_condition(pattern: str) -> dict[str, Any]:
+    """Return the condition under which *pattern* is found in the path."""
     # `?` cannot stand in the path: nothing in the pattern may reach over it into the query string.
     return {"headers": {":path": {"regex": rf"(?:{full_match(pattern, excluded='?')})(?:\?.*)?"}}}
 
@@ -61,17 +62,28 @@ def _headers(use: Use, raw: Mapping[str, Any]) -> None:
     use.exact("headers", target="VirtualService http[].headers.request")
 
 
+_OF_THE_PATH = re.compile(r"\$\{?(?:uri|request_uri)\b")
 _SENT = "/!$&'()*+,;=:@[]"
 """What APISIX (nginx's ngx_escape_uri) leaves as it is in the new path, beside what no URL encodes."""
 
 
+_HELD = r"""
+-- A question mark of a variable's value begins no query; APISIX takes care of the first one alone.
+local function held(value) return (value:gsub("%?", "%%3F", 1)) end
+"""
 _LUA = r"""
+local function escaped(text, set)
+  return (text:gsub(set, function(c) return string.format("%%%02X", c:byte()) end))
+end
 function envoy_on_request(handle)
   local headers = handle:headers()
   local path = target(handle, headers).path
   if path then
-    local query = (headers:get(":path") or ""):match("%?(.*)$")
-    if query then path = path .. (path:find("?", 1, true) and "&" or "?") .. query end
+    local own = path:find("?", 1, true)
+    local query = (headers:get(":path") or ""):match("%?(.*)$") or ""
+    local head = escaped(own and path:sub(1, own - 1) or path, "[^A-Za-z0-9_.~/!$&'()*+,;=:@%[%]-]")
+    path = head .. (own and escaped(path:sub(own), "[%z\1-\31\127]") or "")
+    if query ~= "" then path = path .. (own and "&" or "?") .. query end
     headers:replace(":path", path)
   end
   if METHOD then headers:replace(":method", METHOD) end
@@ -85,10 +97,15 @@ def _by_lua(use: Use) -> None:
     computed = "$" in uri or "?" in uri
     if not method and not computed:
         return
-    path = lua_values({"path": uri} if computed else {})
+    path = lua_values({"path": uri} if computed else {}, wrap="held")
     code = f"local function target(handle, headers) return {path} end\n"
-    lua(use, {"METHOD": str(method) if method else None}, HTTP, code, _LUA)
-    use.exact("method", *(("uri",) if computed else ()), target="EnvoyFilter lua")
+    lua(use, {"METHOD": str(method) if method else None}, HTTP, _HELD, code, _LUA)
+    use.exact("method", target="EnvoyFilter lua")
+    if _OF_THE_PATH.search(uri):
+        note = "Envoy has resolved dots in the path, and merges slashes only beside a guarded route"
+        use.approximate("uri", target="EnvoyFilter lua", note=note)
+    elif computed:
+        use.exact("uri", target="EnvoyFilter lua")
 
 
 @handles("proxy-rewrite")
@@ -122,7 +139,7 @@ def proxy_rewrite(use: Use) -> None:
         else:
             use.vary(
                 [
-                    ([_path_condition(str(pairs[2 * position]))], {"rewrite": {"uriRegexRewrite": rule}})
+                    ([path_condition(str(pairs[2 * position]))], {"rewrite": {"uriRegexRewrite": rule}})
                     for position, rule in enumerate(rules)
                 ]
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -41,19 +42,19 @@ def shares(use: Use, items: list[Any], place: tuple[str | int, ...], *, tcp: boo
             raise Inexpressible("one of its upstreams has no nodes")
         total = sum(one.weight for one in backends) or 1
         # The share is spread over the upstream's own nodes in their proportion.
-        found += [Backend(b.host, b.port, weight * b.weight * 100 // total, b.policy) for b in backends]
+        found += [replace(one, weight=weight * one.weight * 100 // total) for one in backends]
     return _reduced(found)
 
 
 def _reduced(shares: list[Backend]) -> list[Backend]:
-    merged: dict[tuple[str, int, str], int] = {}
+    merged: dict[Backend, int] = {}
     for one in shares:
-        key = (one.host, one.port, one.policy)
+        key = replace(one, weight=0)
         merged[key] = merged.get(key, 0) + one.weight
     smallest = 1
     if all(weight % 100 == 0 for weight in merged.values()):
         smallest = 100
-    return [Backend(h, p, weight // smallest, policy) for (h, p, policy), weight in merged.items()]
+    return [replace(one, weight=weight // smallest) for one, weight in merged.items()]
 
 
 @handles("traffic-split")

@@ -30,12 +30,19 @@ _VARIABLES = {
     "server_protocol": "%PROTOCOL%",
     "request_length": "%BYTES_RECEIVED%",
 }
-_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+_VARIABLE = re.compile(r"\$(?:\{\s*(\w+)\s*\}|(\w+))")
+_DEFAULT = re.compile(r"\$\{[^}]*\?\?")
+
+
+def _no_default(text: str) -> None:
+    if _DEFAULT.search(text):
+        raise Inexpressible("a variable with a default (??) is nothing that Envoy's formats know")
 
 
 def header_value(use: Use, text: object) -> str:
     """Write a value with ``$variables`` as Envoy's format; ``%`` is doubled. Raises Inexpressible."""
     path = Feature.PATH_FORMAT
+    _no_default(str(text))
 
     def operator(found: re.Match[str]) -> str:
         name = found[1] or found[2]
@@ -54,7 +61,7 @@ _LUA_VALUES = {
     "remote_addr": "(client_address(handle))",
     "host": "plain_host(headers)",
     "http_host": 'headers:get(":authority")',
-    "uri": '(headers:get(":path"):gsub("%?.*$", ""))',
+    "uri": 'decoded((headers:get(":path"):gsub("%?.*$", "")))',
     "request_uri": 'headers:get(":path")',
     "request_method": 'headers:get(":method")',
     "scheme": 'headers:get(":scheme")',
@@ -62,10 +69,14 @@ _LUA_VALUES = {
 }
 
 
-def lua_values(values: Mapping[str, object]) -> str:
-    """Write a Lua table of texts with ``$variables``; ``headers`` and ``handle`` are in scope there."""
+def lua_values(values: Mapping[str, object], wrap: str = "plain") -> str:
+    """Write a Lua table of texts with ``$variables``; ``headers`` and ``handle`` are in scope there.
+
+    *wrap* is the Lua function that each variable's value goes through.
+    """
 
     def one(text: str) -> str:
+        _no_default(text)
         parts, last = [], 0
         for found in _VARIABLE.finditer(text):
             name = found[1] or found[2]
@@ -76,7 +87,7 @@ def lua_values(values: Mapping[str, object]) -> str:
                 read = f"argument(headers, {quoted(name[4:])})"
             if read is None:
                 raise Inexpressible(f"the variable ${name} is unknown to Envoy's Lua")
-            parts += [quoted(text[last : found.start()]), f'({read} or "")']
+            parts += [quoted(text[last : found.start()]), f'{wrap}({read} or "")']
             last = found.end()
         return " .. ".join([*parts, quoted(text[last:])])
 
