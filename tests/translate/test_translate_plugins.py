@@ -357,6 +357,20 @@ def test_a_new_path_is_encoded_as_apisix_sends_it() -> None:
     assert rule["rewrite"]["uriRegexRewrite"]["rewrite"] == "/a%20b/%C3%BC%2520[x]%5Cy~"
 
 
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"headers": {"set": {"X-A": "1"}}}, True),
+        ({"headers": {"set": {"X-A": "1"}}, "use_real_request_uri_unsafe": True}, False),
+        ({"uri": "/new"}, False),
+    ],
+)
+def test_a_path_that_only_passes_through_is_encoded_anew_by_apisix(
+    config: dict[str, Any], said: bool
+) -> None:
+    assert any("%2F" in text for text in one({"proxy-rewrite": config}).warnings) is said
+
+
 def test_a_rewrite_with_a_query_string_is_held_back() -> None:
     """Envoy would send /y?from=b5?x=1, where APISIX joins both with &."""
     for pairs in (["^/r/(.*)", "/$1?from=b5"], ["^/q", "/x", "^/r/(.*)", "/$1?from=b5"]):

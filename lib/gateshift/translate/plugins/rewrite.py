@@ -144,6 +144,12 @@ def proxy_rewrite(use: Use) -> None:
                 ]
             )
         use.approximate("regex_uri", target=target, note=encoded)
+    elif not config.get("use_real_request_uri_unsafe"):
+        # `upstream_uri = ctx.var.uri`, encoded again, whatever else the plugin was put there for.
+        use.job.warn(
+            "routes with proxy-rewrite and no path of its own: APISIX decodes the path and encodes it anew "
+            "before it goes to the backend (%2F becomes /); Envoy leaves %2F as it came"
+        )
     if not rewrite:
         del draft.http["rewrite"]
     _by_lua(use)
