@@ -133,3 +133,21 @@ def test_a_host_of_its_own_keeps_a_gateway_api_host_a_virtual_service() -> None:
     translation = run(config, output="gateway-api")
     (form,) = translation.forms
     assert (form.form, "headers of its own" in form.why) == ("VirtualService", True)
+
+
+@pytest.mark.parametrize(
+    ("upstream", "said"),
+    [
+        ({"nodes": {"a.app:80": 1, "b.app:80": 1}}, True),
+        ({"nodes": {"a.app:80": 1, "a.app:81": 1}, "retries": 2}, True),
+        ({"nodes": {"a.app:80": 1, "b.app:80": 1}, "retries": 0}, False),
+        ({"nodes": {"10.0.0.1:80": 1, "10.0.0.2:80": 1}}, False),  # endpoints of one destination
+        ({"nodes": {"a.app:80": 1}, "retries": 2}, False),
+    ],
+)
+def test_a_retry_that_stays_with_its_service_is_said(upstream: dict[str, Any], said: bool) -> None:
+    translation = run(configuration(routes=[{**route("r", "/x"), "upstream": upstream}]))
+    nodes = [entry for entry in translation.ledger if "nodes" in entry.path]
+    assert nodes
+    assert all(("a retry stays" in entry.note) is said for entry in nodes)
+    assert not said or all(entry.status is Fidelity.APPROXIMATE for entry in nodes)
