@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -533,6 +534,14 @@ def test_every_known_cause_stands_in_the_document() -> None:
     page = (project_root() / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     assert catalogue() in page
     assert {k.tree for k in KNOWN.values()} - {"any"} == set(SYMPTOMS) - {"lint"}
+
+
+@pytest.mark.parametrize("code", KNOWN)
+def test_the_place_of_each_cause_in_the_document_exists(code: str) -> None:
+    words = dict.fromkeys(re.findall(r"{(\w+)", KNOWN[code].title), 1)
+    _, mark, anchor = found(code, "", "", **words).reference.partition("docs/troubleshooting.md#")
+    page = (project_root() / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    assert not mark or f'<a id="{anchor}"></a>' in page
 
 
 def test_many_cases_of_one_cause_do_not_hide_another() -> None:
