@@ -85,6 +85,11 @@ TRAPS: dict[str, tuple[int, list[dict[str, Any]], str]] = {
     "profile demo": (1, [plain("IstioOperator", "i", spec={"profile": "demo"})], "1.31"),
     "operator in the cluster": (2, [plain("IstioOperator", "i", spec={}, status={})], "1.31"),
     "v1 too early": (3, [vs()], "1.21"),
+    "filter of an API that is not served": (
+        3,
+        [{**envoy({"value": {}}), "apiVersion": "networking.istio.io/v1"}],
+        "1.31",
+    ),
     "selector of no gateway": (
         4,
         [

@@ -93,10 +93,15 @@ def found(
         evidence=evidence,
         remedy=remedy,
         confidence=known.confidence if confidence is None else confidence,
-        reference=f"{known.reference}; docs/troubleshooting.md#{known.tree}".lstrip("; "),
+        reference=_reference(known),
         code=code,
         shown=TITLES.get(language(), {}).get(code, "").format(**words),
     )
+
+
+def _reference(known: Known) -> str:
+    page = "docs/troubleshooting.md" + (f"#{known.tree}" if known.tree in TREES else "")
+    return f"{known.reference}; {page}".lstrip("; ")
 
 
 def patch_command(obj: Object, spec: Mapping[str, Any]) -> str:

@@ -18,8 +18,9 @@ from gateshift.cluster.gateways import (
     selector_text,
 )
 from gateshift.cluster.objects import API_GATEWAY, GATEWAY_API, Object, name_of
-from gateshift.cluster.operator import istiod_name
 from gateshift.diagnose import envoy as admin
+from gateshift.diagnose.by_hand import fill
+from gateshift.diagnose.log_tails import tails
 from gateshift.diagnose.requests import Entry, parse_log, unread
 from gateshift.diagnose.routes import Explanation, explain
 from gateshift.errors import ClusterError, GateshiftError
@@ -41,8 +42,6 @@ def labels_of(obj: Object) -> dict[str, str]:
     return dict(obj["metadata"].get("labels") or {})
 
 
-_LOG_LINES = 1000
-_LINE_BYTES = 4096
 _SUBJECTS = 3
 _LOG_PODS = 5
 WINDOW = 300.0
@@ -313,37 +312,10 @@ class Facts:
         """The ends of the gateway pods' logs; a pod without one (not started yet) hides no other."""
 
         def read() -> list[str]:
-            found: dict[str, str] = {}
-            failed: list[Exception] = []
-
-            def one(pod: Object) -> None:
-                try:
-                    found[name_of(pod)] = self._log(pod)
-                except Exception as error:  # noqa: BLE001 - raised below, if no pod has a log
-                    failed.append(error)
-
             pods = sorted(self.workload, key=lambda p: (not pod_ready(p), name_of(p)))[:_LOG_PODS]
-            # Daemons, not a pool: at its end a program waits for a pool's threads, however long they take.
-            threads = [threading.Thread(target=one, args=(pod,), daemon=True) for pod in pods]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            if failed and not found:
-                raise failed[0]
-            return [text for _, text in sorted(found.items())]
+            return tails(self.cluster, self.params.istio.namespace, pods)
 
         return self.once("logs", read)
-
-    def _log(self, pod: Object) -> str:
-        names = [c.get("name") for c in pod["spec"].get("containers") or []]
-        return self.cluster.log(
-            self.params.istio.namespace,
-            name_of(pod),
-            container="istio-proxy" if "istio-proxy" in names else "",
-            tail=_LOG_LINES,
-            limit=_LOG_LINES * _LINE_BYTES,
-        )
 
     @property
     def unread(self) -> int:
@@ -426,21 +398,13 @@ class Facts:
 
     def by_hand(self, equivalent: str) -> str:
         """Fill a probe's equivalent with this migration's names, so that it can be pasted."""
-        istio = self.params.istio
         pods = self._values.get("workload")
-        pod = name_of(pods[0]) if isinstance(pods, list) and pods else "<gateway pod>"
-        service = self._values.get(("Service", istio.gateway_service, istio.namespace))
-        selector = service["spec"].get("selector") if isinstance(service, dict) else None
-        words = {
-            "<ns>": istio.namespace,
-            "<service>": istio.gateway_service,
-            "<labels>": selector_text(selector or {"istio": "ingressgateway"}),
-            "<istiod>": istiod_name(istio),
-            "<apisix>": self.params.apisix.service,
-            "<apisix-ns>": self.params.apisix.namespace,
-            "<pod>": f"{pod}.{istio.namespace}",
-            "<app>": self.params.cluster.application_namespace,
-        }
-        for word, value in words.items():
-            equivalent = equivalent.replace(word, value)
-        return equivalent
+        service = self._values.get(
+            ("Service", self.params.istio.gateway_service, self.params.istio.namespace)
+        )
+        return fill(
+            equivalent,
+            self.params,
+            pod=name_of(pods[0]) if isinstance(pods, list) and pods else "",
+            selector=service["spec"].get("selector") if isinstance(service, dict) else None,
+        )

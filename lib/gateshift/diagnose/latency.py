@@ -53,7 +53,7 @@ def _where(facts: Facts) -> Iterator[Cause]:
             yield found(
                 "slow-in-gateway",
                 evidence,
-                "see the other findings: connection pool, retries, connecting, CPU",
+                "a stream or a download takes as long as it is; else see filters (ext_authz, Lua) and CPU",
             )
             continue
         one = _slow_endpoint(answered)

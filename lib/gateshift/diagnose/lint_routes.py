@@ -374,8 +374,21 @@ _V1_SINCE = {
 }
 
 
-@check("VirtualService", "Gateway", "DestinationRule", "ServiceEntry", "PeerAuthentication", "Telemetry")
+@check(
+    "VirtualService",
+    "Gateway",
+    "EnvoyFilter",
+    "DestinationRule",
+    "ServiceEntry",
+    "PeerAuthentication",
+    "Telemetry",
+)
 def _versions(obj: Object, world: World) -> Iterator[Cause]:
+    if obj["kind"] == "EnvoyFilter":
+        if obj.get("apiVersion") in {"networking.istio.io/v1", "networking.istio.io/v1beta1"}:
+            filters = "networking.istio.io/v1alpha3"
+            yield trap(3, _E, f"EnvoyFilter is served as {filters} only", obj, f"write {filters}")
+        return
     since = _V1_SINCE.get(str(obj.get("apiVersion")))
     if since and world.before(*since):
         older = str(obj["apiVersion"]).replace(

@@ -16,7 +16,7 @@ from gateshift.diagnose.causes import found, patch_command
 from gateshift.diagnose.facts import Facts
 from gateshift.diagnose.model import Cause, Level, Probe
 from gateshift.diagnose.routes import host_matches, route_tables
-from gateshift.diagnose.scope import bound, eased, full_name, matters, offered, our_rules, serves
+from gateshift.diagnose.scope import bound, eased, full_name, made_by_us, matters, offered, our_rules, serves
 from gateshift.diagnose.takers import who_takes
 from gateshift.errors import GateshiftError
 
@@ -202,7 +202,7 @@ def _hosts(facts: Facts, rules: Object, gateways: list[Object]) -> Iterator[Caus
             # Each of several Gateways may serve some of the hosts, at the same port or by HTTPS alone.
             if have or (any(ports) and not missed) or not own:
                 continue
-            partly = any(ports) and not asked
+            partly = any(ports) and not asked and not made_by_us(rules)
             entries = [h for s in gateway["spec"].get("servers") or [] for h in s.get("hosts") or []]
             yield found(
                 "vs-host-not-offered",

@@ -20,6 +20,7 @@ __all__ = [
     "eased",
     "full_name",
     "in_mesh_only",
+    "made_by_us",
     "matters",
     "offered",
     "offers",
@@ -52,13 +53,18 @@ def serves(rules: Object, host: str) -> bool:
     return any(host_matches(h, host) for h in rules["spec"].get("hosts") or [])
 
 
+def made_by_us(rules: Object) -> bool:
+    """Say whether gateshift applied an object: then its Gateways are to serve all of its hosts."""
+    return bool((rules["metadata"].get("labels") or {}).get(MANAGED_BY) == MANAGER)
+
+
 def matters(facts: Facts, rules: Object) -> bool:
     """Say whether a VirtualService is about what is asked: the host, else what this migration serves.
 
     Those that this migration made always are: one of them may be meant for the host, and misspell it.
     """
     metadata, traffic = rules["metadata"], facts.params.traffic
-    if (metadata.get("labels") or {}).get(MANAGED_BY) == MANAGER:
+    if made_by_us(rules):
         return True
     if facts.host:
         return serves(rules, facts.host)
