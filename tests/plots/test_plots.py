@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from gateshift.judge.model import Missing, MissingKind, Sample, Side
+from gateshift.judge.model import Decision, Missing, MissingKind, Sample, Side, Verdict
 from gateshift.judge.verdict import judge
 from gateshift.notebook.plots import canary_figure
 from gateshift.notebook.return_plot import return_figure
@@ -40,6 +40,16 @@ def test_draws_any_history(length: int) -> None:
     figure.savefig(buffer, format="png", dpi=40)
     assert buffer.getvalue().startswith(b"\x89PNG")
     assert len(figure.axes) == 6
+
+
+def test_a_long_reason_ends_between_words() -> None:
+    words = [f"word{number}" for number in range(40)]
+    verdict = Verdict(Decision.HOLD, (" ".join(words),))
+    figure = canary_figure(history(30), STAGE, verdict=verdict, title="t")
+    shown = figure.get_suptitle().removeprefix("t\n… HOLD: ").split()
+    assert shown[-1] == "…"
+    assert shown[:-1] == words[: len(shown) - 1]
+    assert len(shown) > 10
 
 
 def test_no_length_of_a_stage_makes_matplotlib_warn() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, tzinfo
 from typing import Any, Literal
@@ -95,7 +96,7 @@ def _heading(title: str, verdict: Verdict | None) -> str:
         return title
     mark = {"promote": "✓ PROMOTE", "hold": "… HOLD", "rollback": "✗ ROLL BACK"}[verdict.decision.value]
     reason = verdict.reasons[0] if verdict.reasons else ""
-    short = reason if len(reason) <= 130 else reason[:127] + "…"
+    short = textwrap.shorten(reason, 130, placeholder=" …")
     return f"{title}\n{mark}: {short}" if title else f"{mark}: {short}"
 
 
