@@ -26,8 +26,8 @@ class Troubleshoot(Runbook):
     own: ClassVar[frozenset[str]] = frozenset({"symptom", "host", "path", "rule", "window"})
 
     def __init__(self, params: Params, extra: Mapping[str, Any]) -> None:
-        super().__init__(params, extra)
         self.causes: tuple[diagnose.Cause, ...] = ()
+        super().__init__(params, extra)  # asks for the cluster already, see below
 
     def read(self) -> object:
         """Run the probes of the symptom (none given: of all) and show the causes, most likely first."""
