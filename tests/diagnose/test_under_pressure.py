@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -176,10 +177,18 @@ def test_one_kind_that_may_not_be_read_hides_no_trap_of_the_others() -> None:
     assert "--user=jo" in denied.remedy
 
 
-def test_commands_name_the_cluster_that_was_asked() -> None:
+@pytest.mark.parametrize(
+    ("file", "shown"),
+    [
+        ("/k/config", "/k/config"),
+        (f"{Path.home()}/.kube/config", "~/.kube/config"),
+        (f"{Path.home()}/a b", shlex.quote(f"{Path.home()}/a b")),  # a shell leaves ~ alone in quotes
+    ],
+)
+def test_commands_name_the_cluster_that_was_asked(file: str, shown: str) -> None:
     """On a machine with many contexts a pasted command must not change another cluster."""
     context = Context(healthy())
-    cluster = context.params.cluster.model_copy(update={"context": "prod eu", "kubeconfig": "/k/config"})
+    cluster = context.params.cluster.model_copy(update={"context": "prod eu", "kubeconfig": file})
     context.params = context.params.model_copy(update={"cluster": cluster})
 
     def look(_: Any) -> Any:
@@ -189,7 +198,7 @@ def test_commands_name_the_cluster_that_was_asked() -> None:
 
     equivalent = "istioctl proxy-config listeners <pod>; kubectl get pods"
     (cause,) = run_probes("404", context, probes=[Probe("p", frozenset({"404"}), equivalent, look)])
-    flags = "--kubeconfig /k/config --context 'prod eu'"
+    flags = f"--kubeconfig {shown} --context 'prod eu'"
     assert cause.remedy.startswith(f"kubectl {flags} -n a get x | sed 's/a/b/' | kubectl {flags} apply -f -")
     assert cause.equivalent.startswith(f"istioctl {flags} proxy-config")
     assert f"kubectl {flags} get pods" in cause.equivalent

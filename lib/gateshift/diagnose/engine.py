@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -153,7 +154,8 @@ _TOOL = re.compile(r"(?<![\w/.-])(kubectl|istioctl) (?=-n\b|[a-z])")
 
 def _at_cluster(text: str, params: Params) -> str:
     """Name the cluster in each command: the current context of whoever pastes it may be another one."""
-    flags = shlex.join(cluster_flags(params))
+    # A path below home as a shell takes it: shorter, and the archive names nobody's home.
+    flags = shlex.join(cluster_flags(params)).replace(f" {Path.home()}/", " ~/")
     return _TOOL.sub(lambda tool: f"{tool[1]} {flags} ", text) if flags else text
 
 
