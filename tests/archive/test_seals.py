@@ -62,6 +62,7 @@ def attempt(tmp_path: Path, code: str = "") -> Path:
     return migration
 
 
+@pytest.mark.slow
 def test_each_attempt_in_a_folder_is_sealed_and_the_first_seal_stays(tmp_path: Path) -> None:
     migration = attempt(tmp_path)
     first = (migration / RUN / "manifest.json").read_bytes()

@@ -293,6 +293,7 @@ def _gone(_: Any) -> Any:
     raise ClusterError("gone")
 
 
+@pytest.mark.slow
 def test_the_same_state_gives_the_same_text_in_every_process() -> None:
     program = """
         from tests.diagnose.test_diagnose import OFFLINE, Context, _set, find, healthy, run_probes

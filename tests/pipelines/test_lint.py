@@ -56,6 +56,7 @@ def test_yaml_is_tidy() -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 def test_gitlab_schema(tmp_path: Path) -> None:
     assert schema("gitlab-ci", GITLAB).returncode == 0, schema("gitlab-ci", GITLAB).stdout
     assert schema("gitlab-ci", spoiled(GITLAB, tmp_path, "when: manual", "when: perhaps")).returncode == 1

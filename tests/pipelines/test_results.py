@@ -70,6 +70,7 @@ def test_summary_names_failures_digest_and_way_back(tmp_path: Path) -> None:
     assert "| pass |" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["canary", "-f", "nowhere.yaml"], ["canary", "--nonsense"]])
 def test_json_is_the_last_line_even_of_bad_input(arguments: list[str]) -> None:
     program = Path(sys.executable).with_name("gateshift")

@@ -102,6 +102,7 @@ def ask(lab: dict[str, Any], path: str, times: int) -> Counter[str]:
     return Counter(a.text.split()[0] for a in answers)
 
 
+@pytest.mark.slow
 def test_requests_move_at_once_and_back(clean: dict[str, Any]) -> None:
     one = shifter(clean)
     assert isinstance(one, Shifter)

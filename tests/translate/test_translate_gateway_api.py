@@ -134,6 +134,7 @@ def tables(draw: st.DrawFn) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 def test_every_form_chooses_the_route_that_apisix_chooses() -> None:
     seen: dict[str, int] = {}
 

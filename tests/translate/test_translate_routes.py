@@ -76,6 +76,7 @@ def tables(draw: st.DrawFn) -> list[dict[str, object]]:
     return found
 
 
+@pytest.mark.slow
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(tables(), st.sampled_from([Router.HOST_URI, Router.URI]))
 def test_emitted_objects_choose_the_route_that_apisix_chooses(
