@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 SECRET = "canary-of-plain-papermill"
 RUN = (
-    "import os\nfrom pathlib import Path\nfrom gateshift.archive.adoption import Opened, announce\n"
+    "import os\nfrom pathlib import Path\nfrom gateshift.archive.opened import Opened, announce\n"
     "from gateshift.migration.journal import Journal\n"
     "run = Path(folder)\nannounce(Opened(run, 'in', {'sign_key': key}))\n"
     "journal = Journal.open(run.parent / 'journal.jsonl', who='ann', run=run.name)\n"

@@ -17,8 +17,8 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
-from gateshift.archive.adoption import OPENED, Opened, opened_in
 from gateshift.archive.display import MIME
+from gateshift.archive.opened import OPENED, Opened, opened_in
 from gateshift.archive.outcome import CellStatus, Ending, exit_code_of
 from gateshift.archive.relay import Relay
 from gateshift.archive.saving import Manager

@@ -17,8 +17,8 @@ from typing import Any, ClassVar
 
 from gateshift import notify
 from gateshift.archive import display
-from gateshift.archive.adoption import Opened, announce
 from gateshift.archive.files import atomic_write
+from gateshift.archive.opened import Opened, announce
 from gateshift.errors import GateClosed, GateshiftError, InputError, LockHeld, RolledBack, Unwritable
 from gateshift.migration.guard import LEASE, Guard, anchors, annotations_of, refusal
 from gateshift.migration.lease import LeaseLock
@@ -67,7 +67,7 @@ class Runbook:
         self.context.journal.way_back = self.way_back
         with self._disk():
             self.context.run_folder.mkdir(parents=True, exist_ok=True)
-            announce(Opened(self.context.run_folder, self.name, params.archive.model_dump(mode="json")))
+            announce(Opened(self.context.run_folder, self.name, self._archive_wishes()))
         self._headless = "GATESHIFT_RUN" in os.environ
         if unset := unset_of(params):
             say(tell("params.unset", keys=", ".join(f"{one.key} ({one.reference})" for one in unset)))
@@ -256,6 +256,13 @@ class Runbook:
             f"a rollback had begun ({state.rollback_reason}); its weights are back on APISIX now",
             hint="run 80_rollback: it proves that the users are back and collects the evidence",
         )
+
+    def _archive_wishes(self) -> dict[str, Any]:
+        """Return ``archive`` of the params for the engine; nothing when a reference in it has no value."""
+        try:
+            return self.params.archive.model_dump(mode="json")
+        except (GateshiftError, ValueError):
+            return {}
 
     def _cluster_uid(self) -> str:
         """The cluster's uid, if this run has spoken to it; a run that needs no cluster does not ask."""
