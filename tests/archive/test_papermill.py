@@ -24,7 +24,9 @@ SECRET = "canary-of-plain-papermill"
 RUN = (
     "import os\nfrom pathlib import Path\nfrom gateshift.archive.opened import Opened, announce\n"
     "from gateshift.migration.journal import Journal\n"
-    "run = Path(folder)\nannounce(Opened(run, 'in', {'sign_key': key}))\n"
+    "from gateshift.params.model import ArchiveParams\n"
+    "run = Path(folder)\nasked = ArchiveParams(sign_key=key).model_dump(mode='json')\n"
+    "announce(Opened(run, 'in', asked))\n"
     "journal = Journal.open(run.parent / 'journal.jsonl', who='ann', run=run.name)\n"
     "journal.append('run.started', notebook='in')\n"
     "(run / 'plan.json').write_text('{}')\nprint(admin_key)"
@@ -125,7 +127,7 @@ def test_a_kernel_that_dies_under_plain_papermill_is_on_record(tmp_path: Path) -
 
 
 def test_a_bucket_out_of_reach_is_said_and_the_run_is_done(tmp_path: Path) -> None:
-    opening = RUN.replace("{'sign_key': key}", "{'s3_bucket': 'b'}").replace("print(admin_key)", "")
+    opening = RUN.replace("sign_key=key", "s3_bucket='b'").replace("print(admin_key)", "")
     book = write_notebook(tmp_path / "in.ipynb", opening, END, parameters="folder = ''")
     run = _opened(tmp_path / "m")
     done = papermill(

@@ -35,4 +35,6 @@ def adopt(opened: Opened, output: Path | None, text: str, ending: Ending) -> tup
     book = opened.folder.parent / "journal.jsonl"
     record = ending_record(ending.exit_code, ending.error)
     warnings = conclude(book, opened.folder, opened.notebook, record)
-    return (*warnings, *keep_safe(opened.folder.parent, ArchiveParams.model_validate(opened.archive)))
+    # As the kernel's params had them, checked there: durations are seconds by now.
+    wishes = ArchiveParams.model_construct(**opened.archive)
+    return (*warnings, *keep_safe(opened.folder.parent, wishes))
