@@ -142,6 +142,9 @@ def test_a_host_of_its_own_keeps_a_gateway_api_host_a_virtual_service() -> None:
         ({"nodes": {"a.app:80": 1, "a.app:81": 1}, "retries": 2}, True),
         ({"nodes": {"a.app:80": 1, "b.app:80": 1}, "retries": 0}, False),
         ({"nodes": {"10.0.0.1:80": 1, "10.0.0.2:80": 1}}, False),  # endpoints of one destination
+        ({"nodes": {"10.0.0.1:80": 1, "a.app:80": 1}}, False),  # the same: a name beside an address
+        ({"nodes": {"a.app:80": 1, "b.app:80": 1}, "type": "chash", "key": "uri"}, False),  # and one balancer
+        ({"nodes": {"10.0.0.1:80": 1, "10.0.0.2:80": 1}, "pass_host": "node"}, True),  # each its own Host
         ({"nodes": {"a.app:80": 1}, "retries": 2}, False),
     ],
 )

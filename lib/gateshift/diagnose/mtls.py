@@ -141,6 +141,11 @@ def _declared(facts: Facts) -> Iterator[Cause]:
             )
 
 
+def _permissive(policy: Object) -> str:
+    command = patch_command(policy, {"mtls": {"mode": "PERMISSIVE"}})
+    return f"{command} (plaintext is taken as well, until the clean-up)"
+
+
 def _plaintext_clients(facts: Facts) -> Iterator[Cause]:
     """STRICT cuts off whoever has no sidecar; until clean-up that is APISIX, and with it the way back."""
     apisix = facts.params.apisix
@@ -171,8 +176,7 @@ def _plaintext_clients(facts: Facts) -> Iterator[Cause]:
             "mtls-plaintext-client",
             f"workloads of {', '.join(sorted(services)[:5])} refuse plaintext; {apisix.namespace}'s pods "
             "have no sidecar",
-            patch_command(policy, {"mtls": {"mode": "PERMISSIVE"}})
-            + " (plaintext is taken as well, until the clean-up)",
+            _permissive(policy),
             name=title,
         )
     if hit:
@@ -181,8 +185,7 @@ def _plaintext_clients(facts: Facts) -> Iterator[Cause]:
         yield found(
             "mtls-plaintext-client",
             "no workload with a sidecar yet; the first one will refuse APISIX, and the way back breaks",
-            patch_command(policy, {"mtls": {"mode": "PERMISSIVE"}})
-            + " (plaintext is taken as well, until the clean-up)",
+            _permissive(policy),
             level=Level.WARNING,
             confidence=0.7,
             name=title,

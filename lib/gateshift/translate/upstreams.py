@@ -108,16 +108,15 @@ class UpstreamBook:
             resolved = [one for one in resolved if _NAME.fullmatch(one[1].lower()) or is_address(one[1])]
             if not resolved:
                 return []
-        # Addresses of one upstream become one destination, whose endpoints Envoy tries in turn.
-        apart = len({() if is_address(host) else (host, port) for _, host, port, _ in resolved}) > 1
+        backends = self._destinations(spec, owner, path, draft, resolved, policy, tcp=tcp)
         again = "a retry stays with the Service that was chosen, APISIX tries the next node"
-        retried = "" if tcp or not apart or spec.get("retries") == 0 else again
+        chosen = not tcp and spec.get("retries") != 0 and sum(one.weight > 0 for one in backends) > 1
         for node, host, _port, named in resolved:
             priority = "node priority has no equivalent: all nodes take traffic" if node.priority else ""
-            notes = [one for one in (priority or named, retried) if one]
+            notes = [one for one in (priority or named, again if chosen else "") if one]
             fidelity = Fidelity.APPROXIMATE if notes else Fidelity.EXACT
             job.mark(owner, node.path, fidelity, f"destination {host}", "; ".join(notes))
-        return self._destinations(spec, owner, path, draft, resolved, policy, tcp=tcp)
+        return backends
 
     def _destinations(  # noqa: PLR0917 - the upstream, and its nodes under the names that Istio has for them
         self,
