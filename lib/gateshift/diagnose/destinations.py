@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gateshift.cluster.objects import Object, name_of
-from gateshift.diagnose.facts import Facts, labels_of
+from gateshift.diagnose.facts import Facts
+from gateshift.diagnose.model import labels_of
 from gateshift.diagnose.routes import host_matches
 from gateshift.diagnose.scope import our_rules
 from gateshift.errors import GateshiftError

@@ -21,27 +21,15 @@ from gateshift.cluster.objects import API_GATEWAY, GATEWAY_API, Object, name_of
 from gateshift.diagnose import envoy as admin
 from gateshift.diagnose.by_hand import fill
 from gateshift.diagnose.log_tails import tails
+from gateshift.diagnose.model import filled, labels_of
 from gateshift.diagnose.requests import Entry, parse_log, unread
 from gateshift.diagnose.routes import Explanation, explain
 from gateshift.errors import ClusterError, GateshiftError
 from gateshift.params.model import Params
 
-__all__ = ["WINDOW", "Facts", "labels_of"]
+__all__ = ["WINDOW", "Facts"]
 
 T = TypeVar("T")
-
-
-def _filled(obj: Object) -> Object:
-    """Add the parts that an object may leave out and a probe reads."""
-    metadata = {"namespace": "", **(obj.get("metadata") or {})}
-    return {**obj, "metadata": metadata, "spec": obj.get("spec") or {}, "status": obj.get("status") or {}}
-
-
-def labels_of(obj: Object) -> dict[str, str]:
-    """Return an object's labels."""
-    return dict(obj["metadata"].get("labels") or {})
-
-
 _SUBJECTS = 3
 _LOG_PODS = 5
 WINDOW = 300.0
@@ -98,7 +86,7 @@ class Facts:
 
         def read() -> list[Object]:
             found = self.cluster.list(kind, namespace) if self.cluster.serves(kind) else []
-            return [_filled(one) for one in found]
+            return [filled(one) for one in found]
 
         return self.once((kind, namespace), read)
 
@@ -107,7 +95,7 @@ class Facts:
 
         def read() -> Object | None:
             found = self.cluster.get(kind, name, namespace)
-            return None if found is None else _filled(found)
+            return None if found is None else filled(found)
 
         return self.once((kind, name, namespace), read)
 
@@ -173,7 +161,7 @@ class Facts:
     @property
     def pods(self) -> list[Object]:
         """The pods that the gateway's Service selects."""
-        return self.once("pods", lambda: [_filled(p) for p in gateway_pods(self.cluster, self.params)])
+        return self.once("pods", lambda: [filled(p) for p in gateway_pods(self.cluster, self.params)])
 
     @property
     def workload(self) -> list[Object]:

@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from gateshift.cluster.objects import Object
+
 if TYPE_CHECKING:
     from gateshift.diagnose.facts import Facts
 
-__all__ = ["Cause", "Level", "Probe", "mappings_in"]
+__all__ = ["Cause", "Level", "Probe", "filled", "labels_of", "mappings_in"]
 
 
 class Level(StrEnum):
@@ -71,3 +73,14 @@ def mappings_in(value: object) -> Iterator[Mapping[str, Any]]:
     elif isinstance(value, list):
         for one in value:
             yield from mappings_in(one)
+
+
+def filled(obj: Object) -> Object:
+    """Add the parts that an object may leave out and a probe reads."""
+    metadata = {"namespace": "", **(obj.get("metadata") or {})}
+    return {**obj, "metadata": metadata, "spec": obj.get("spec") or {}, "status": obj.get("status") or {}}
+
+
+def labels_of(obj: Object) -> dict[str, str]:
+    """Return an object's labels."""
+    return dict(obj["metadata"].get("labels") or {})
