@@ -5,11 +5,16 @@ from __future__ import annotations
 import io
 import re
 import time
+from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
 
+from gateshift import words
+from gateshift.rehearse.director import Director
 from gateshift.rehearse.screen import Screen
+from gateshift.rehearse.table import stage_table
+from tests.words.reading import PHRASE
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _LONG = "rehearsal-20261129t210000-fault: canary stage 2, with the new gateway's backends cut connections"
@@ -48,3 +53,28 @@ def test_no_line_is_wider_than_the_terminal(monkeypatch: pytest.MonkeyPatch, col
 def test_a_log_takes_whole_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = drawn(monkeypatch, 80).splitlines()
     assert shown == [f"[    0 s] {_LONG}", f"{'':10}{_LINE}"]
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_the_summary_speaks_the_language_in_use_and_fits(
+    monkeypatch: pytest.MonkeyPatch, columns: int, lang: str
+) -> None:
+    """The migration that the archive has as its sample: promoted once, then rolled back."""
+    journal = next((Path(__file__).parents[2] / "outputs" / "sample").glob("*/journal.jsonl"))
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("GATESHIFT_LANG", lang)
+    director = Director(
+        migration=journal.parent.name,
+        params_file="params/lab.yaml",
+        outputs=journal.parents[1],
+        overrides={},
+        narrate=print,
+    )
+    shown = stage_table(words.term("promoted"), director)
+    assert max(cell_len(line) for line in shown.splitlines()) <= columns
+    # One long text per item of the checklist: its lines joined again, no sentence stays English.
+    joined = " ".join(line.strip() for line in shown.splitlines())
+    assert bool(PHRASE.search(joined)) is (lang == "en")
+    for word in {"en": ("promote", "rollback", "[pass]"), "zh": ("晋级", "回滚", "[通过]")}[lang]:
+        assert word in shown

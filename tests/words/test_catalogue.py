@@ -24,6 +24,7 @@ BUILT = {
     "standing.": {"pass", "warn", "fail", "info"},
     "title.": set(NOTEBOOKS.values()),
     "hint.": set(errors.__all__),
+    "rehearse.verb.": {"preflight", "install", "translate", "apply", "verify"},
     "notify.": {"held", "failed"},
     "report.section.": {
         *("timeline", "stages", "plots", "rollback", "approvals", "changes", "compared"),

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from gateshift.archive.snapshots import read_snapshot
 from gateshift.archive.spoken import listed
 from gateshift.migration.records import Record
+from gateshift.words import gloss, tell, term
 
 __all__ = ["Change", "changes", "compared"]
 
@@ -139,7 +140,7 @@ def _facts(records: Sequence[Record], run: str) -> dict[str, str]:
     facts = {
         "run": run,
         "began (UTC)": first.time[:19].replace("T", " "),
-        "outcome": str(end.data["outcome"]) if end is not None else "under way or died",
+        "outcome": term(str(end.data["outcome"]) if end is not None else "under way or died"),
         "time": f"{end.unix - first.unix:.0f} s" if end is not None else "",
         # The engine ends a run that failed, and does not know what it was given.
         "inputs": next((r.inputs for r in reversed(own) if r.inputs), ""),
@@ -148,14 +149,16 @@ def _facts(records: Sequence[Record], run: str) -> dict[str, str]:
         if record.kind == "stage.entered":
             facts["weight"] = f"{record.data['weight']} %"
         elif record.kind == "verdict":
-            facts["verdict"] = str(record.data["decision"]).lower()
+            facts["verdict"] = tell(f"decision.{str(record.data['decision']).lower()}")
             facts["reasons"] = listed(record.data.get("reasons"))
             seen = record.data.get("observed") or {}
             facts |= {name: f"{seen[name]:.4g}" for name in _COMPARED if seen.get(name) is not None}
         elif record.kind in {"preflight.done", "verify.done"}:
             failed = record.data.get("failed") or ()
-            facts["failed"] = ", ".join(str(one) for one in failed) or "-"
+            facts["failed"] = ", ".join(term(str(one)) for one in failed) or "-"
         elif record.kind == "rollback.done":
             seconds = record.data.get("seconds_to_users")
-            facts["rollback: until users were back"] = "not proven" if seconds is None else f"{seconds:.0f} s"
+            facts["rollback: until users were back"] = (
+                gloss("not proven") if seconds is None else f"{seconds:.0f} s"
+            )
     return facts

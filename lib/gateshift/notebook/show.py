@@ -20,7 +20,7 @@ from gateshift.notebook.theme import STYLE
 from gateshift.plan import Plan
 from gateshift.words import gloss, known, tell, term
 
-__all__ = ["Card", "Note", "PlanView", "Table", "columns_of"]
+__all__ = ["Card", "Note", "PlanView", "Table", "columns_of", "wrapped"]
 
 _GROUNDS = {"pass": "#0a7d33", "warn": "#8a4b00", "fail": "#b3261e", "info": "#3b5b92"}
 _MARKS = {"pass": "✓", "warn": "!", "fail": "✗", "info": "i"}
@@ -101,7 +101,7 @@ class Table:
         widths = _shared(wanted, room)
         lines = [gloss(term(self.title))]
         for row in texts:
-            cells = [_wrapped(text, width) for text, width in zip(row, widths, strict=True)]
+            cells = [wrapped(text, width) for text, width in zip(row, widths, strict=True)]
             for i in range(max(len(cell) for cell in cells)):
                 parts = [cell[i] if i < len(cell) else "" for cell in cells]
                 padded = (_padded(part, width) for part, width in zip(parts, widths, strict=True))
@@ -129,7 +129,7 @@ def _shared(wanted: Sequence[int], room: int) -> list[int]:
     return widths
 
 
-def _wrapped(text: str, width: int) -> list[str]:
+def wrapped(text: str, width: int) -> list[str]:
     """Break *text* into lines of at most *width* terminal columns, between words where it can be."""
     lines: list[str] = []
     for paragraph in text.splitlines() or [""]:

@@ -26,6 +26,7 @@ from gateshift.rehearse.ledger import ClientLedger
 from gateshift.rehearse.screen import Screen
 from gateshift.rehearse.table import folded, stage_table
 from gateshift.runbook.inputs import project_root, resolvers
+from gateshift.words import gloss, tell, term
 
 __all__ = ["rehearse"]
 
@@ -80,9 +81,9 @@ def rehearse(  # noqa: PLR0917 - click passes by name
             director = _director(f"rehearsal-{stamp}", _overrides(speed, short, output), screen)
             with _failing("first", failures):
                 failures += _healthy(director, lab, screen)
-            tables.append(("promoted", director))
+            tables.append((term("promoted"), director))
         if only != "healthy":
-            screen.phase("reset: APISIX restored, DNS simple again")
+            screen.phase(tell("rehearse.reset"))
             laboratory.reset(lab_name)
             overrides = _overrides(speed, short, output, compared=fault.compared)
             director = _director(f"rehearsal-{stamp}-fault", overrides, screen)
@@ -91,18 +92,18 @@ def rehearse(  # noqa: PLR0917 - click passes by name
                     failures += _killed(director, screen)
                 else:
                     failures += _broken(director, lab, fault, screen)
-            tables.append((f"fault: {fault.text}", director))
+            tables.append((tell("rehearse.fault", text=gloss(fault.text)), director))
     finally:
         screen.close()
         if not keep:
             laboratory.down(lab_name)
     for title, director in tables:
         click.echo(stage_table(title, director))
-    click.echo(f"rehearsal took {time.monotonic() - begun:.0f} s")
+    click.echo(tell("rehearse.took", seconds=f"{time.monotonic() - begun:.0f}"))
     for _, director in tables:
-        click.echo(f"archive: {short_path(director.folder)}")
+        click.echo(tell("rehearse.archive", folder=short_path(director.folder)))
     for failure in failures:
-        click.echo(folded(f"FAILED: {failure}"), err=True)
+        click.echo(folded(tell("rehearse.failed", failure=failure)), err=True)
     click.get_current_context().exit(1 if failures else 0)
 
 
@@ -147,9 +148,13 @@ def _stages(director: Director) -> int:
     return len(director.overrides["stages"])
 
 
+def _phase(screen: Screen, director: Director, text: str) -> None:
+    screen.phase(f"{director.migration}: {text}")
+
+
 def _prepare(director: Director, screen: Screen) -> None:
     for verb in ("preflight", "install", "translate", "apply", "verify"):
-        screen.phase(f"{director.migration}: {verb}")
+        _phase(screen, director, tell(f"rehearse.verb.{verb}"))
         director.run(verb)
 
 
@@ -158,12 +163,12 @@ def _healthy(director: Director, lab: LabState, screen: Screen) -> list[str]:
     ledger = ClientLedger(lab)
     _prepare(director, screen)
     for index in range(_stages(director)):
-        screen.phase(f"{director.migration}: canary stage {index + 1} of {_stages(director)}")
+        _phase(screen, director, tell("rehearse.stage.of", stage=index + 1, all=_stages(director)))
         director.run("canary", label=f"stage{index + 1}")
-    screen.phase(f"{director.migration}: stable run")
+    _phase(screen, director, tell("rehearse.soak"))
     director.run("soak")
     failures = ledger.unexplained()
-    screen.phase(f"{director.migration}: clean-up and report")
+    _phase(screen, director, tell("rehearse.cleanup"))
     director.run("cleanup", confirm_namespace="apisix")
     director.run("report")
     return failures
@@ -174,20 +179,20 @@ def _broken(director: Director, lab: LabState, fault: lab_faults.Fault, screen: 
 
     def inject(record: Mapping[str, Any]) -> None:
         if record["kind"] == "stage.arrived" and record["data"]["stage"] == 1:
-            screen.line(f"INJECTED: {fault.text}")
+            screen.line(tell("rehearse.injected", text=gloss(fault.text)))
             fault.inject(lab)
 
     director.on_record = inject
     _prepare(director, screen)
-    screen.phase(f"{director.migration}: canary stage 1")
+    _phase(screen, director, tell("rehearse.stage", stage=1))
     director.run("canary", label="stage1")
-    screen.phase(f"{director.migration}: canary stage 2, with {fault.text}")
+    _phase(screen, director, tell("rehearse.stage.with", stage=2, text=gloss(fault.text)))
     director.run("canary", label="stage2", expect=fault.outcomes)
-    screen.phase(f"{director.migration}: rollback")
+    _phase(screen, director, tell("rehearse.rollback"))
     back = director.run("rollback", reason=f"rehearsal: {fault.text}", expect=frozenset({0, 3}))
     lab_faults.clear(lab)
     if back.exit_code:
-        screen.line("the weights are back; that the users are cannot be seen with the figures there are")
+        screen.line(tell("rehearse.unseen"))
     director.run("report")
     return _back_on_apisix(director, fault)
 
@@ -196,14 +201,14 @@ def _killed(director: Director, screen: Screen) -> list[str]:
     """Kernel, command line and papermill die in stage 2, one after another; then it must go on to its end."""
     codes = {}
     _prepare(director, screen)
-    screen.phase(f"{director.migration}: canary stage 1")
+    _phase(screen, director, tell("rehearse.stage", stage=1))
     director.run("canary", label="stage1")
     for victim in kills.VICTIMS:
-        screen.phase(f"{director.migration}: canary stage 2, {victim.text}")
+        _phase(screen, director, tell("rehearse.stage.dies", stage=2, text=gloss(victim.text)))
         codes[victim.kind] = kills.die(director, victim)
-        screen.line(f"KILLED: {victim.text}")
+        screen.line(tell("rehearse.killed", text=gloss(victim.text)))
     for index in range(1, _stages(director)):
-        screen.phase(f"{director.migration}: canary stage {index + 1} of {_stages(director)}, to its end")
+        _phase(screen, director, tell("rehearse.stage.end", stage=index + 1, all=_stages(director)))
         director.run("canary", label=f"stage{index + 1}")
     director.run("report")
     return [f"second migration: {problem}" for problem in kills.problems(director, codes)]

@@ -13,7 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from gateshift.migration.journal import Record, read_records
+from gateshift.notebook.show import wrapped
 from gateshift.rehearse.director import Director
+from gateshift.words import gloss, tell, term
 
 __all__ = ["folded", "stage_table"]
 
@@ -21,9 +23,10 @@ __all__ = ["folded", "stage_table"]
 def stage_table(title: str, director: Director) -> str:
     """Render one row a stage (weight, share, requests, errors, P95, verdict, time), then a rollback."""
     records = read_records(director.folder / "journal.jsonl")
-    table = Table(title=f"{director.migration} ({title})", title_justify="left")
+    head = tell("rehearse.head", migration=director.migration, title=title)
+    table = Table(title=head, title_justify="left")
     for name in ("stage", "weight", "observed", "requests", "errors", "P95", "verdict", "time"):
-        table.add_column(name, justify="left" if name in {"verdict"} else "right")
+        table.add_column(term(name), justify="left" if name in {"verdict"} else "right")
     rows = _rows(records)
     for stage in sorted(rows):
         table.add_row(*_cells(stage, rows[stage]))
@@ -33,18 +36,14 @@ def stage_table(title: str, director: Director) -> str:
     if rows:
         console.print(table)
     else:
-        console.print(f"{director.migration} ({title}): no stage was entered", markup=False, highlight=False)
+        console.print(f"{head}: {tell('rehearse.none')}", markup=False, highlight=False)
     for record in records:
         if record.kind == "rollback.done":
             for line, indent in _rollback(record.data):
-                parts = textwrap.wrap(
-                    line,
-                    width,
-                    initial_indent=indent,
-                    subsequent_indent=f"{indent}  ",
-                    break_on_hyphens=False,  # names of hosts have some
-                )
-                console.print(*parts, sep="\n", markup=False, highlight=False, soft_wrap=True)
+                # In columns of the terminal: a Chinese character takes two.
+                parts = wrapped(line, width - len(indent) - 2)
+                shown = [f"{indent}{'  ' if i else ''}{part}" for i, part in enumerate(parts)]
+                console.print(*shown, sep="\n", markup=False, highlight=False, soft_wrap=True)
     return text.getvalue().rstrip()
 
 
@@ -87,15 +86,17 @@ def _cells(stage: int, row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{row.get('requests', 0):.0f}",
         f"{row.get('errors', 0):.0f}",
         "—" if p95 is None else f"{p95:.0f} ms",
-        str(row.get("verdict", "none: held")),
+        term(str(row.get("verdict", "none: held"))),
         seconds,
     )
 
 
 def _rollback(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the lines of a rollback, each with its indent."""
-    users = data.get("seconds_to_users")
-    back = f"users back after {users:.1f} s" if users is not None else "users' return not proven"
-    yield f"rollback: DNS change accepted after {data['seconds_to_dns']:.1f} s, {back}", ""
+    users, dns = data.get("seconds_to_users"), f"{data['seconds_to_dns']:.1f}"
+    if users is None:
+        yield tell("rehearse.back.unproven", dns=dns), ""
+    else:
+        yield tell("rehearse.back", dns=dns, users=f"{users:.1f}"), ""
     for what, standing, detail in data["checklist"]:
-        yield f"[{standing}] {what}: {detail}", "  "
+        yield f"[{tell(f'standing.{standing}')}] {gloss(what)}: {gloss(detail)}", "  "

@@ -23,7 +23,7 @@ from gateshift.runbook.base import Runbook, say
 from gateshift.runbook.context import Context
 from gateshift.runbook.inputs import project_root
 from gateshift.translate import Target, Translation, prove, translate, write_translation
-from gateshift.words import term
+from gateshift.words import gloss, tell, term
 
 __all__ = ["Preflight", "Translate", "Verify", "read_configuration", "translate_now"]
 
@@ -167,7 +167,7 @@ class Translate(Runbook):
         counts: dict[str, int] = {}
         for entry in self.translation.ledger:
             counts[str(entry.status)] = counts.get(str(entry.status), 0) + 1
-        title = "Ledger: " + ", ".join(f"{n} {s}" for s, n in sorted(counts.items()))
+        title = tell("ledger.title", counts=", ".join(f"{n} {gloss(s)}" for s, n in sorted(counts.items())))
         rows = [
             ("blocks", f"{b.resource} {b.plugin}", f"{b}; a signature names {b.covers}")
             for b in self.translation.blockers

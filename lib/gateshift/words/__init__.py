@@ -61,7 +61,7 @@ _VALUE: Final = {
     **dict.fromkeys(("stage", "count", "all", "percent"), r"[-+]?[\d.,]+"),
     # The reasons of another sentence: several may be joined.
     **dict.fromkeys(("reason", "reasons", "why"), r".+"),
-    **dict.fromkeys(("field", "is_", "path"), r"\S+"),
+    **dict.fromkeys(("field", "is_", "path", "status"), r"\S+"),
     # Names to choose from: "one of" also begins sentences.
     "choices": r"[\w-]+(?:, [\w-]+)*",
 }
