@@ -147,16 +147,36 @@ def _resolve(
     return _REFERENCE.sub(lambda _: str(next(values)), value)
 
 
+_WORDS: Mapping[str, str] = {
+    "extra_forbidden": "unknown key; remove it or correct its spelling",
+    "missing": "this key is required",
+    **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "write a whole number"),
+    **dict.fromkeys(("float_parsing", "float_type"), "write a number"),
+    **dict.fromkeys(("bool_parsing", "bool_type"), "write true or false"),
+    "string_type": "write a text; quote what YAML reads as something else",
+    **dict.fromkeys(
+        ("model_type", "dict_type", "model_attributes_type"), "write a section of keys and values"
+    ),
+    **dict.fromkeys(("list_type", "tuple_type"), "write a list"),
+    "greater_than_equal": "it must be at least {ge}",
+    "greater_than": "it must be above {gt}",
+    "less_than_equal": "it must be at most {le}",
+    "less_than": "it must be below {lt}",
+    **dict.fromkeys(("enum", "literal_error"), "it must be {expected}"),
+    "string_pattern_mismatch": "it must have the form {pattern}",
+    "too_short": "at least {min_length} are wanted, there are {actual_length}",
+}
+"""What a person is to write, by pydantic's type of error; its own words speak of inputs and instances."""
+
+
 def _explain(error: ValidationError, source: str) -> str:
     lines = []
     for item in error.errors(include_url=False):
         key = ".".join(str(part) for part in item["loc"]) or "(whole file)"
         message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            message = "unknown key; remove it or correct its spelling"
-        elif item["type"] == "missing":
-            message = "this key is required"
-        elif isinstance(item["input"], Unset):
+        if isinstance(item["input"], Unset) and item["type"] != "extra_forbidden":
             message = f"{item['input'].reference} has no value"
+        elif known := _WORDS.get(item["type"]):
+            message = known.format(**item.get("ctx", {}))
         lines.append(f"{source}: {key}: {message}")
     return "\n".join(lines)

@@ -115,7 +115,7 @@ def _failing(which: str, failures: list[str]) -> Iterator[None]:
     except Interrupted:
         raise
     except GateshiftError as error:
-        failures.append(f"{which} migration: {error} ({error.hint})")
+        failures.append(f"{gloss(f'{which} migration: {error}')} ({gloss(error.hint)})")
 
 
 def _overrides(speed: float, short: bool, output: str = "istio", *, compared: bool = False) -> dict[str, Any]:

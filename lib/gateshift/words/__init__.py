@@ -57,6 +57,8 @@ _RECORDED = "reason."
 _NAMES: Final = ("term.", "standing.", "decision.", "phase.", "title.")
 """Single words and names, said in another language only where they stand alone."""
 _NAME = re.compile(r"\{(\w+)\}")
+_KEYS: Final = {"file", "field", "path"}
+"""Names of values that are written as a person wrote them: a key called ``cluster`` is no word."""
 _VALUE: Final = {
     **dict.fromkeys(("stage", "count", "all", "percent"), r"[-+]?[\d.,]+"),
     # The reasons of another sentence: several may be joined.
@@ -141,5 +143,6 @@ def _glossed(sentence: str) -> str | None:
     for key, pattern in _patterns():
         if found := pattern.fullmatch(sentence):
             # A value may be a sentence or a name itself: the reason of a rollback, the standing of a check.
-            return tell(key, **{name: gloss(term(value)) for name, value in found.groupdict().items()})
+            values = found.groupdict().items()
+            return tell(key, **{name: v if name in _KEYS else gloss(term(v)) for name, v in values})
     return None
