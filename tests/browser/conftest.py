@@ -11,7 +11,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -266,33 +267,43 @@ def desk(browser: Any, lab_name: str, tmp_path_factory: pytest.TempPathFactory) 
     port, token = free_port(), "browser-test"
     one = Desk(folder, f"http://127.0.0.1:{port}", token, None, None)  # type: ignore[arg-type]
     one.write_params()
-    log = (folder / "server.log").open("wb")
-    one.server = subprocess.Popen(
-        [
-            str(Path(sys.executable).with_name("gateshift")),
-            *("open", "--lab", "--name", name, "-f", str(one.params)),
-            *("--no-browser", "--port", str(port)),
-            *("--jupyter", f"--IdentityProvider.token={token}"),
-            *("--jupyter", "--LabApp.expose_app_in_browser=True"),
-        ],
-        cwd=ROOT,
-        env=newcomer(folder),
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+    command = [
+        str(Path(sys.executable).with_name("gateshift")),
+        *("open", "--lab", "--name", name, "-f", str(one.params)),
+        *("--no-browser", "--port", str(port)),
+        *("--jupyter", f"--IdentityProvider.token={token}"),
+        *("--jupyter", "--LabApp.expose_app_in_browser=True"),
+    ]
+    with served_by(one, command, browser, cwd=ROOT, env=newcomer(folder)):
+        yield one
+
+
+@contextmanager
+def served_by(
+    one: Desk,
+    command: list[str],
+    browser: Any,
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    screen: Mapping[str, int] = SCREEN,
+) -> Iterator[None]:
+    """Run *command*, a JupyterLab, and open it in *browser*; both are gone afterwards."""
+    with (one.folder / "server.log").open("wb") as log:
+        one.server = subprocess.Popen(
+            command, cwd=cwd, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
     try:
-        _await_server(one, folder / "server.log")
-        context = browser.new_context(viewport=SCREEN)
+        _await_server(one, one.folder / "server.log")
+        context = browser.new_context(viewport=screen)
         one.page = context.new_page()
         # With the token once: the cookie carries it from here on, links included.
-        one.page.goto(f"{one.url}/?token={token}", wait_until="domcontentloaded")
+        one.page.goto(f"{one.url}/?token={one.token}", wait_until="domcontentloaded")
         one.page.wait_for_function("() => window.jupyterapp?.shell?.currentWidget", timeout=90_000)
-        yield one
+        yield
         context.close()
     finally:
         _end(one.server)
-        log.close()
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from PIL import Image
 
 from gateshift import desk as own
 from gateshift.archive.pages import read_notebooks, write_pages
-from tests.browser.conftest import ROOT, SCREEN, Desk, _await_server, _end, free_port
+from tests.browser.conftest import ROOT, SCREEN, Desk, free_port, served_by
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
@@ -43,28 +42,12 @@ def lab_page(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     write(folder / "ours.ipynb", CARD, REACH, PLOT)
     write(folder / "other.ipynb", "1 + 1", REACH, PLOT)
     port, token = free_port(), "theme-test"
-    log = (folder / "server.log").open("wb")
     more = [f"--IdentityProvider.token={token}", "--LabApp.expose_app_in_browser=True"]
-    server = subprocess.Popen(
-        own.command(folder, folder / "ours.ipynb", browser=False, port=port, more=more),
-        cwd=folder,
-        env={**os.environ, "HOME": str(folder), "JUPYTER_PREFER_ENV_PATH": "1"},
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    one = Desk(folder, f"http://127.0.0.1:{port}", token, None, server)
-    try:
-        _await_server(one, folder / "server.log")
-        context = browser.new_context(viewport={**SCREEN, "height": 1300})
-        one.page = context.new_page()
-        one.page.goto(f"{one.url}/?token={token}", wait_until="domcontentloaded")
-        one.page.wait_for_function("() => window.jupyterapp?.shell?.currentWidget", timeout=90_000)
+    one = Desk(folder, f"http://127.0.0.1:{port}", token, None, None)  # type: ignore[arg-type]
+    command = own.command(folder, folder / "ours.ipynb", browser=False, port=port, more=more)
+    home = {**os.environ, "HOME": str(folder), "JUPYTER_PREFER_ENV_PATH": "1"}
+    with served_by(one, command, browser, cwd=folder, env=home, screen={**SCREEN, "height": 1300}):
         yield one
-        context.close()
-    finally:
-        _end(server)
-        log.close()
 
 
 def shown(desk: Desk, name: str, wanted: tuple[int, ...]) -> np.ndarray:
