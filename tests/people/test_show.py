@@ -57,6 +57,17 @@ def test_links_of_an_archived_copy_lead_to_the_clone_and_vanish_outside_of_it(tm
     assert "<a" not in linked("80_rollback")
 
 
+def test_a_long_path_may_be_broken_and_is_copied_whole() -> None:
+    text = (
+        "kubectl --kubeconfig ~/.local/state/gateshift/lab/a/operator.kubeconfig get pods, then 80_rollback"
+    )
+    page = linked(text)
+    assert page.count("<wbr>") >= 4
+    assert unescape(re.sub(r"<[^>]*>", "", page)) == text
+    assert '<a href="80_rollback.ipynb">80_rollback</a>' in page
+    assert "<wbr>" not in linked("a few short words and 127.0.0.1:8080")
+
+
 def test_a_table_sorts_by_its_heads_and_marks_standings_with_a_sign() -> None:
     html = Table("T", ("result", "check"), (("fail", "quota"), ("pass", "uid")))._repr_html_()
     assert html.count("onclick=") == 2

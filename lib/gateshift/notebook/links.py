@@ -40,7 +40,7 @@ def place(notebooks: Path, copy_folder: Path | None) -> None:
 def linked(text: str) -> str:
     """Return *text* as HTML: escaped, its names of notebooks as links, commands followed by theirs."""
     if _base[0] is None:
-        return escape(text)
+        return _breakable(escape(text))
     named = set(_NAME.findall(text))
 
     def anchor(name: str) -> str:
@@ -48,4 +48,16 @@ def linked(text: str) -> str:
 
     shown = _NAME.sub(lambda found: anchor(found[1]), escape(text, quote=False))
     more = [_OF_VERB[verb] for verb in _VERBS.findall(text) if _OF_VERB[verb] not in named]
-    return shown + "".join(f" → {anchor(name)}" for name in dict.fromkeys(more))
+    return _breakable(shown) + "".join(f" → {anchor(name)}" for name in dict.fromkeys(more))
+
+
+_TAG_OR_LONG = re.compile(r"<[^>]*>|[^\s<>&]{25,}")
+_PART = re.compile(r"(?<=[/,=|@])(?=[^\s/|])|(?<=\w{3}[.:])(?=\w)")
+
+
+def _breakable(page: str) -> str:
+    """Let a line end inside of long paths and names: one that may not pushes a table out of the window.
+
+    A ``wbr`` shows nothing and is not copied: a command stays what it is.
+    """
+    return _TAG_OR_LONG.sub(lambda m: m[0] if m[0][0] == "<" else _PART.sub("<wbr>", m[0]), page)

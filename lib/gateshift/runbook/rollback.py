@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from textwrap import shorten
 from typing import TYPE_CHECKING, ClassVar
 
 from gateshift.archive.files import atomic_write
@@ -253,12 +254,14 @@ def _told(causes: tuple[Cause, ...]) -> str:
     """Name the likeliest causes, each with its troubleshooting tree (the notebook's name becomes a link)."""
     likely = [cause for cause in causes if cause.level is not Level.INFO][:3]
     return "; ".join(
-        f"{'likely' if i == 0 else 'or'} {cause.title} ({cause.evidence[:160]}; "
+        f"{'likely' if i == 0 else 'or'} {cause.title} ({shorten(cause.evidence, 160, placeholder=' …')}; "
         f"90_troubleshoot with symptom={cause.symptom}, {_TREES.get(cause.symptom, cause.reference)})"
         for i, cause in enumerate(likely)
     )
 
 
 def _unknown(causes: tuple[Cause, ...]) -> str:
-    unasked = "; ".join(f"{cause.title}: {cause.evidence[:120]}" for cause in causes[:2])
+    unasked = "; ".join(
+        f"{cause.title}: {shorten(cause.evidence, 120, placeholder=' …')}" for cause in causes[:2]
+    )
     return f"no finding: look at the evidence, then 90_troubleshoot{f' ({unasked})' if unasked else ''}"
