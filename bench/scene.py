@@ -34,7 +34,7 @@ from gateshift.params.load import load
 from gateshift.params.model import ClusterParams
 from gateshift.runbook.context import Context
 from gateshift.runbook.inputs import project_root, resolvers
-from gateshift.runbook.setup import read_configuration, translate_now
+from gateshift.runbook.source import read_configuration, translate_now
 
 APP = topology.APPLICATION_NAMESPACE
 HOME = topology.GATEWAY_NAMESPACE

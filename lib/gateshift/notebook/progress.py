@@ -15,9 +15,14 @@ from typing import Any
 from IPython import get_ipython
 from IPython.display import display
 
-from gateshift.words import tell
+from gateshift.words import gloss, tell
 
-__all__ = ["Waiting", "narrated", "sit_out", "spoken"]
+__all__ = ["Waiting", "narrated", "say", "sit_out", "spoken"]
+
+
+def say(text: str) -> None:
+    """Print one progress line at once, so that papermill's archive and the terminal see it live."""
+    print(f"{datetime.now(UTC):%H:%M:%S}Z {gloss(text)}", flush=True)
 
 
 def spoken(seconds: float) -> str:

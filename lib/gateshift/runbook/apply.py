@@ -14,7 +14,7 @@ from gateshift.notebook.show import Note
 from gateshift.plan import Plan
 from gateshift.runbook.applied import keep_after
 from gateshift.runbook.base import Runbook
-from gateshift.runbook.setup import read_configuration, translate_now
+from gateshift.runbook.source import read_configuration, translate_now
 
 __all__ = ["Apply"]
 

@@ -25,7 +25,7 @@ from gateshift.migration.lease import LeaseLock
 from gateshift.migration.lock import LocalLock
 from gateshift.notebook.failure import failure_of
 from gateshift.notebook.links import place
-from gateshift.notebook.progress import narrated
+from gateshift.notebook.progress import narrated, say
 from gateshift.notebook.show import Card, Note, PlanView
 from gateshift.params import Mode, Params, plain, secrets_of, unset_of
 from gateshift.plan import Plan
@@ -34,15 +34,9 @@ from gateshift.runbook.gate import Gate
 from gateshift.runbook.inputs import project_root
 from gateshift.runbook.resume import bury_dead_runs
 from gateshift.runbook.standing import changes_of, facts, phase_words
-from gateshift.words import gloss, tell, use
+from gateshift.words import tell, use
 
-__all__ = ["Runbook", "say"]
-
-
-def say(text: str) -> None:
-    """Print one progress line at once, so that papermill's archive and the terminal see it live."""
-    print(f"{datetime.now(UTC):%H:%M:%S}Z {gloss(text)}", flush=True)
-
+__all__ = ["Runbook"]
 
 _HOLDING: list[Runbook] = []
 """The run of this process that holds the locks, if any."""

@@ -12,13 +12,13 @@ from gateshift.judge.model import Sample, Side
 from gateshift.judge.verdict import Decision, Verdict, p_quantiles
 from gateshift.migration.state import Phase
 from gateshift.notebook.live import LiveFigure
-from gateshift.notebook.progress import Waiting
+from gateshift.notebook.progress import Waiting, say
 from gateshift.notebook.show import Note, Table
 from gateshift.params import Mode, Params, StageParams
 from gateshift.plan import Plan, Step
 from gateshift.runbook.applied import require_applied
 from gateshift.runbook.approvals import JOURNAL
-from gateshift.runbook.base import Runbook, say
+from gateshift.runbook.base import Runbook
 from gateshift.runbook.observe import StageWatch
 from gateshift.runbook.parity import require_parity
 from gateshift.runbook.resume import OBSERVED, fresh_verdict, observations, reconcile

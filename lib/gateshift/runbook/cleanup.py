@@ -15,10 +15,11 @@ from gateshift.cluster import strict as cluster_strict
 from gateshift.cluster.exported import shown
 from gateshift.errors import Blocked, InputError, NotEnoughEvidence
 from gateshift.migration.state import Phase
+from gateshift.notebook.progress import say
 from gateshift.notebook.show import Note
 from gateshift.params import Mode
 from gateshift.plan import Plan
-from gateshift.runbook.base import Runbook, say
+from gateshift.runbook.base import Runbook
 from gateshift.runbook.shifting import settle, split_settling, with_settling
 
 __all__ = ["Cleanup"]

@@ -10,8 +10,8 @@ from functools import cached_property
 from gateshift.errors import MetricsError, NotEnoughEvidence, RolledBack, TrafficError
 from gateshift.judge.model import Sample, Side
 from gateshift.judge.verdict import Decision, Verdict, judge
+from gateshift.notebook.progress import say
 from gateshift.params import StageParams
-from gateshift.runbook.base import say
 from gateshift.runbook.context import Context
 from gateshift.traffic.arrival import Clients, forecast_arrival, forecast_share, likely_reason
 from gateshift.traffic.protocol import Shifter, Weights

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from gateshift.cluster.checks import Check, Status
 from gateshift.errors import Blocked, GateshiftError
+from gateshift.notebook.progress import say
 from gateshift.params.model import Probe
-from gateshift.runbook.base import say
 from gateshift.runbook.context import Context
 from gateshift.runbook.inputs import project_root
-from gateshift.runbook.setup import read_configuration
+from gateshift.runbook.source import read_configuration
 from gateshift.traffic import probes
 from gateshift.traffic.requests import generated, recorded
 

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 from IPython.display import HTML
 
 from gateshift import diagnose
+from gateshift.notebook.progress import say
 from gateshift.notebook.show import Card, Note
 from gateshift.params import Params
-from gateshift.runbook.base import Runbook, say
+from gateshift.runbook.base import Runbook
 from gateshift.runbook.standing import phase_words
 from gateshift.words import tell
 

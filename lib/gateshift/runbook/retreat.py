@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from gateshift.errors import ClusterError, ExternalError, InputError, MetricsError, ParamsError, TrafficError
 from gateshift.judge.model import Sample
-from gateshift.runbook.base import say
+from gateshift.notebook.progress import say
 from gateshift.runbook.context import Context
 from gateshift.traffic.protocol import Changed, Receipt, Shifter
 

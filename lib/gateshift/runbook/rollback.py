@@ -21,10 +21,11 @@ from gateshift.errors import (
 from gateshift.migration.identity import identity
 from gateshift.migration.lease import LeaseLock
 from gateshift.migration.lock import LocalLock
+from gateshift.notebook.progress import say
 from gateshift.notebook.show import Note, Table
 from gateshift.plan import Plan, Step
 from gateshift.runbook.approvals import JOURNAL
-from gateshift.runbook.base import Runbook, say
+from gateshift.runbook.base import Runbook
 from gateshift.runbook.retreat import (
     NOTHING_OF_THE_CLUSTER,
     Return,

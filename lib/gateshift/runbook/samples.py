@@ -8,8 +8,8 @@ from pathlib import Path
 from gateshift.errors import Unwritable
 from gateshift.judge.model import Sample, Side, Verdict
 from gateshift.judge.replay import SampleLog
+from gateshift.notebook.progress import say
 from gateshift.params.model import JudgeParams, StageParams
-from gateshift.runbook.base import say
 
 __all__ = ["KeptSamples"]
 

@@ -12,9 +12,10 @@ from typing import ClassVar
 
 from gateshift.errors import Blocked, InputError
 from gateshift.migration.state import Phase
+from gateshift.notebook.progress import say
 from gateshift.notebook.show import Note
 from gateshift.plan import Plan
-from gateshift.runbook.base import Runbook, say
+from gateshift.runbook.base import Runbook
 from gateshift.runbook.shifting import RESTORED, original_of
 from gateshift.traffic.protocol import Shifter
 from gateshift.words import tell

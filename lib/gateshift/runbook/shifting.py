@@ -6,10 +6,9 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from gateshift.notebook.progress import Waiting, sit_out
+from gateshift.notebook.progress import Waiting, say, sit_out
 from gateshift.params.model import Mechanism, Params
 from gateshift.plan import Plan
-from gateshift.runbook.base import say
 from gateshift.runbook.context import Context
 from gateshift.traffic.arrival import Clients
 from gateshift.traffic.protocol import Shifter

@@ -19,10 +19,10 @@ from gateshift.judge.replay import SampleLog
 from gateshift.judge.verdict import Decision, judge
 from gateshift.migration.state import Phase
 from gateshift.notebook.live import LiveFigure
-from gateshift.notebook.progress import Waiting
+from gateshift.notebook.progress import Waiting, say
 from gateshift.notebook.show import Note, Table
 from gateshift.params import Mode, StageParams
-from gateshift.runbook.base import Runbook, say
+from gateshift.runbook.base import Runbook
 from gateshift.words import tell
 
 if TYPE_CHECKING:
