@@ -21,9 +21,8 @@ from gateshift.params.model import (
     TranslateParams,
     VerifyParams,
 )
-from gateshift.params.needs import needs_of, only
+from gateshift.params.needs import Needs, needs_of, only
 from gateshift.params.secrets import plain, secrets_of, unset_of
-from gateshift.params.unset import Needs
 
 __all__ = [
     "Accept",

@@ -18,7 +18,8 @@ from pydantic import ValidationError
 
 from gateshift.errors import ParamsError
 from gateshift.params.model import Params
-from gateshift.params.unset import Needs, Unset, covers, refuse
+from gateshift.params.needs import Needs
+from gateshift.params.unset import Unset, covers, refuse
 
 __all__ = ["Resolver", "load", "parse_override", "validate"]
 

@@ -6,13 +6,15 @@ looked at; used all the same, it raises ParamsError (:class:`~gateshift.params.u
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from gateshift.params.model import Params
 from gateshift.params.traffic import Mechanism
-from gateshift.params.unset import Needs
 
-__all__ = ["needs_of", "only"]
+__all__ = ["Needs", "needs_of", "only"]
+
+Needs = Callable[[Params], Collection[str]]
+"""Names the keys a step needs: ``traffic`` stands for all of that section, ``metrics.step`` for one key."""
 
 _WHERE = ("migration", "environment", "outputs", "lang", "stages")
 """What names a migration and its archive: enough to read the journal."""

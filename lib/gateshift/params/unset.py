@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Collection, Sequence
+from typing import NoReturn
 
 from pydantic import SecretStr
 
 from gateshift.errors import ParamsError
 
-if TYPE_CHECKING:
-    from gateshift.params.model import Params
-
-__all__ = ["Needs", "Unset", "covers", "refuse"]
-
-Needs = Callable[["Params"], Collection[str]]
-"""Names the keys a step needs: ``traffic`` stands for all of that section, ``metrics.step`` for one key."""
+__all__ = ["Unset", "covers", "refuse"]
 
 
 class Unset(SecretStr):
