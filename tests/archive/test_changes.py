@@ -97,7 +97,7 @@ def test_newest_run_beside_the_one_before(tmp_path: Path) -> None:
             journal.append("note.engine")  # what the engine adds has no inputs
     rows = {name: (old, new) for name, old, new in compared(read_records(book))}
     assert rows["run"] == ("50_canary-r0", "50_canary-r1")
-    assert rows["verdict"] == ("promote", "rollback")
+    assert rows["verdict"] == ("promote", "roll back")
     assert rows["weight"] == ("10 %", "25 %")
     assert rows["requests"] == ("1000", "1001")
     assert rows["outcome"] == ("done", "under way or died")

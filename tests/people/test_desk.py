@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ import pytest
 from click.testing import CliRunner
 
 from gateshift.archive.audit import survey, verify
+from gateshift.archive.opened import OPENED, Opened, announce
+from gateshift.archive.signing import FOLDER
 from gateshift.cli.open import check_environment
 from gateshift.desk import command, environment, lay, run_of
 from gateshift.desk.copies import keep
 from gateshift.errors import InputError
 from gateshift.migration.journal import Journal
+from gateshift.params.model import ArchiveParams
 
 RUN = "50_canary-20260101T000000Z"
 
@@ -106,6 +110,35 @@ def test_a_run_by_hand_is_sealed_by_the_save_that_shows_its_end(tmp_path: Path) 
     assert survey(tmp_path / "m") == []
     (folder / copy.name).write_text("{}", encoding="utf-8")
     assert [p.path for p in verify(tmp_path / "m")] == [folder / copy.name], "an edit shows at once"
+
+
+def settled() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "gateshift-archive":
+            thread.join(30)
+
+
+@pytest.mark.parametrize("key", ["key", "no-such-key"])
+def test_that_save_signs_as_the_params_of_the_run_asked(
+    tmp_path: Path, key: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(OPENED, raising=False)
+    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "ann", "-f", str(tmp_path / "key")]
+    subprocess.run(command, check=True)
+    migration = tmp_path / "m"
+    copy = migration / "desk" / "50_canary.ipynb"
+    book = by_hand(migration, RUN, ended=True)
+    book["cells"][-1]["outputs"] = [{"output_type": "execute_result", "data": {"text/plain": "done"}}]
+    write(copy, book)
+    wishes = ArchiveParams(sign_key=str(tmp_path / key)).model_dump(mode="json")
+    announce(Opened(migration / RUN, "50_canary", wishes))
+    for _ in range(2):  # the second save finds nothing to do
+        keep({"type": "notebook"}, str(copy))
+        settled()
+    assert survey(migration) == []
+    signed = list((migration / FOLDER).glob("*")) if (migration / FOLDER).is_dir() else []
+    warned = [record.message for record in caplog.records if "not signed" in record.message]
+    assert (bool(signed), len(warned)) == ((True, 0) if key == "key" else (False, 1))
 
 
 def test_a_save_seals_runs_that_ended_a_while_ago(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which run a kernel opened: it says so in a file of the engine's scratch folder.
+"""Which run a kernel opened: it says so in a file of the engine's scratch folder, by hand on the desk.
 
 Imports little: every kernel has it, also that of a rollback, whose users wait.
 """
@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from gateshift.archive.files import atomic_write
+from gateshift.archive.layout import DESK
 
-__all__ = ["OPENED", "Opened", "announce", "opened_in"]
+__all__ = ["OPENED", "Opened", "announce", "on_desk", "opened_in"]
 
 OPENED = "GATESHIFT_OPENED"
 """Names the file in which a kernel says which run it opened."""
@@ -30,11 +31,16 @@ class Opened:
 
 
 def announce(opened: Opened) -> None:
-    """Tell the engine that runs this kernel, if one does, which run was opened."""
-    place = os.environ.get(OPENED)
-    if place and Path(place).parent.is_dir():
+    """Tell the engine that runs this kernel, or JupyterLab's server, which run was opened."""
+    place = os.environ.get(OPENED) or on_desk(opened.folder.parent, opened.notebook)
+    if Path(place).parent.is_dir():
         told = {"folder": str(opened.folder.absolute()), "notebook": opened.notebook}
         atomic_write(place, json.dumps({**told, "archive": dict(opened.archive)}), mode=0o600)
+
+
+def on_desk(migration: Path, notebook: str) -> Path:
+    """Return where a run by hand says so: one file for each notebook on the desk of *migration*."""
+    return migration / DESK / f".{notebook}.opened.json"
 
 
 def opened_in(place: Path) -> Opened | None:

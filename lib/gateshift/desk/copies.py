@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 from gateshift.archive.files import atomic_write
 from gateshift.archive.layout import DESK
+from gateshift.archive.opened import Opened, on_desk, opened_in
 from gateshift.archive.sealing import seal_ended
 from gateshift.archive.seals import Run
 
@@ -80,10 +83,9 @@ def _ready(run: str) -> Callable[[Run], bool]:
 def keep(model: Mapping[str, Any], os_path: str, contents_manager: Any = None, **_: Any) -> None:
     """JupyterLab's hook after a save: the executed copy goes into its run's folder, until that is sealed.
 
-    Runs that have ended are sealed here, as the command line does it: by hand nobody else would before the
-    next command.
+    Runs that have ended are sealed, signed and copied here, as the command line does it: by hand nobody else
+    would before the next command.
     """
-    del contents_manager
     path = Path(os_path)
     if model.get("type") != "notebook" or path.parent.name != DESK:
         return
@@ -94,6 +96,21 @@ def keep(model: Mapping[str, Any], os_path: str, contents_manager: Any = None, *
         folder = path.parent.parent / run
         if run and folder.is_dir() and not (folder / "manifest.json").exists():
             atomic_write(folder / path.name, text)
-        seal_ended(path.parent.parent, ready=_ready(run if closed(book) else ""))
+        sealed = seal_ended(path.parent.parent, ready=_ready(run if closed(book) else ""))
     except (OSError, ValueError):
         return  # the desk's own copy is saved; the archive's follows with the next save
+    opened = opened_in(on_desk(path.parent.parent, path.stem))
+    if opened is not None and opened.folder.name in sealed:
+        # Not in the server's own loop: a bucket out of reach would hold up every notebook that is open.
+        log = getattr(contents_manager, "log", logging.getLogger(__name__))
+        threading.Thread(target=_keep_safe, args=(opened, log), name="gateshift-archive").start()
+
+
+def _keep_safe(opened: Opened, log: Any) -> None:
+    """Sign and copy as the run's params asked; what does not work is tried again by the next command."""
+    from gateshift.archive.copying import keep_safe  # noqa: PLC0415 - JupyterLab starts without them
+    from gateshift.params.model import ArchiveParams  # noqa: PLC0415 - as above
+
+    # As the kernel's params had them, checked there.
+    for warning in keep_safe(opened.folder.parent, ArchiveParams.model_construct(**opened.archive)):
+        log.warning("archive: %s", warning)
