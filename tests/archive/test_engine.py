@@ -371,3 +371,21 @@ def test_the_archive_keeps_the_last_frame_of_a_live_plot_as_a_picture(tmp_path: 
     assert struct.unpack(">II", png[16:24]) == (300, 200)
     assert "frame 1" in output.data["text/plain"]
     assert "frame 1" in output.metadata["image/png"]["alt"]
+
+
+def test_a_secret_printed_in_pieces_is_in_no_file_and_in_no_log(tmp_path: Path) -> None:
+    body = "BKcwggSjAgEAAoIBAQC7VJTUt9Us8cKj"
+    pieces = "import time\nfor c in token: print(c, end='', flush=True); time.sleep(0.02)"
+    # The source has no body in one piece, which nothing could know for a secret there.
+    lines = f"'-----BEGIN PRIVATE KEY-----', '{body[:16]}' '{body[16:]}', '-----END PRIVATE KEY-----'"
+    key = f"for line in {lines}: print(line, flush=True); time.sleep(0.3)"
+    book = write_notebook(tmp_path / "in.ipynb", pieces, key)
+    said: list[str] = []
+    target = tmp_path / "m" / "run" / "in.ipynb"
+    outcome = execute(book, target, {"token": SECRET}, on_output=said.append)
+    assert outcome.exit_code == 0
+    outputs = ["".join(o.text for o in c.outputs) for c in read(target).cells[-2:]]
+    assert outputs[0] == "[redacted]"
+    for text in (*outputs, "".join(said)):
+        assert SECRET not in text
+        assert body not in text

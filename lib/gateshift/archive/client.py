@@ -20,8 +20,8 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from gateshift.archive.display import MIME
 from gateshift.archive.opened import OPENED, Opened, opened_in
 from gateshift.archive.outcome import CellStatus, Ending, exit_code_of
-from gateshift.archive.relay import Relay
-from gateshift.archive.saving import Manager
+from gateshift.archive.relay import Lines, Relay
+from gateshift.archive.saving import Manager, join_streams
 from gateshift.archive.scratch import scratch_folder
 
 __all__ = ["CellEvent", "Runner", "Settings"]
@@ -92,17 +92,27 @@ class _Client(NotebookClient):  # type: ignore[misc]  # nbclient is not followed
         self.manager = manager
         self.settings = settings
         self.asked_exit = False
+        self.lines: dict[str, Lines] = {}
 
     def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
         output = super().process_message(msg, cell, cell_index)
         if msg["msg_type"] == "stream":
-            # From the message: nbclient may have appended it to an earlier output.
-            text = self.manager.redactor.text(msg["content"]["text"])
-            if self.settings.on_output is not None:
-                self.settings.on_output(text)
-            if self.settings.on_stream is not None:
-                self.settings.on_stream(msg["content"]["name"], text)
+            join_streams(cell.outputs)
+            name = str(msg["content"]["name"])
+            self._pass_on(name, self.lines.setdefault(name, Lines()).take(msg["content"]["text"]))
         return output
+
+    def pass_on_rest(self) -> None:
+        """Pass on lines that have no end: their cell has."""
+        for name, lines in self.lines.items():
+            self._pass_on(name, lines.rest())
+
+    def _pass_on(self, name: str, text: str) -> None:
+        clean = self.manager.redactor.text(text)
+        if clean and self.settings.on_output is not None:
+            self.settings.on_output(clean)
+        if clean and self.settings.on_stream is not None:
+            self.settings.on_stream(name, clean)
 
     async def executed(self, cell: Any, cell_index: int, execute_reply: dict[str, Any]) -> None:
         """Look for IPython's ``exit()``, which replies ok and lets the kernel die."""
@@ -224,6 +234,7 @@ class Runner:
             title = _title(cells, index)
             self._tell(CellEvent(index, len(cells), CellStatus.RUNNING, title))
             status, ending = await self._one(index, cell, limit)
+            self.client.pass_on_rest()
             if ending is None and self.client.asked_exit:
                 status, ending = self._left_early(index, cell, "exit()")
             seconds = self.manager.finish(index, status)
