@@ -389,3 +389,57 @@ def test_a_secret_printed_in_pieces_is_in_no_file_and_in_no_log(tmp_path: Path) 
     for text in (*outputs, "".join(said)):
         assert SECRET not in text
         assert body not in text
+
+
+def _tagged(path: Path) -> Path:
+    book = read(path)
+    book.cells[-2].metadata["tags"] = ["raises-exception"]
+    path.write_text(json.dumps(book))
+    return path
+
+
+def test_an_error_that_papermill_alone_would_see_stops_the_notebook_and_is_sealed(tmp_path: Path) -> None:
+    tagged = _tagged(write_notebook(tmp_path / "a.ipynb", "1 / 0", "1"))
+    shown = write_notebook(tmp_path / "b.ipynb", "try: 1 / 0\nexcept: get_ipython().showtraceback()", "1")
+    for book in (tagged, shown):
+        outcome = execute(book, tmp_path / "m" / book.stem / book.name)
+        assert (outcome.exit_code, outcome.ename) == (1, "ZeroDivisionError")
+        assert statuses(outcome.path) == ["failed", "pending"]
+        assert read(outcome.path).metadata.gateshift.outcome == "failed"
+        assert (outcome.path.parent / "manifest.json").exists()
+
+
+SHOW = "from IPython.display import display\ndisplay({}, raw=True)\n1 / 0"
+
+
+@pytest.mark.parametrize(
+    ("shown", "ename"),
+    [
+        ("{'text/plain': 5}", "NotebookValidationError"),
+        ("{'application/vnd.gateshift.error+json': 'x'}", "ZeroDivisionError"),
+        (
+            "{'application/vnd.gateshift.error+json': {'ename': 'ZeroDivisionError', 'exit_code': 0}}",
+            "ZeroDivisionError",
+        ),
+    ],
+)
+def test_what_no_notebook_can_hold_is_a_failure_of_its_cell(tmp_path: Path, shown: str, ename: str) -> None:
+    book = write_notebook(tmp_path / "a.ipynb", SHOW.format(shown), "1")
+    outcome = execute(book, tmp_path / "m" / "r" / "a.ipynb")
+    assert (outcome.exit_code, outcome.ename) == (1, ename)
+    assert statuses(outcome.path) == ["failed", "pending"]
+    assert read(outcome.path).metadata.gateshift.outcome == "failed"
+
+
+def test_an_interrupted_cell_says_so_and_a_time_out_names_the_limit_that_was_reached(tmp_path: Path) -> None:
+    book = write_notebook(tmp_path / "a.ipynb", "raise KeyboardInterrupt")
+    outcome = execute(book, tmp_path / "m" / "r" / "a.ipynb")
+    assert (outcome.exit_code, statuses(outcome.path)) == (5, ["interrupted"])
+    slow = execute(
+        write_notebook(tmp_path / "b.ipynb", SLEEP),
+        tmp_path / "m" / "s" / "b.ipynb",
+        timeout=60,
+        cell_timeout=1,
+    )
+    assert slow.error is not None
+    assert "within its time (1 s)" in slow.error

@@ -19,7 +19,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 from gateshift.archive.display import MIME
 from gateshift.archive.opened import OPENED, Opened, opened_in
-from gateshift.archive.outcome import CellStatus, Ending, exit_code_of
+from gateshift.archive.outcome import OUTCOMES, CellStatus, Ending, exit_code_of
 from gateshift.archive.relay import Lines, Relay
 from gateshift.archive.saving import Manager, join_streams
 from gateshift.archive.scratch import scratch_folder
@@ -88,7 +88,14 @@ class _Client(NotebookClient):  # type: ignore[misc]  # nbclient is not followed
             ip=f"{self.scratch.name}/socket",
             connection_file=f"{self.scratch.name}/kernel.json",
         )
-        super().__init__(manager.nb, km=kernel, startup_timeout=int(settings.start_timeout), timeout=None)
+        super().__init__(
+            manager.nb,
+            km=kernel,
+            startup_timeout=int(settings.start_timeout),
+            timeout=None,
+            # Also of a cell with the tag raises-exception: papermill fails for it, but after our seal.
+            force_raise_errors=True,
+        )
         self.manager = manager
         self.settings = settings
         self.asked_exit = False
@@ -246,8 +253,11 @@ class Runner:
 
     async def _one(self, index: int, cell: Any, limit: float | None) -> tuple[CellStatus, Ending | None]:
         loop = asyncio.get_running_loop()
-        limits = [loop.time() + self.settings.cell_timeout] if self.settings.cell_timeout else []
-        limits += [limit] if limit is not None else []
+        limits = {}
+        if limit is not None:
+            limits[limit] = self.settings.timeout
+        if self.settings.cell_timeout:
+            limits[loop.time() + self.settings.cell_timeout] = self.settings.cell_timeout
         task = asyncio.ensure_future(self.client.async_execute_cell(cell, index))
         stop = asyncio.ensure_future(self._stop.wait())
         try:
@@ -266,7 +276,7 @@ class Runner:
                 await self._interrupt(task)
                 if stop.done():
                     return CellStatus.INTERRUPTED, self._interrupted(index)
-                allowed = self.settings.cell_timeout if limit is None else self.settings.timeout
+                allowed = limits[min(limits)]
                 message = f"cell {index + 1} was stopped: it did not end within its time ({allowed:.0f} s)"
                 return CellStatus.TIMED_OUT, Ending(5, message, _RESUME, "Timeout", index)
             return self._judge(index, cell, task)
@@ -292,6 +302,9 @@ class Runner:
     def _judge(self, index: int, cell: Any, task: asyncio.Future[Any]) -> tuple[CellStatus, Ending | None]:
         try:
             task.result()
+            for shown in (o for o in cell.outputs if o.output_type == "error"):
+                # Not raised (showtraceback); to papermill it is a failure as well, but after our seal.
+                raise CellExecutionError("", shown.ename, shown.evalue)
         except DeadKernelError:
             message = f"the kernel died in cell {index + 1}"
             if self._stop.is_set():
@@ -300,17 +313,28 @@ class Runner:
         except CellExecutionError as error:
             if error.ename == "SystemExit":
                 return self._left_early(index, cell, f"sys.exit({error.evalue})", error.evalue)
-            return CellStatus.FAILED, self._failed(index, cell, error)
+            status = CellStatus.INTERRUPTED if error.ename == "KeyboardInterrupt" else CellStatus.FAILED
+            return status, self._failed(index, cell, error)
+        except Exception as error:  # noqa: BLE001 - the kernel sent what no notebook can hold: any error
+            return CellStatus.FAILED, self._unkept(index, error)
         return CellStatus.COMPLETED, None
+
+    def _unkept(self, index: int, error: Exception) -> Ending:
+        name = type(error).__name__
+        message = self.manager.redactor.text(f"cell {index + 1}: {name}: {error}")
+        return Ending(1, message, "the cell's output cannot be kept in a notebook", name, index)
 
     def _failed(self, index: int, cell: Any, error: CellExecutionError) -> Ending:
         clean = self.manager.redactor.text
         for output in cell.outputs:
             ours = output.get("data", {}).get(MIME)
-            if ours and ours["ename"] == error.ename:
-                return Ending(
-                    int(ours["exit_code"]), clean(ours["message"]), clean(ours["hint"]), error.ename, index
-                )
+            # Any cell can display something under our type; only an ending of ours counts.
+            if not isinstance(ours, Mapping) or ours.get("ename") != error.ename:
+                continue
+            code = ours.get("exit_code")
+            if code in OUTCOMES and code:
+                message, hint = (clean(str(ours.get(key, ""))) for key in ("message", "hint"))
+                return Ending(int(code), message, hint, error.ename, index)
         message = clean(f"cell {index + 1}: {error.ename}: {error.evalue}")
         code = exit_code_of(error.ename)
         if error.ename == "KeyboardInterrupt":
