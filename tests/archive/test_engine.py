@@ -371,3 +371,75 @@ def test_the_archive_keeps_the_last_frame_of_a_live_plot_as_a_picture(tmp_path: 
     assert struct.unpack(">II", png[16:24]) == (300, 200)
     assert "frame 1" in output.data["text/plain"]
     assert "frame 1" in output.metadata["image/png"]["alt"]
+
+
+def test_a_secret_printed_in_pieces_is_in_no_file_and_in_no_log(tmp_path: Path) -> None:
+    body = "BKcwggSjAgEAAoIBAQC7VJTUt9Us8cKj"
+    pieces = "import time\nfor c in token: print(c, end='', flush=True); time.sleep(0.02)"
+    # The source has no body in one piece, which nothing could know for a secret there.
+    lines = f"'-----BEGIN PRIVATE KEY-----', '{body[:16]}' '{body[16:]}', '-----END PRIVATE KEY-----'"
+    key = f"for line in {lines}: print(line, flush=True); time.sleep(0.3)"
+    book = write_notebook(tmp_path / "in.ipynb", pieces, key)
+    said: list[str] = []
+    target = tmp_path / "m" / "run" / "in.ipynb"
+    outcome = execute(book, target, {"token": SECRET}, on_output=said.append)
+    assert outcome.exit_code == 0
+    outputs = ["".join(o.text for o in c.outputs) for c in read(target).cells[-2:]]
+    assert outputs[0] == "[redacted]"
+    for text in (*outputs, "".join(said)):
+        assert SECRET not in text
+        assert body not in text
+
+
+def _tagged(path: Path) -> Path:
+    book = read(path)
+    book.cells[-2].metadata["tags"] = ["raises-exception"]
+    path.write_text(json.dumps(book))
+    return path
+
+
+def test_an_error_that_papermill_alone_would_see_stops_the_notebook_and_is_sealed(tmp_path: Path) -> None:
+    tagged = _tagged(write_notebook(tmp_path / "a.ipynb", "1 / 0", "1"))
+    shown = write_notebook(tmp_path / "b.ipynb", "try: 1 / 0\nexcept: get_ipython().showtraceback()", "1")
+    for book in (tagged, shown):
+        outcome = execute(book, tmp_path / "m" / book.stem / book.name)
+        assert (outcome.exit_code, outcome.ename) == (1, "ZeroDivisionError")
+        assert statuses(outcome.path) == ["failed", "pending"]
+        assert read(outcome.path).metadata.gateshift.outcome == "failed"
+        assert (outcome.path.parent / "manifest.json").exists()
+
+
+SHOW = "from IPython.display import display\ndisplay({}, raw=True)\n1 / 0"
+
+
+@pytest.mark.parametrize(
+    ("shown", "ename"),
+    [
+        ("{'text/plain': 5}", "NotebookValidationError"),
+        ("{'application/vnd.gateshift.error+json': 'x'}", "ZeroDivisionError"),
+        (
+            "{'application/vnd.gateshift.error+json': {'ename': 'ZeroDivisionError', 'exit_code': 0}}",
+            "ZeroDivisionError",
+        ),
+    ],
+)
+def test_what_no_notebook_can_hold_is_a_failure_of_its_cell(tmp_path: Path, shown: str, ename: str) -> None:
+    book = write_notebook(tmp_path / "a.ipynb", SHOW.format(shown), "1")
+    outcome = execute(book, tmp_path / "m" / "r" / "a.ipynb")
+    assert (outcome.exit_code, outcome.ename) == (1, ename)
+    assert statuses(outcome.path) == ["failed", "pending"]
+    assert read(outcome.path).metadata.gateshift.outcome == "failed"
+
+
+def test_an_interrupted_cell_says_so_and_a_time_out_names_the_limit_that_was_reached(tmp_path: Path) -> None:
+    book = write_notebook(tmp_path / "a.ipynb", "raise KeyboardInterrupt")
+    outcome = execute(book, tmp_path / "m" / "r" / "a.ipynb")
+    assert (outcome.exit_code, statuses(outcome.path)) == (5, ["interrupted"])
+    slow = execute(
+        write_notebook(tmp_path / "b.ipynb", SLEEP),
+        tmp_path / "m" / "s" / "b.ipynb",
+        timeout=60,
+        cell_timeout=1,
+    )
+    assert slow.error is not None
+    assert "within its time (1 s)" in slow.error

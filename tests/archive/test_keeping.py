@@ -26,6 +26,7 @@ from gateshift.migration.guard import anchor_of
 from gateshift.migration.journal import Journal, read_records
 from gateshift.migration.state import fold
 from gateshift.params.model import ArchiveParams
+from gateshift.plan import canonical_json
 from tests.archive import story
 
 
@@ -222,3 +223,34 @@ def test_samples_as_parquet(tmp_path: Path) -> None:
     assert first["time"].timestamp() == 1.5
     log.write_text(json.dumps(lines[0]) + "\n")
     assert write_metrics(log) is None
+
+
+def forge(migration: Path, statement: dict[str, object], *, name: str, signature: bool) -> None:
+    """Lay down a statement that nobody signed and have the journal know it, as who rewrites all of it can."""
+    folder = migration / "signatures"
+    folder.mkdir()
+    head = read_records(migration / "journal.jsonl")[-1]
+    said = {"migration": migration.name, "seq": head.seq, "hash": head.hash, **statement}
+    (folder / f"{head.seq:06d}-{name}.json").write_text(canonical_json(said) + "\n")
+    if signature:
+        (folder / f"{head.seq:06d}-{name}.sig").write_text("anything\n")
+    files = {p.name: audit.file_digest(p) for p in folder.iterdir()}
+    with Journal.open(migration / "journal.jsonl", who="eve", run="sign") as journal:
+        journal.append("note.signed", files=files, signed=head.seq)
+
+
+def test_a_statement_that_nobody_signed_is_no_signature(
+    migration: Path, ssh_key: Path, tmp_path: Path
+) -> None:
+    forge(migration, {"signer": "ssh"}, name="ssh", signature=False)
+    found = audit.verify(migration, signers=signers(tmp_path / "allowed", ssh_key))
+    assert [p.what for p in found] == ["has no signature that the journal knows"]
+
+
+def test_a_signature_of_another_kind_does_not_stand_for_the_one_asked_for(
+    migration: Path, ssh_key: Path, tmp_path: Path
+) -> None:
+    # By cosign, which is not asked, under a name that says SSH, which is.
+    forge(migration, {"signer": "cosign"}, name="ssh", signature=True)
+    found = audit.verify(migration, signers=signers(tmp_path / "allowed", ssh_key))
+    assert [p.what for p in found] == ["says that it is signature 000032 by cosign"]

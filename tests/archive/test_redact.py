@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import random
+import re
+import shlex
 import time
-from urllib.parse import quote
+import unicodedata
+from urllib.parse import quote, quote_plus
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateshift.archive.redact import MASK, Redactor, secret_values, telling
+from gateshift.archive.redact import MASK, Redactor, secret_values, secrets_in, telling
 
 _TEXT = st.text(st.characters(min_codepoint=33, max_codepoint=0x17F), min_size=9, max_size=40)
 
@@ -197,3 +201,47 @@ def test_what_a_client_sends_to_slow_the_archive_down_does_not(piece: str) -> No
     begun = time.process_time()
     Redactor(["known-secret"]).text(text)
     assert time.process_time() - begun < 5  # each place is looked at once; squared it would be minutes
+
+
+ODD = "p&ss<w\"or'd>9 x\u00e4"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        html.escape(ODD),
+        html.escape(ODD, quote=False),
+        html.escape(ODD).replace("&#x27;", "&#39;"),
+        quote_plus(ODD),
+        quote(ODD, safe="!*'()"),
+        re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), quote(ODD, safe="")),
+        shlex.quote(ODD),
+        repr(ODD.encode()),
+        ascii(ODD),
+        ODD.encode().hex().upper(),
+        base64.b64encode(ODD.encode()).decode().rstrip("="),
+        unicodedata.normalize("NFD", ODD),
+        base64.encodebytes(b"a" * 51 + ODD.encode() + b"b" * 60).decode(),
+    ],
+)
+def test_known_value_is_found_as_pages_shells_and_browsers_write_it(text: str) -> None:
+    clean = Redactor([ODD]).text(f"a {text} b")
+    assert MASK in clean
+    assert "9" not in clean
+
+
+def test_a_short_password_in_basic_authorization_and_one_with_its_line_end() -> None:
+    clean = Redactor(["h9nt7r2", "from-a-file7\n"]).text
+    assert "OW50N3" not in clean(base64.b64encode(b"bob:h9nt7r2").decode())
+    assert clean("sent from-a-file7.") == f"sent {MASK}."
+
+
+def test_a_password_that_papermill_took_for_a_number_is_one() -> None:
+    parameters = {"password": 82736455, "token_ttl": 3600, "port": 82736455}
+    redactor = Redactor(secrets_in(parameters))
+    assert redactor.text("password = 82736455, 3600") == f"password = {MASK}, 3600"
+    assert redactor.value(parameters) == {**parameters, "password": MASK}
+
+
+def test_a_value_that_is_no_text_is_no_traceback() -> None:
+    assert Redactor(["bytes\udcff-of-a-file"]).text("bytes\udcff-of-a-file") == MASK

@@ -19,9 +19,9 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 from gateshift.archive.display import MIME
 from gateshift.archive.opened import OPENED, Opened, opened_in
-from gateshift.archive.outcome import CellStatus, Ending, exit_code_of
-from gateshift.archive.relay import Relay
-from gateshift.archive.saving import Manager
+from gateshift.archive.outcome import OUTCOMES, CellStatus, Ending, exit_code_of
+from gateshift.archive.relay import Lines, Relay
+from gateshift.archive.saving import Manager, join_streams
 from gateshift.archive.scratch import scratch_folder
 
 __all__ = ["CellEvent", "Runner", "Settings"]
@@ -88,21 +88,38 @@ class _Client(NotebookClient):  # type: ignore[misc]  # nbclient is not followed
             ip=f"{self.scratch.name}/socket",
             connection_file=f"{self.scratch.name}/kernel.json",
         )
-        super().__init__(manager.nb, km=kernel, startup_timeout=int(settings.start_timeout), timeout=None)
+        super().__init__(
+            manager.nb,
+            km=kernel,
+            startup_timeout=int(settings.start_timeout),
+            timeout=None,
+            # Also of a cell with the tag raises-exception: papermill fails for it, but after our seal.
+            force_raise_errors=True,
+        )
         self.manager = manager
         self.settings = settings
         self.asked_exit = False
+        self.lines: dict[str, Lines] = {}
 
     def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
         output = super().process_message(msg, cell, cell_index)
         if msg["msg_type"] == "stream":
-            # From the message: nbclient may have appended it to an earlier output.
-            text = self.manager.redactor.text(msg["content"]["text"])
-            if self.settings.on_output is not None:
-                self.settings.on_output(text)
-            if self.settings.on_stream is not None:
-                self.settings.on_stream(msg["content"]["name"], text)
+            join_streams(cell.outputs)
+            name = str(msg["content"]["name"])
+            self._pass_on(name, self.lines.setdefault(name, Lines()).take(msg["content"]["text"]))
         return output
+
+    def pass_on_rest(self) -> None:
+        """Pass on lines that have no end: their cell has."""
+        for name, lines in self.lines.items():
+            self._pass_on(name, lines.rest())
+
+    def _pass_on(self, name: str, text: str) -> None:
+        clean = self.manager.redactor.text(text)
+        if clean and self.settings.on_output is not None:
+            self.settings.on_output(clean)
+        if clean and self.settings.on_stream is not None:
+            self.settings.on_stream(name, clean)
 
     async def executed(self, cell: Any, cell_index: int, execute_reply: dict[str, Any]) -> None:
         """Look for IPython's ``exit()``, which replies ok and lets the kernel die."""
@@ -224,6 +241,7 @@ class Runner:
             title = _title(cells, index)
             self._tell(CellEvent(index, len(cells), CellStatus.RUNNING, title))
             status, ending = await self._one(index, cell, limit)
+            self.client.pass_on_rest()
             if ending is None and self.client.asked_exit:
                 status, ending = self._left_early(index, cell, "exit()")
             seconds = self.manager.finish(index, status)
@@ -235,8 +253,11 @@ class Runner:
 
     async def _one(self, index: int, cell: Any, limit: float | None) -> tuple[CellStatus, Ending | None]:
         loop = asyncio.get_running_loop()
-        limits = [loop.time() + self.settings.cell_timeout] if self.settings.cell_timeout else []
-        limits += [limit] if limit is not None else []
+        limits = {}
+        if limit is not None:
+            limits[limit] = self.settings.timeout
+        if self.settings.cell_timeout:
+            limits[loop.time() + self.settings.cell_timeout] = self.settings.cell_timeout
         task = asyncio.ensure_future(self.client.async_execute_cell(cell, index))
         stop = asyncio.ensure_future(self._stop.wait())
         try:
@@ -255,7 +276,7 @@ class Runner:
                 await self._interrupt(task)
                 if stop.done():
                     return CellStatus.INTERRUPTED, self._interrupted(index)
-                allowed = self.settings.cell_timeout if limit is None else self.settings.timeout
+                allowed = limits[min(limits)]
                 message = f"cell {index + 1} was stopped: it did not end within its time ({allowed:.0f} s)"
                 return CellStatus.TIMED_OUT, Ending(5, message, _RESUME, "Timeout", index)
             return self._judge(index, cell, task)
@@ -281,6 +302,9 @@ class Runner:
     def _judge(self, index: int, cell: Any, task: asyncio.Future[Any]) -> tuple[CellStatus, Ending | None]:
         try:
             task.result()
+            for shown in (o for o in cell.outputs if o.output_type == "error"):
+                # Not raised (showtraceback); to papermill it is a failure as well, but after our seal.
+                raise CellExecutionError("", shown.ename, shown.evalue)
         except DeadKernelError:
             message = f"the kernel died in cell {index + 1}"
             if self._stop.is_set():
@@ -289,17 +313,28 @@ class Runner:
         except CellExecutionError as error:
             if error.ename == "SystemExit":
                 return self._left_early(index, cell, f"sys.exit({error.evalue})", error.evalue)
-            return CellStatus.FAILED, self._failed(index, cell, error)
+            status = CellStatus.INTERRUPTED if error.ename == "KeyboardInterrupt" else CellStatus.FAILED
+            return status, self._failed(index, cell, error)
+        except Exception as error:  # noqa: BLE001 - the kernel sent what no notebook can hold: any error
+            return CellStatus.FAILED, self._unkept(index, error)
         return CellStatus.COMPLETED, None
+
+    def _unkept(self, index: int, error: Exception) -> Ending:
+        name = type(error).__name__
+        message = self.manager.redactor.text(f"cell {index + 1}: {name}: {error}")
+        return Ending(1, message, "the cell's output cannot be kept in a notebook", name, index)
 
     def _failed(self, index: int, cell: Any, error: CellExecutionError) -> Ending:
         clean = self.manager.redactor.text
         for output in cell.outputs:
             ours = output.get("data", {}).get(MIME)
-            if ours and ours["ename"] == error.ename:
-                return Ending(
-                    int(ours["exit_code"]), clean(ours["message"]), clean(ours["hint"]), error.ename, index
-                )
+            # Any cell can display something under our type; only an ending of ours counts.
+            if not isinstance(ours, Mapping) or ours.get("ename") != error.ename:
+                continue
+            code = ours.get("exit_code")
+            if code in OUTCOMES and code:
+                message, hint = (clean(str(ours.get(key, ""))) for key in ("message", "hint"))
+                return Ending(int(code), message, hint, error.ename, index)
         message = clean(f"cell {index + 1}: {error.ename}: {error.evalue}")
         code = exit_code_of(error.ename)
         if error.ename == "KeyboardInterrupt":

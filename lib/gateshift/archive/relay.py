@@ -11,11 +11,32 @@ import threading
 
 from gateshift.archive.redact import Redactor
 
-__all__ = ["Relay"]
+__all__ = ["Lines", "Relay"]
 
 _BEGIN, _END = "PRIVATE KEY-----", "-----END"
 _LONGEST = 65536
 """Characters held back at most while a private key seems to go on."""
+
+
+class Lines:
+    """Holds text back until its line has ended: a secret may come in pieces, a key line by line."""
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def take(self, text: str) -> str:
+        """Add *text* and return what can be cleaned as a whole by now."""
+        self._held += text
+        cut = self._held.rfind("\n") + 1
+        if len(self._held) < _LONGEST and (not cut or _open_key(self._held[:cut])):
+            return ""
+        ready, self._held = self._held[: cut or None], self._held[cut:] if cut else ""
+        return ready
+
+    def rest(self) -> str:
+        """Return what is held back: nothing more comes."""
+        ready, self._held = self._held, ""
+        return ready
 
 
 class Relay:

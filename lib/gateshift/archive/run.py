@@ -10,6 +10,7 @@ from typing import Any
 
 import nbformat
 import papermill
+from papermill.exceptions import PapermillException
 
 from gateshift.archive.client import CellEvent
 from gateshift.archive.files import atomic_write, free_name
@@ -100,8 +101,8 @@ def execute(
     except OSError as error:
         why = f"{notebook.name} could not be run: {error}"
         outcome = Outcome(1, target, why, _FREE, ename=type(error).__name__)
-    except (ValueError, KeyError) as error:
-        # A file that is no notebook, a kernel that does not exist.
+    except (ValueError, KeyError, PapermillException) as error:
+        # A file that is no notebook, a kernel that does not exist, what papermill itself finds wrong.
         outcome = Outcome(1, target, f"{notebook.name} could not be run: {error}", ename=type(error).__name__)
     warnings = conclude(book, folder, notebook.stem, ending_record(outcome.exit_code, outcome.error))
     return Outcome(

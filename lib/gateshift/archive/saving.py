@@ -19,10 +19,13 @@ from gateshift.archive.outcome import CellStatus, Ending, NotSaved, outcome_word
 from gateshift.archive.redact import Redactor
 from gateshift.migration.identity import Process
 
-__all__ = ["Manager", "clean_notebook", "register_atomic_output"]
+__all__ = ["Manager", "clean_notebook", "join_streams", "register_atomic_output"]
 
 _MARKER = "papermill-error-cell-tag"
 """papermill removes cells with this tag when the copy is run again."""
+
+_ENOUGH = 65536
+"""Characters of one stream output that are joined; what ends with a line there needs no more behind it."""
 
 _log = logging.getLogger("papermill")
 
@@ -168,6 +171,21 @@ class Manager(NotebookExecutionManager):  # type: ignore[misc]  # papermill is u
 
     def _cell_text(self, cell: Any) -> str:
         return json.dumps(self.redactor.value(cell), indent=1, sort_keys=True, ensure_ascii=False)
+
+
+def join_streams(outputs: list[Any]) -> None:
+    """Append the newest output to the one before when both are of one stream, as JupyterLab shows them.
+
+    nbclient keeps each message by itself; a secret that was printed in pieces would stand there in pieces.
+    """
+    if len(outputs) < 2:
+        return
+    before, newest = outputs[-2:]
+    if not before.output_type == newest.output_type == "stream" or before.name != newest.name:
+        return
+    if len(before.text) < _ENOUGH or not before.text.endswith("\n"):
+        before.text += newest.text
+        outputs.pop()
 
 
 def _banner(ending: Ending) -> Any:

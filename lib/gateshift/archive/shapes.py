@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 __all__ = ["MASK", "telling", "without_shapes"]
 
@@ -104,9 +104,12 @@ def telling(name: str) -> bool:
     return bool(_TELLING.search(name)) and not _HARMLESS.search(name)
 
 
-def without_shapes(text: str) -> str:
-    """Return *text* without what looks like a secret; every other character stays as it is."""
-    return _plain(_RUN.sub(_decoded, text))
+def without_shapes(text: str, known: Callable[[str], bool] = lambda _: False) -> str:
+    """Return *text* without what looks like a secret; every other character stays as it is.
+
+    *known* tells of a text whether a secret that is known is in it: base64 in several lines has it in none.
+    """
+    return _plain(_RUN.sub(lambda found: _decoded(found, known), text))
 
 
 def _plain(text: str) -> str:
@@ -176,14 +179,14 @@ def _random(value: str) -> bool:
     )
 
 
-def _decoded(found: re.Match[str]) -> str:
+def _decoded(found: re.Match[str], known: Callable[[str], bool]) -> str:
     """Mask a run of base64 whose text has the shape of a secret."""
     run = found[0]
     if "\n" in run or "\\n" in run:  # looked for first: most runs are one line, and some are pictures
         run = _SPACE.sub("", run)
     run = run.rstrip("=").translate(_URLSAFE)
     for text in _texts(run):
-        if _plain(text) != text:
+        if _plain(text) != text or known(text):
             return MASK
     return found[0]
 

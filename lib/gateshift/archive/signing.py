@@ -107,6 +107,9 @@ def check(
             found.append((path, "is not one that the journal knows"))
         elif file_digest(path) != listed[path.name]:
             found.append((path, "was changed after it was signed"))
+        elif path.suffix == ".json" and pair.name not in listed:
+            # Without this a statement that is listed alone would count as signed and never be checked.
+            found.append((path, "has no signature that the journal knows"))
         elif path.suffix == ".json" and pair.exists():
             kms = ask_kms, endpoint_url
             found += _one(path, pair, migration.name, records, signers=signers, key=key, kms=kms)
@@ -134,6 +137,9 @@ def _one(
     problems = []
     if said.get("migration") != name:
         problems.append((path, f"is of migration {said.get('migration')}"))
+    if path.name != f"{seq:06d}-{kind}.json":
+        # Which kinds are there is told by the names: one of another kind would be checked by nobody.
+        problems.append((path, f"says that it is signature {seq:06d} by {kind}"))
     if not 0 < seq <= len(records) or records[seq - 1].hash != said.get("hash"):
         problems.append((path, f"names a record {seq} that the journal does not have"))
     if kind == "ssh":
