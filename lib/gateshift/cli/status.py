@@ -102,7 +102,8 @@ def approve(params_file: str, overrides: tuple[str, ...], who: str | None, diges
     params = load_params(params_file, overrides, only())
     folder = migration_folder(params)
     path = folder / "journal.jsonl"
-    digest = shown_digest(fold(read_records(path)).plans if path.exists() else (), digest)
+    plans = fold(read_records(path)).plans if path.exists() else ()
+    digest = shown_digest(plans, digest, migration=params.migration)
     write_approval(folder, digest, who or identity())
     click.echo(f"approved {digest} at {datetime.now(UTC):%H:%M:%S}Z")
 
