@@ -130,6 +130,26 @@ def test_an_approval_in_another_terminal_ends_the_prompt(
     assert set(made.people(PLAN)) == {"bob"}
 
 
+def test_the_command_to_approve_elsewhere_names_the_params_file(
+    tmp_path: Path, terminal: int, account: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without it the command looks at the lab's migration, and refuses production's plan."""
+    account("ann")
+    command = f"gateshift approve -f params/shop.yaml {PLAN.digest}"
+    story.write(tmp_path / "m" / "journal.jsonl", story.setup())
+    params = make_params(mode="act", outputs=str(tmp_path), migration="m", gate_wait="300ms")
+    context = Context(params, run="r", params_file="params/shop.yaml")
+    context.journal.append("plan.shown", plan=PLAN.as_json())
+    said: list[str] = []
+    made = Gate(context, needed=2, say=said.append, tell_people=lambda _: None)
+    os.write(terminal, f"{PLAN.digest[:4]}\n".encode())
+    with pytest.raises(GateClosed) as closed:  # the first person types, the second does not come
+        made.go_through(PLAN)
+    assert command in capsys.readouterr().out
+    assert command in closed.value.hint
+    assert sum(command in line for line in said) >= 2  # who is missing, and that it waits
+
+
 @pytest.mark.parametrize(
     ("keys", "passes"), [(PLAN.digest[:4], True), (PLAN.digest[:3], False), ("no", False)]
 )
@@ -175,15 +195,17 @@ def test_only_a_plan_that_was_shown_can_be_approved(
     made.go_through(PLAN)
     code, said = typed(capsys, monkeypatch, "approve", "-f", str(file), "-p", "migration=other", PLAN.digest)
     assert code == 2, "nothing was shown there"
+    assert "in migration other" in said
+    assert "-f FILE" in said
     with pytest.raises(InputError, match="no digest"):
         write_approval(tmp_path / "m", "../../escaped", "ann")
 
 
 def test_a_beginning_that_two_plans_share_names_neither() -> None:
     shown = ("abcd000000000001", "abcd000000000002", "ffff000000000003")
-    assert shown_digest(shown, "ffff") == shown[2]
+    assert shown_digest(shown, "ffff", migration="m") == shown[2]
     with pytest.raises(InputError, match="abcd000000000001, abcd000000000002"):
-        shown_digest(shown, "abcd")
+        shown_digest(shown, "abcd", migration="m")
 
 
 def test_changed_plan_voids_and_a_carried_out_one_is_asked_again(tmp_path: Path) -> None:

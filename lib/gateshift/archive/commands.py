@@ -15,6 +15,7 @@ from gateshift.archive.packing import export
 from gateshift.archive.signing import sign
 from gateshift.errors import GateshiftError, InputError, JournalError
 from gateshift.migration.guard import LEASE, Anchor, anchors
+from gateshift.words import gloss, tell
 
 __all__ = ["audit_group", "history_command"]
 
@@ -40,7 +41,7 @@ def history_command(outputs: Path | None, as_json: bool) -> None:
         click.echo(json.dumps([e.as_json() for e in entries]))
         return
     if not entries:
-        click.echo("no migrations yet")
+        click.echo(tell("cli.history.none"))
         return
     rows = [("migration", "began (UTC)", "outcome", "Istio", "runs", "rollbacks")]
     rows += [
@@ -177,6 +178,6 @@ def _anchors(params_file: str) -> Mapping[str, Anchor]:
 
 
 def _as_click(error: GateshiftError) -> click.ClickException:
-    shown = click.ClickException(f"{error}\n  next: {error.hint}")
+    shown = click.ClickException(f"{gloss(str(error))}\n  {tell('cli.next', text=gloss(error.hint))}")
     shown.exit_code = error.exit_code  # type: ignore[misc]  # click declares it for the class
     return shown

@@ -91,7 +91,7 @@ def execute(
         outcome = Outcome(
             ending.exit_code,
             target,
-            stopped.format_message(),
+            ending.error,
             ending.hint,
             ending.ename,
             signal=ending.signal,

@@ -13,9 +13,9 @@ from typing import Any, NoReturn
 import click
 
 from gateshift import __version__
-from gateshift.errors import GateshiftError
+from gateshift.errors import GateshiftError, Unwritable
 from gateshift.loopback import reach_directly
-from gateshift.words import gloss
+from gateshift.words import tell
 
 __all__ = ["cli", "main"]
 
@@ -95,17 +95,27 @@ def main() -> None:
     try:
         code = cli.main(standalone_mode=False)
     except GateshiftError as error:
-        click.echo(f"error: {error}", err=True)
-        click.echo(f"hint: {gloss(error.hint)}", err=True)
+        _complain(str(error), error.hint)
         _end(error.exit_code, str(error), error.hint)
+    except OSError as error:
+        if error.filename is None:
+            raise  # no file of the operator's: a defect, which needs its traceback
+        _complain(str(error), Unwritable.default_hint)
+        _end(1, str(error), Unwritable.default_hint)
     except click.ClickException as error:
         error.show()
         _end(2, error.format_message(), "see --help")
     except (click.Abort, KeyboardInterrupt):
-        hint = "run the same command again: it goes on where it stopped"
-        click.echo(f"interrupted\nhint: {hint}", err=True)
-        _end(5, "interrupted", hint)
+        click.echo(tell("cli.interrupted"), err=True)
+        click.echo(tell("cli.hint", text=tell("cli.interrupted.next")), err=True)
+        _end(5, "interrupted", tell("cli.interrupted.next", lang="en"))
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(error: str, hint: str) -> None:
+    from gateshift.cli.shared import complain  # noqa: PLC0415 - keeps `gateshift --help` quick
+
+    complain(error, hint)
 
 
 def _end(code: int, error: str, hint: str) -> NoReturn:

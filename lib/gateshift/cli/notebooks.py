@@ -14,7 +14,7 @@ import yaml
 from gateshift.archive.copying import keep_safe
 from gateshift.archive.run import Outcome, execute
 from gateshift.cli import results
-from gateshift.cli.shared import PARAMS, short_path
+from gateshift.cli.shared import PARAMS, complain, short_path
 from gateshift.cli.translation import translate_command
 from gateshift.errors import InputError, Interrupted
 from gateshift.migration.journal import read_records
@@ -25,7 +25,7 @@ from gateshift.params.load import parse_override
 from gateshift.runbook.context import Context
 from gateshift.runbook.inputs import migration_folder, project_root, resolvers
 from gateshift.runbook.order import NOTEBOOKS
-from gateshift.words import gloss, use
+from gateshift.words import tell, use
 
 __all__ = ["run_notebook", "tell_pipeline"]
 
@@ -156,25 +156,31 @@ def tell_pipeline(
     params = load(params_file, overrides=_split(values)[1], resolvers=resolvers(), needs=needs)
     found = results.result(verb, outcome, migration=params.migration, stages=len(params.stages))
     run = outcome.path.parent
+    use(params.lang)
     if junit:
-        text = results.junit(verb, found, results.checks_of(run))
-        Path(junit).write_text(text, encoding="utf-8")
+        _leave(junit, "w", results.junit(verb, found, results.checks_of(run)))
     if summary:
-        with Path(summary).open("a", encoding="utf-8") as file:
-            file.write(results.summary(found, results.plan_of(run), results.checks_of(run)))
+        _leave(summary, "a", results.summary(found, results.plan_of(run), results.checks_of(run)))
     if not as_json:
         plan = results.plan_of(run) if params.mode is Mode.PLAN else {}
-        use(params.lang)
         if text := results.shown({**found, "digest": plan.get("digest")}, plan, results.checks_of(run)):
             click.echo(text)
     if outcome.error:
-        click.echo(f"{'held' if outcome.exit_code == 3 else 'error'}: {outcome.error}", err=True)
-        if outcome.hint:
-            click.echo(f"next: {gloss(outcome.hint)}", err=True)
+        what = "cli.held" if outcome.exit_code == 3 else "cli.error"
+        complain(outcome.error, outcome.hint, what=what, then="cli.next")
     if as_json:
         click.echo(results.json_line(found))
     else:
-        click.echo(f"archived: {short_path(outcome.path)}")
+        click.echo(tell("cli.archived", path=short_path(outcome.path)))
+
+
+def _leave(file: str, mode: str, text: str) -> None:
+    """Write what a pipeline asked for. How the run ended counts also where this cannot be written."""
+    try:
+        with Path(file).open(mode, encoding="utf-8") as opened:
+            opened.write(text)
+    except OSError as error:
+        click.echo(tell("cli.unwritten", why=error), err=True)
 
 
 def _names(option: str, arguments: tuple[str, ...]) -> bool:

@@ -17,6 +17,7 @@ from gateshift.migration.state import State, fold
 from gateshift.params import only
 from gateshift.runbook.inputs import migration_folder, project_root
 from gateshift.runbook.order import NOTEBOOKS, due_notebook
+from gateshift.words import tell, use
 
 __all__ = ["open_command"]
 
@@ -69,8 +70,10 @@ def open_command(  # noqa: PLR0917 - click passes by name
     desk = lay(root / "notebooks", folder)
     served = root if root in desk.parents else desk
     line = command(served, desk / f"{notebook}.ipynb", browser=not no_browser, port=port, more=more)
-    click.echo(f"migration {params.migration}: {notebook} is due" if not verb else f"opening {notebook}")
-    click.echo(f"working copy: {short_path(desk / f'{notebook}.ipynb')}")
+    use(params.lang)
+    key = "cli.open.named" if verb else "cli.open.due"
+    click.echo(tell(key, migration=params.migration, notebook=notebook))
+    click.echo(tell("cli.open.copy", path=short_path(desk / f"{notebook}.ipynb")))
     if print_only:
         click.echo(" ".join(quote(part, safe="/=-_.:~ ") for part in line))
         return

@@ -10,8 +10,9 @@ import click
 from gateshift.params import Needs, Params, load
 from gateshift.params.load import parse_override
 from gateshift.runbook.inputs import resolvers
+from gateshift.words import gloss, tell
 
-__all__ = ["OVERRIDES", "PARAMS", "load_params", "short_path"]
+__all__ = ["OVERRIDES", "PARAMS", "complain", "load_params", "short_path"]
 
 PARAMS = click.option(
     "-f", "--params", "params_file", default="params/lab.yaml", show_default=True, help="Params file."
@@ -26,6 +27,13 @@ def load_params(params_file: str, overrides: Sequence[str], needs: Needs) -> Par
     """
     values = dict(parse_override(o) for o in overrides)
     return load(params_file, overrides=values, resolvers=resolvers(), needs=needs)
+
+
+def complain(error: str, hint: str, *, what: str = "cli.error", then: str = "cli.hint") -> None:
+    """Tell a person on the standard error what is wrong and what to do, in the language in use."""
+    click.echo(tell(what, text=gloss(error)), err=True)
+    if hint:
+        click.echo(tell(then, text=gloss(hint)), err=True)
 
 
 def short_path(path: Path) -> str:

@@ -102,9 +102,10 @@ def approve(params_file: str, overrides: tuple[str, ...], who: str | None, diges
     params = load_params(params_file, overrides, only())
     folder = migration_folder(params)
     path = folder / "journal.jsonl"
-    digest = shown_digest(fold(read_records(path)).plans if path.exists() else (), digest)
+    plans = fold(read_records(path)).plans if path.exists() else ()
+    digest = shown_digest(plans, digest, migration=params.migration)
     write_approval(folder, digest, who or identity())
-    click.echo(f"approved {digest} at {datetime.now(UTC):%H:%M:%S}Z")
+    click.echo(tell("cli.approved", digest=digest, time=f"{datetime.now(UTC):%H:%M:%S}Z"))
 
 
 @click.command()
@@ -123,6 +124,6 @@ def notify(params_file: str, overrides: tuple[str, ...]) -> None:
         )
     failed = deliver(urls)("gateshift", tell("notify.test", migration=params.migration), "info")
     for line in failed:
-        click.echo(f"failed: {line}", err=True)
-    click.echo(f"{len(urls) - len(failed)} of {len(urls)} services took the message")
+        click.echo(tell("cli.failed", text=line), err=True)
+    click.echo(tell("cli.notified", count=len(urls) - len(failed), all=len(urls)))
     click.get_current_context().exit(1 if failed else 0)

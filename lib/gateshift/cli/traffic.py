@@ -13,6 +13,7 @@ from gateshift.errors import InputError
 from gateshift.params import Params, load, needs_of
 from gateshift.params.load import parse_override
 from gateshift.runbook.inputs import resolvers
+from gateshift.words import gloss, tell
 
 if TYPE_CHECKING:
     from gateshift.plan import Plan
@@ -94,7 +95,7 @@ def _planned(context: Any, percent: int | None, restore: bool) -> tuple[Plan, st
     prepare = shifter.prepare_plan()
     if prepare.empty:
         return shifter.plan(percent), ""
-    return prepare, "the records are not weighted yet: this conversion comes first, all on APISIX"
+    return prepare, tell("cli.weights.first")
 
 
 def _print_plan(plan: Plan, as_json: bool) -> None:
@@ -114,11 +115,12 @@ def _show(shifter: Shifter, as_json: bool) -> None:
             json.dumps({"mechanism": shifter.name, "istio_percent": weights.istio_percent, "hosts": hosts})
         )
         return
-    whole = "not the same everywhere" if weights.istio_percent is None else f"{weights.istio_percent} %"
-    click.echo(f"Istio has {whole} by {shifter.name}")
+    uneven = weights.istio_percent is None
+    whole = tell("cli.weights.uneven") if uneven else f"{weights.istio_percent} %"
+    click.echo(tell("cli.weights", percent=whole, provider=shifter.name))
     for name, w in weights.hosts.items():
-        share = "unknown" if w.istio_percent is None else f"{w.istio_percent:g} %"
-        state = w.problem or ("" if w.prepared else "not weighted yet")
+        share = tell("cli.weights.unknown") if w.istio_percent is None else f"{w.istio_percent:g} %"
+        state = gloss(w.problem) or ("" if w.prepared else tell("cli.weights.plain"))
         click.echo(f"  {name}: {share}{f' ({state})' if state else ''}")
 
 
@@ -195,6 +197,6 @@ def _weights_first(params: Params, extra: dict[str, Any], yes: bool, begun: floa
             run.confirm()
         run.gate()
         seconds = run.shift_back()
-        click.echo(f"weights back on APISIX {seconds:.1f} s after the command; now the proof", err=quiet)
+        click.echo(tell("cli.weights_back", seconds=f"{seconds:.1f}"), err=quiet)
     finally:
         run.close()

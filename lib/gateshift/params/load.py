@@ -54,7 +54,10 @@ def load(
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ParamsError(f"{path}: no such params file") from None
+        raise ParamsError(
+            f"{path}: no such params file",
+            hint=f"go to the clone's folder (this is {Path.cwd()}), or name the file by its whole path",
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path}: cannot be read: {error}") from None
     except yaml.YAMLError as error:
@@ -73,7 +76,12 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ParamsError(f"-p {text}: write key=value", hint="for example -p mode=act")
-    return key, yaml.safe_load(value)
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ParamsError(
+            f"-p {text}: the value is not valid YAML", hint="quote a text: -p 'reason=\"what you see\"'"
+        ) from None
 
 
 def _set(data: dict[str, Any], dotted: str, value: Any) -> None:

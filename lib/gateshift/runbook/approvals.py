@@ -42,8 +42,10 @@ def nameable(who: str) -> str:
     return name
 
 
-def shown_digest(shown: Collection[str], typed: str) -> str:
+def shown_digest(shown: Collection[str], typed: str, *, migration: str) -> str:
     """Return the digest among those *shown* that *typed* names, in full or by its first characters.
+
+    *migration* is named in an error: who forgot ``-f`` asks for a plan of another one.
 
     Raises :class:`~gateshift.errors.InputError` when it names none or several: an approval of a plan that
     was never shown would stay in the archive and spoil it.
@@ -52,8 +54,9 @@ def shown_digest(shown: Collection[str], typed: str) -> str:
     found = [digest for digest in shown if digest.startswith(start)]
     if len(start) < _PREFIX or not found:
         raise InputError(
-            f"{typed!r} names no plan that was shown; nothing was approved",
-            hint="copy the digest from the plan: all of it, or its first 4 characters",
+            f"{typed!r} names no plan that was shown in migration {migration}; nothing was approved",
+            hint="copy the digest from the plan: all of it, or its first 4 characters; "
+            "`-f FILE` names the params file of another migration",
         )
     if len(found) > 1:
         raise InputError(

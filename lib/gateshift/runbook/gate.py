@@ -17,6 +17,7 @@ from gateshift.notebook.show import PlanView
 from gateshift.plan import Plan
 from gateshift.runbook.approvals import JOURNAL, Approval, nameable, read_approval
 from gateshift.runbook.context import Context, identity
+from gateshift.runbook.standing import typed
 from gateshift.words import gloss, tell
 
 __all__ = ["Gate"]
@@ -45,6 +46,8 @@ class Gate:
         self.context, self.params = context, context.params
         self.needed = needed
         self._say, self._tell_people = say, tell_people
+        # The command is copied into another terminal: without the file it would look for the lab's plans.
+        self._params = typed(context.params_file)
 
     def people(self, plan: Plan) -> Mapping[str, str]:
         """Who has approved *plan*, each with the account it was given from, as the journal has it."""
@@ -108,7 +111,7 @@ class Gate:
         if _kernel() is not None:
             # A notebook's input() cannot be interrupted; there the person types.
             return input(tell("gate.type", digest=plan.digest))
-        print(tell("gate.type.terminal", digest=plan.digest), end="", flush=True)
+        print(tell("gate.type.terminal", digest=plan.digest, params=self._params), end="", flush=True)
         since = self._last_carried_out()
         while not select.select([sys.stdin], [], [], _LOOK)[0]:
             if given := self._given(plan, besides, since):
@@ -130,21 +133,32 @@ class Gate:
         if given is None and not besides and "GATESHIFT_RUN" in os.environ:
             print(repr(PlanView(plan)), flush=True)  # whoever waits in a terminal has not seen it yet
         if besides and given is None:
-            self._say(tell("gate.second", digest=plan.digest, who=_names(besides)))
+            self._say(tell("gate.second", digest=plan.digest, who=_names(besides), params=self._params))
         waiting = None
         if given is None and allowed:
-            waiting = Waiting(tell("gate.wait", digest=plan.digest), self._say, every=30.0)
+            what = tell("gate.wait", digest=plan.digest, params=self._params)
+            waiting = Waiting(what, self._say, every=30.0)
         while given is None:
             spent = time.monotonic() - begun
             if spent >= allowed:
-                raise _closed(plan, besides)
+                raise self._closed(plan, besides)
             if waiting:
-                waiting.beat(spent, allowed, tell("gate.waits", digest=plan.digest), left=allowed - spent)
+                why = tell("gate.waits", digest=plan.digest, params=self._params)
+                waiting.beat(spent, allowed, why, left=allowed - spent)
             time.sleep(_LOOK)
             given = self._given(plan, besides, since)
         if waiting:
             waiting.close()
         return "approval file", given
+
+    def _closed(self, plan: Plan, besides: Collection[str]) -> GateClosed:
+        if not besides:
+            return GateClosed(f"plan {plan.digest} of {plan.kind} waits for approval")
+        command = f"gateshift approve -f {self._params} {plan.digest} --who NAME"
+        return GateClosed(
+            f"plan {plan.digest} was approved by {_names(besides)}; a second person must approve it, too",
+            hint=f"another person, from an account of their own: `{command}`; then run the notebook again",
+        )
 
     def _last_carried_out(self) -> float:
         """Unix seconds of the newest record that used approvals up."""
@@ -152,16 +166,6 @@ class Gate:
             if record.kind in CONSUMING:
                 return record.unix
         return 0.0
-
-
-def _closed(plan: Plan, besides: Collection[str]) -> GateClosed:
-    if not besides:
-        return GateClosed(f"plan {plan.digest} of {plan.kind} waits for approval")
-    return GateClosed(
-        f"plan {plan.digest} was approved by {_names(besides)}; a second person must approve it, too",
-        hint=f"another person, from an account of their own: `gateshift approve {plan.digest} --who NAME`; "
-        "then run the notebook again",
-    )
 
 
 def _names(people: Collection[str]) -> str:

@@ -1,0 +1,88 @@
+"""What the command line says to a person who made a mistake, and to a machine that did not like the disk."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateshift.archive.outcome import Outcome
+from gateshift.cli import main, notebooks
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    """Run one command as it would be typed in the clone; gives exit code, standard output and error."""
+    monkeypatch.chdir(ROOT)
+
+    def run(*words: str) -> tuple[object, str, str]:
+        monkeypatch.setattr(sys, "argv", ["gateshift", *words])
+        with pytest.raises(SystemExit) as left:
+            main()
+        said = capsys.readouterr()
+        return left.value.code, said.out, said.err
+
+    return run
+
+
+def test_a_mistake_is_told_in_chinese_and_to_programs_in_english(typed, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("GATESHIFT_LANG", "zh")
+    code, out, err = typed("status", "-p", "nope=1", "--json")
+    assert code == 2
+    assert "错误：params/lab.yaml：nope：未知的键" in err
+    assert "提示：更正参数文件" in err
+    assert json.loads(out)["error"].startswith("params/lab.yaml: nope: unknown key")
+
+
+def test_a_value_that_is_no_yaml_is_a_mistake_and_no_traceback(typed) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = typed("status", "-p", "migration=[1")
+    assert code == 2
+    assert "-p migration=[1: the value is not valid YAML" in err
+    assert "quote a text" in err
+
+
+def test_a_wrong_folder_is_named(typed, monkeypatch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.chdir(tmp_path)
+    code, _, err = typed("status")
+    assert code == 2
+    assert "params/lab.yaml: no such params file" in err
+    assert f"go to the clone's folder (this is {tmp_path})" in err
+
+
+def test_outputs_that_cannot_be_written_are_named_without_a_traceback(typed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "file").write_text("")
+    code, out, err = typed("open", "--print", "-p", f"outputs={tmp_path / 'file'}", "--json")
+    assert code == 2, "open has no --json"
+    code, out, err = typed("open", "--print", "-p", f"outputs={tmp_path / 'file'}")
+    assert (code, out) == (1, "")
+    assert str(tmp_path / "file") in err
+    assert "correct the permissions" in err
+
+
+def test_a_report_that_cannot_be_written_does_not_hide_how_the_run_ended(  # type: ignore[no-untyped-def]
+    monkeypatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A rollback has moved the weights by then: its exit code and its JSON line are what counts."""
+    monkeypatch.chdir(ROOT)
+    run = tmp_path / "m" / "80_rollback-1"
+    run.mkdir(parents=True)
+    outcome = Outcome(3, run / "80_rollback.ipynb", "not proven", "look at the access log")
+    summary = tmp_path / "summary.md"
+    notebooks.tell_pipeline(
+        "report",
+        "params/lab.yaml",
+        {},
+        outcome,
+        as_json=True,
+        junit=str(tmp_path / "no" / "x"),
+        summary=str(summary),
+    )
+    said = capsys.readouterr()
+    assert "not written: [Errno 2]" in said.err
+    assert "held: not proven\nnext: look at the access log" in said.err
+    assert json.loads(said.out.splitlines()[-1])["error"] == "not proven"
+    assert summary.exists()
