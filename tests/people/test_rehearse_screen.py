@@ -63,7 +63,7 @@ def test_the_summary_speaks_the_language_in_use_and_fits(
     """The migration that the archive has as its sample: promoted once, then rolled back."""
     journal = next((Path(__file__).parents[2] / "outputs" / "sample").glob("*/journal.jsonl"))
     monkeypatch.setenv("COLUMNS", str(columns))
-    monkeypatch.setenv("GATESHIFT_LANG", lang)
+    monkeypatch.setattr(words, "_chosen", [lang])
     director = Director(
         migration=journal.parent.name,
         params_file="params/lab.yaml",
