@@ -10,6 +10,7 @@ or the copy in S3.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from gateshift.archive.layout import (
     entries,
     executing,
     head_note,
+    is_file,
     is_folder,
     leftover,
     misshapen,
@@ -172,6 +174,9 @@ def _migration(migration: Path, records: list[Record]) -> Iterator[Problem]:
 
 def _journal(path: Path, records: list[Record]) -> Iterator[Problem]:
     """Check the chain, the head and every transition; fills *records* as far as they are whole."""
+    if os.path.lexists(path) and not is_file(path):
+        yield Problem(path, "is not a file")
+        return
     try:
         raw = path.read_bytes()
     except PermissionError:
@@ -201,8 +206,8 @@ def _journal(path: Path, records: list[Record]) -> Iterator[Problem]:
 
 def _check_head(path: Path, newest: Head, records: list[Record]) -> Iterator[Problem]:
     beside = head_path(path)
-    if not beside.exists():
-        yield Problem(beside, "is missing")
+    if not is_file(beside):
+        yield Problem(beside, "is not a file" if os.path.lexists(beside) else "is missing")
         return
     with beside.open("rb"):  # one that may not be read is not a damaged one
         head = read_head(path)
@@ -222,13 +227,13 @@ def _reports(migration: Path, records: list[Record]) -> Iterator[Problem]:
     listed = dict((newest.data.get("files") or {}) if newest else {})
     for name, digest in sorted(listed.items()):
         path = migration / name
-        if not path.is_file():
-            yield Problem(path, "is missing")
+        if not is_file(path):
+            yield Problem(path, "is not a file" if os.path.lexists(path) else "is missing")
         elif file_digest(path) != digest:
             yield Problem(path, "was changed after it was written")
     pages = migration / "html"
     for path in [migration / "report.html", *(entries(pages) if pages.is_dir() else ())]:
-        if not path.exists() or str(path.relative_to(migration)) in listed:
+        if not os.path.lexists(path) or str(path.relative_to(migration)) in listed:
             continue
         if leftover(path):
             yield Problem(path, "was left by a write that was cut short", note=True)
@@ -244,14 +249,14 @@ _BESIDE = {DESK, LOCK, NOTIFICATIONS}
 def _strangers(migration: Path, runs: Mapping[str, Run], records: list[Record]) -> Iterator[Problem]:
     """Name what lies in the folder and belongs to no run, and what has not the form of its place."""
     for path in sorted(migration.iterdir()):
-        if path.name in _FILES and path.is_file():
-            continue
+        if path.name in _FILES:
+            continue  # each was looked at by itself
         if path.name in _FOLDERS | set(runs) and is_folder(path):
             continue
         if path.name in _BESIDE:
             if misshapen(path):
                 yield Problem(path, "is not what gateshift writes there")
-        elif path.name == HEAD_NOTE and path.is_file():
+        elif path.name == HEAD_NOTE and is_file(path):
             if path.read_bytes() not in {head_note(migration.name, r.hash) for r in records}:
                 yield Problem(path, "is not the note of an export of this journal")
         elif leftover(path):

@@ -20,6 +20,7 @@ from typing import Any
 
 from gateshift.errors import ExternalError, LockHeld, LockInDoubt, Unwritable
 from gateshift.migration.identity import Process
+from gateshift.plan import parse_json
 
 __all__ = ["TTL", "LocalLock", "Renewing", "holder_of", "ticks"]
 
@@ -188,7 +189,7 @@ class LocalLock(Renewing):
         """Raise :class:`~gateshift.errors.LockHeld` unless the file still names this holder."""
         super().check()
         try:
-            found = json.loads(self.path.read_text() or "{}")
+            found = parse_json(self.path.read_text() or "{}")
         except (OSError, ValueError):
             found = {}
         if found.get("nonce") != self._nonce:
@@ -241,7 +242,7 @@ class LocalLock(Renewing):
 
 def _content(descriptor: int) -> dict[str, Any]:
     try:
-        found = json.loads(os.pread(descriptor, 4096, 0) or b"{}")
+        found = parse_json(os.pread(descriptor, 4096, 0) or b"{}")
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
@@ -253,7 +254,7 @@ def holder_of(path: Path, *, now: float | None = None) -> tuple[str, float] | No
     Only reads. A lock whose time is over, or whose process has surely ended, is nobody's.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8") or "{}")
+        found = parse_json(path.read_text(encoding="utf-8") or "{}")
         left = float(found.get("expires", 0.0)) - (time.time() if now is None else now)
     except (OSError, ValueError, TypeError, AttributeError):
         return None
