@@ -198,3 +198,9 @@ def test_stale_holder_cannot_write(book: Path, tmp_path: Path) -> None:
         second.append("preflight.done", ok=True)
         assert second.state.phase is Phase.PREFLIGHTED
         assert second.state.token == 2
+
+
+def test_what_is_no_text_does_not_keep_a_record_away(book: Path) -> None:
+    with journal(book) as opened:
+        opened.append("note.error", text="cannot read \udcff\udcfe.pem")
+    assert read_records(book)[-1].data["text"] == "cannot read ??.pem"

@@ -229,7 +229,8 @@ class Journal:
 
     def _append(self, kind: str, data: Mapping[str, Any]) -> Record:
         # Through JSON and back: what is judged now is exactly what a later reader will see.
-        plain = json.loads(canonical_json(self.redactor.value(dict(data))))
+        # What is no text (bytes of a file's name in an error) becomes "?": it must not keep a record away.
+        plain = json.loads(canonical_json(self.redactor.value(dict(data))).encode(errors="replace"))
         head = self._head()
         stamp = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds")
         bare = Record(
