@@ -230,6 +230,7 @@ def test_nobody_is_called_journal(tmp_path: Path) -> None:
         '{"who": ["ann"]}',
         "[" * 100_000,
     ],
+    ids=["journal", "blank", "list", "deep"],
 )
 def test_a_file_that_names_no_person_is_no_approval(
     tmp_path: Path, account: Callable[[str], None], text: str
