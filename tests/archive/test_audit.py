@@ -329,3 +329,34 @@ def test_a_name_that_looks_like_a_line_or_is_no_text_stays_one_line(tmp_path: Pa
     answer = CliRunner().invoke(audit_group, ["verify", str(archive)])
     assert answer.exit_code == 1
     assert [line.split()[0] for line in answer.output.splitlines()] == ["CHANGED", "CHANGED"]
+
+
+def test_an_archive_under_another_name_is_named(tmp_path: Path) -> None:
+    make(tmp_path / "demo").rename(tmp_path / "other")
+    found = audit.verify(tmp_path / "other")
+    assert [p.what for p in found] == ["is the archive of migration demo under another name"]
+
+
+def test_an_archive_without_journal_and_head_is_not_passed_over(tmp_path: Path) -> None:
+    make(tmp_path / "outputs" / "kept")
+    lost = make(tmp_path / "outputs" / "lost")
+    (lost / "journal.jsonl").unlink()
+    (lost / "journal.head").unlink()
+    for where in (tmp_path / "outputs", lost):
+        assert _named(where, lost / "journal.jsonl")
+    answer = CliRunner().invoke(history_command, [str(tmp_path / "outputs")])
+    assert "lost" in answer.output
+    assert "damaged" in answer.output
+
+
+@pytest.mark.parametrize("option", ["--head", "--key", "--cluster"])
+def test_an_option_from_a_variable_that_is_not_set_is_no_comparison(archive: Path, option: str) -> None:
+    answer = CliRunner().invoke(audit_group, ["verify", str(archive), option, ""])
+    assert answer.exit_code == 2
+    assert f"{option}: nothing is given to compare with" in answer.output
+
+
+def test_a_cluster_that_keeps_no_head_of_an_archive_is_a_note(archive: Path) -> None:
+    notes = [p.what for p in audit.survey(archive, anchors={}) if p.note]
+    assert "the cluster keeps no head of it: nothing was compared there" in notes
+    assert audit.verify(archive, anchors={}) == []

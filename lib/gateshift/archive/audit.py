@@ -49,13 +49,7 @@ def migrations_in(path: str | Path) -> list[Path]:
         return [path if path.name not in {"", ".."} else path.resolve()]
     if not path.is_dir():
         return []
-    return sorted(
-        p.parent
-        for p in {
-            *path.glob("*/journal.jsonl"),
-            *(q.with_suffix(".jsonl") for q in path.glob("*/journal.head")),
-        }
-    )
+    return sorted(p for p in path.iterdir() if p.is_dir() and _is_migration(p))
 
 
 def one_migration(path: Path) -> Path:
@@ -68,7 +62,11 @@ def one_migration(path: Path) -> Path:
 
 
 def _is_migration(path: Path) -> bool:
-    return (path / "journal.jsonl").exists() or head_path(path / "journal.jsonl").exists()
+    journal = path / "journal.jsonl"
+    if any(os.path.lexists(p) for p in (journal, head_path(journal))):
+        return True
+    # Both may have been deleted; a run that was sealed with a journal still says that there was one.
+    return any("journal" in (read_manifest(p.parent) or {}) for p in path.glob("*/manifest.json"))
 
 
 def _found(path: str | Path) -> list[Path]:
@@ -125,7 +123,8 @@ def survey(
             problems += _migration(migration, records)
             wrong = check(migration, records, signers=signers, key=key, ask_kms=ask_kms)
             problems += [Problem(path, what) for path, what in wrong]
-            problems += _anchor(migration, records, anchors or {})
+            if anchors is not None:
+                problems += _anchor(migration, records, anchors)
     except PermissionError as error:
         raise InputError(
             f"{error.filename}: may not be read, so the archive cannot be verified",
@@ -155,6 +154,7 @@ def _has(migration: Path, head: str) -> bool:
 def _anchor(migration: Path, records: list[Record], anchors: Mapping[str, Anchor]) -> Iterator[Problem]:
     anchor = anchors.get(migration.name)
     if anchor is None:
+        yield Problem(migration, "the cluster keeps no head of it: nothing was compared there", note=True)
         return
     if anchor.seq > len(records) or records[anchor.seq - 1].hash != anchor.hash:
         yield Problem(migration, f"the cluster knows another record {anchor.seq}: the archive was replaced")
@@ -165,6 +165,7 @@ def _migration(migration: Path, records: list[Record]) -> Iterator[Problem]:
     journal = migration / "journal.jsonl"
     yield from _journal(journal, records)
     runs = runs_of(records)
+    yield from _other_name(migration, runs)
     for name, run in runs.items():
         yield from check_run(migration / name, run, records)
     yield from _reports(migration, records)
@@ -220,6 +221,13 @@ def _check_head(path: Path, newest: Head, records: list[Record]) -> Iterator[Pro
     elif head.seq < newest.seq - 1:
         # One behind is a death between the two writes; more never happens by itself.
         yield Problem(beside, f"names record {head.seq}, the journal has {newest.seq}")
+
+
+def _other_name(migration: Path, runs: Mapping[str, Run]) -> Iterator[Problem]:
+    """Say it when a sealed run is of a migration called otherwise: what is kept elsewhere is kept by name."""
+    manifests = [read_manifest(migration / run.name) or {} for run in runs.values() if run.seals]
+    for name in sorted({str(m["migration"]) for m in manifests if "migration" in m} - {migration.name}):
+        yield Problem(migration, f"is the archive of migration {name} under another name")
 
 
 def _reports(migration: Path, records: list[Record]) -> Iterator[Problem]:
