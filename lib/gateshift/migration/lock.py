@@ -192,7 +192,7 @@ class LocalLock(Renewing):
             found = parse_json(self.path.read_text() or "{}")
         except (OSError, ValueError):
             found = {}
-        if found.get("nonce") != self._nonce:
+        if not isinstance(found, dict) or found.get("nonce") != self._nonce:
             self._lose("the lock file is gone or names another holder")
             raise LockHeld(self._lost)
 
@@ -216,7 +216,11 @@ class LocalLock(Renewing):
             }
         ).encode()
         # Padded to a fixed size and written at once, so that a reader never sees a half.
-        os.pwrite(self._descriptor, text.ljust(_LENGTH) + b"\n", 0)
+        line = text.ljust(_LENGTH) + b"\n"
+        os.pwrite(self._descriptor, line, 0)
+        if os.fstat(self._descriptor).st_size > len(line):
+            # What stood here was longer (a name of many words): its end behind ours would be no lock.
+            os.ftruncate(self._descriptor, len(line))
         os.fdatasync(self._descriptor)
         self._renewed = ticks()
 
@@ -245,7 +249,9 @@ def _content(descriptor: int) -> dict[str, Any]:
         found = parse_json(os.pread(descriptor, 4096, 0) or b"{}")
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    # What was written by nobody of us is nobody's lock.
+    timed = isinstance(found, dict) and isinstance(found.get("expires", 0.0), (int, float))
+    return found if timed else {}
 
 
 def holder_of(path: Path, *, now: float | None = None) -> tuple[str, float] | None:
