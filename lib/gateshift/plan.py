@@ -8,12 +8,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Plan", "Step", "canonical_json", "digest_of"]
+__all__ = ["Plan", "Step", "canonical_json", "digest_of", "parse_json"]
 
 
 def canonical_json(value: Any) -> str:
     """Serialize so that equal values give equal bytes (sorted keys, no spaces)."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+
+
+def parse_json(raw: str | bytes) -> Any:
+    """Read JSON; raises ValueError for what is none, also for what is nested too deep to be read.
+
+    What lies in a folder may be anything: one line of brackets must not end who looks at it by a traceback.
+    """
+    try:
+        return json.loads(raw)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
 
 
 def digest_of(value: Any) -> str:

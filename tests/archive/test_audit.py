@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from gateshift.archive import audit
 from gateshift.archive.commands import audit_group, history_command
 from gateshift.archive.manifest import seal
+from gateshift.archive.packing import export
 from gateshift.archive.report import write_report
 from gateshift.errors import InputError, JournalError
 from gateshift.migration.journal import Journal
@@ -259,3 +260,103 @@ def test_report_of_a_finished_migration(tmp_path: Path) -> None:
     assert "all stages promoted" in page
     assert "Rollback checklist" not in page
     assert page.count("▲") == 5
+
+
+def _named(archive: Path, path: Path) -> bool:
+    return any(p.path == path for p in audit.verify(archive))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["journal.jsonl", "journal.head", "report.html", "50_canary-r1/manifest.json", "html/*.html"],
+)
+def test_a_link_or_a_pipe_in_the_place_of_a_file_is_found_and_keeps_nobody_waiting(
+    tmp_path: Path, name: str
+) -> None:
+    archive = make(tmp_path / "outputs" / "demo")
+    path = next(archive.glob(name))
+    aside = path.rename(tmp_path / "aside")
+    path.symlink_to(aside)
+    assert _named(archive, path)
+    with pytest.raises(JournalError, match="not exported"):
+        export(archive, tmp_path / "pack.tar.gz")
+    path.unlink()
+    os.mkfifo(path)
+    assert _named(archive, path)
+
+
+def test_a_link_to_nowhere_beside_the_pages_is_found(tmp_path: Path) -> None:
+    archive = make(tmp_path / "demo")
+    (archive / "html" / "more").symlink_to("nowhere")
+    assert _named(archive, archive / "html" / "more")
+
+
+DEEP = b"[" * 100_000
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "journal.jsonl",
+        "journal.head",
+        "lock",
+        "50_canary-r1/manifest.json",
+        "approvals/0123456789abcdef.json",
+    ],
+)
+def test_what_cannot_be_read_for_its_depth_is_found_without_a_traceback(tmp_path: Path, name: str) -> None:
+    archive = make(tmp_path / "demo")
+    path = archive / name
+    raw = path.read_bytes() if path.exists() and name == "journal.jsonl" else b""
+    path.write_bytes(raw + DEEP + b"\n")
+    assert _named(archive, path)
+    answer = CliRunner().invoke(history_command, [str(tmp_path)])
+    assert answer.exit_code == 0
+    assert ("damaged" in answer.output) == (name == "journal.jsonl")
+
+
+def test_a_record_whose_data_are_no_mapping_is_named(tmp_path: Path) -> None:
+    archive = make(tmp_path / "demo")
+    journal = archive / "journal.jsonl"
+    journal.write_bytes(re.sub(rb'^\{"data":\{[^}]*\}', b'{"data":5', journal.read_bytes()))
+    assert _named(archive, journal)
+
+
+def test_a_name_that_looks_like_a_line_or_is_no_text_stays_one_line(tmp_path: Path) -> None:
+    archive = make(tmp_path / "demo")
+    (archive / "a\nok       demo  head 0").write_text("")
+    (archive / os.fsdecode(b"b\xff")).write_text("")
+    answer = CliRunner().invoke(audit_group, ["verify", str(archive)])
+    assert answer.exit_code == 1
+    assert [line.split()[0] for line in answer.output.splitlines()] == ["CHANGED", "CHANGED"]
+
+
+def test_an_archive_under_another_name_is_named(tmp_path: Path) -> None:
+    make(tmp_path / "demo").rename(tmp_path / "other")
+    found = audit.verify(tmp_path / "other")
+    assert [p.what for p in found] == ["is the archive of migration demo under another name"]
+
+
+def test_an_archive_without_journal_and_head_is_not_passed_over(tmp_path: Path) -> None:
+    make(tmp_path / "outputs" / "kept")
+    lost = make(tmp_path / "outputs" / "lost")
+    (lost / "journal.jsonl").unlink()
+    (lost / "journal.head").unlink()
+    for where in (tmp_path / "outputs", lost):
+        assert _named(where, lost / "journal.jsonl")
+    answer = CliRunner().invoke(history_command, [str(tmp_path / "outputs")])
+    assert "lost" in answer.output
+    assert "damaged" in answer.output
+
+
+@pytest.mark.parametrize("option", ["--head", "--key", "--cluster"])
+def test_an_option_from_a_variable_that_is_not_set_is_no_comparison(archive: Path, option: str) -> None:
+    answer = CliRunner().invoke(audit_group, ["verify", str(archive), option, ""])
+    assert answer.exit_code == 2
+    assert f"{option}: nothing is given to compare with" in answer.output
+
+
+def test_a_cluster_that_keeps_no_head_of_an_archive_is_a_note(archive: Path) -> None:
+    notes = [p.what for p in audit.survey(archive, anchors={}) if p.note]
+    assert "the cluster keeps no head of it: nothing was compared there" in notes
+    assert audit.verify(archive, anchors={}) == []

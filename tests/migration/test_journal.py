@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateshift.archive.audit import verify
-from gateshift.errors import JournalError, LockHeld
+from gateshift.errors import JournalError, LockHeld, Unwritable
 from gateshift.migration.journal import Journal
 from gateshift.migration.lock import LocalLock
 from gateshift.migration.records import head_path, read_records
@@ -198,3 +198,27 @@ def test_stale_holder_cannot_write(book: Path, tmp_path: Path) -> None:
         second.append("preflight.done", ok=True)
         assert second.state.phase is Phase.PREFLIGHTED
         assert second.state.token == 2
+
+
+def test_what_is_no_text_does_not_keep_a_record_away(book: Path) -> None:
+    with journal(book) as opened:
+        opened.append("note.error", text="cannot read \udcff\udcfe.pem")
+    assert read_records(book)[-1].data["text"] == "cannot read ??.pem"
+
+
+@pytest.mark.parametrize("removed", [True, False])
+def test_a_journal_that_was_replaced_below_its_writer_is_not_written_on(
+    book: Path, removed: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    story.write(book, story.setup())
+    with journal(book) as opened:
+        raw = book.read_bytes()
+        book.unlink()
+        if not removed:
+            book.write_bytes(raw)
+        with pytest.raises(Unwritable, match="replaced or removed"):
+            opened.append("note.forward")
+        # The way back goes on, and says what is not on record.
+        opened.append("rollback.started", **{"reason": "errors", "from": 0})
+        assert "NOT IN THE JOURNAL" in capsys.readouterr().err
+    assert book.exists() is not removed

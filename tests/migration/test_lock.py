@@ -13,7 +13,7 @@ import pytest
 from gateshift.errors import ClusterError, LockHeld
 from gateshift.migration.identity import Process
 from gateshift.migration.lease import LeaseLock
-from gateshift.migration.lock import LocalLock
+from gateshift.migration.lock import LocalLock, holder_of
 
 _HOLD = (
     "import sys, time; from gateshift.migration.lock import LocalLock\n"
@@ -191,3 +191,23 @@ def test_of_two_at_once_one_gets_it() -> None:
         second.acquire()
     api.lease_get = real  # type: ignore[method-assign]
     first.release()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"expires": "abc"}', '{"expires": null, "process": "a/\u00b2/b/c"}', '{"process": "a/\u00b2/b/c"}'],
+)
+def test_what_is_no_lock_holds_nobody_up(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "lock"
+    path.write_text(text)
+    with LocalLock(path) as lock:
+        lock.check()
+
+
+def test_a_long_name_leaves_nothing_behind_a_shorter_one(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with LocalLock(path, who=f"ann@ci (ci BUILD_TAG=jenkins-{'folder-' * 120})") as first:
+        first.check()
+    with LocalLock(path, who="bob@ops") as second:
+        second.check()
+        assert holder_of(path) is not None

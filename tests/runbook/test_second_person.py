@@ -242,3 +242,27 @@ def test_nobody_is_called_journal(tmp_path: Path) -> None:
         write_approval(tmp_path, PLAN.digest, JOURNAL)
     with pytest.raises(InputError):
         gate(tmp_path, 1, approve=PLAN.digest, approver=JOURNAL).go_through(PLAN)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"who": "journal", "at": "2099-01-01T00:00:00+00:00"}',
+        '{"who": " "}',
+        '{"who": ["ann"]}',
+        "[" * 100_000,
+    ],
+    ids=["journal", "blank", "list", "deep"],
+)
+def test_a_file_that_names_no_person_is_no_approval(
+    tmp_path: Path, account: Callable[[str], None], text: str
+) -> None:
+    account("ann")
+    made = gate(tmp_path, 2)
+    folder = tmp_path / "m" / "approvals"
+    folder.mkdir()
+    (folder / f"{PLAN.digest}-00000000.json").write_text(text)
+    os.mkfifo(folder / f"{PLAN.digest}-11111111.json")
+    with pytest.raises(GateClosed, match="waits for approval"):
+        made.go_through(PLAN)
+    assert not made.passed(PLAN)

@@ -65,3 +65,16 @@ def test_a_lock_that_is_over_or_no_lock_is_nobodys(tmp_path: Path) -> None:
         path.write_text(text)
         assert holder_of(path, now=200.0) is None
     assert holder_of(path, now=40.0) == ("ann", 60.0)
+
+
+def test_a_journal_without_a_record_has_not_started_and_a_missing_one_is_said(status, tmp_path: Path) -> None:
+    folder = tmp_path / "voiceassistant"
+    folder.mkdir()
+    (folder / "journal.jsonl").write_bytes(b"")
+    assert json.loads(status("--json"))["next"] == "00_preflight"
+    (folder / "journal.jsonl").write_bytes(b'{"data":')  # torn, its head not written yet
+    assert json.loads(status("--json"))["next"] == "00_preflight"
+    story.write(folder / "journal.jsonl", story.setup())
+    (folder / "journal.jsonl").unlink()
+    with pytest.raises(AssertionError, match="cannot be read"):
+        status()

@@ -10,6 +10,7 @@ or the copy in S3.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from gateshift.archive.layout import (
     entries,
     executing,
     head_note,
+    is_file,
     is_folder,
     leftover,
     misshapen,
@@ -47,13 +49,7 @@ def migrations_in(path: str | Path) -> list[Path]:
         return [path if path.name not in {"", ".."} else path.resolve()]
     if not path.is_dir():
         return []
-    return sorted(
-        p.parent
-        for p in {
-            *path.glob("*/journal.jsonl"),
-            *(q.with_suffix(".jsonl") for q in path.glob("*/journal.head")),
-        }
-    )
+    return sorted(p for p in path.iterdir() if p.is_dir() and _is_migration(p))
 
 
 def one_migration(path: Path) -> Path:
@@ -66,7 +62,11 @@ def one_migration(path: Path) -> Path:
 
 
 def _is_migration(path: Path) -> bool:
-    return (path / "journal.jsonl").exists() or head_path(path / "journal.jsonl").exists()
+    journal = path / "journal.jsonl"
+    if any(os.path.lexists(p) for p in (journal, head_path(journal))):
+        return True
+    # Both may have been deleted; a run that was sealed with a journal still says that there was one.
+    return any("journal" in (read_manifest(p.parent) or {}) for p in path.glob("*/manifest.json"))
 
 
 def _found(path: str | Path) -> list[Path]:
@@ -123,7 +123,8 @@ def survey(
             problems += _migration(migration, records)
             wrong = check(migration, records, signers=signers, key=key, ask_kms=ask_kms)
             problems += [Problem(path, what) for path, what in wrong]
-            problems += _anchor(migration, records, anchors or {})
+            if anchors is not None:
+                problems += _anchor(migration, records, anchors)
     except PermissionError as error:
         raise InputError(
             f"{error.filename}: may not be read, so the archive cannot be verified",
@@ -153,6 +154,7 @@ def _has(migration: Path, head: str) -> bool:
 def _anchor(migration: Path, records: list[Record], anchors: Mapping[str, Anchor]) -> Iterator[Problem]:
     anchor = anchors.get(migration.name)
     if anchor is None:
+        yield Problem(migration, "the cluster keeps no head of it: nothing was compared there", note=True)
         return
     if anchor.seq > len(records) or records[anchor.seq - 1].hash != anchor.hash:
         yield Problem(migration, f"the cluster knows another record {anchor.seq}: the archive was replaced")
@@ -163,6 +165,7 @@ def _migration(migration: Path, records: list[Record]) -> Iterator[Problem]:
     journal = migration / "journal.jsonl"
     yield from _journal(journal, records)
     runs = runs_of(records)
+    yield from _other_name(migration, runs)
     for name, run in runs.items():
         yield from check_run(migration / name, run, records)
     yield from _reports(migration, records)
@@ -172,6 +175,9 @@ def _migration(migration: Path, records: list[Record]) -> Iterator[Problem]:
 
 def _journal(path: Path, records: list[Record]) -> Iterator[Problem]:
     """Check the chain, the head and every transition; fills *records* as far as they are whole."""
+    if os.path.lexists(path) and not is_file(path):
+        yield Problem(path, "is not a file")
+        return
     try:
         raw = path.read_bytes()
     except PermissionError:
@@ -201,8 +207,8 @@ def _journal(path: Path, records: list[Record]) -> Iterator[Problem]:
 
 def _check_head(path: Path, newest: Head, records: list[Record]) -> Iterator[Problem]:
     beside = head_path(path)
-    if not beside.exists():
-        yield Problem(beside, "is missing")
+    if not is_file(beside):
+        yield Problem(beside, "is not a file" if os.path.lexists(beside) else "is missing")
         return
     with beside.open("rb"):  # one that may not be read is not a damaged one
         head = read_head(path)
@@ -217,18 +223,25 @@ def _check_head(path: Path, newest: Head, records: list[Record]) -> Iterator[Pro
         yield Problem(beside, f"names record {head.seq}, the journal has {newest.seq}")
 
 
+def _other_name(migration: Path, runs: Mapping[str, Run]) -> Iterator[Problem]:
+    """Say it when a sealed run is of a migration called otherwise: what is kept elsewhere is kept by name."""
+    manifests = [read_manifest(migration / run.name) or {} for run in runs.values() if run.seals]
+    for name in sorted({str(m["migration"]) for m in manifests if "migration" in m} - {migration.name}):
+        yield Problem(migration, f"is the archive of migration {name} under another name")
+
+
 def _reports(migration: Path, records: list[Record]) -> Iterator[Problem]:
     newest = next((r for r in reversed(records) if r.kind == "report.done"), None)
     listed = dict((newest.data.get("files") or {}) if newest else {})
     for name, digest in sorted(listed.items()):
         path = migration / name
-        if not path.is_file():
-            yield Problem(path, "is missing")
+        if not is_file(path):
+            yield Problem(path, "is not a file" if os.path.lexists(path) else "is missing")
         elif file_digest(path) != digest:
             yield Problem(path, "was changed after it was written")
     pages = migration / "html"
     for path in [migration / "report.html", *(entries(pages) if pages.is_dir() else ())]:
-        if not path.exists() or str(path.relative_to(migration)) in listed:
+        if not os.path.lexists(path) or str(path.relative_to(migration)) in listed:
             continue
         if leftover(path):
             yield Problem(path, "was left by a write that was cut short", note=True)
@@ -244,14 +257,14 @@ _BESIDE = {DESK, LOCK, NOTIFICATIONS}
 def _strangers(migration: Path, runs: Mapping[str, Run], records: list[Record]) -> Iterator[Problem]:
     """Name what lies in the folder and belongs to no run, and what has not the form of its place."""
     for path in sorted(migration.iterdir()):
-        if path.name in _FILES and path.is_file():
-            continue
+        if path.name in _FILES:
+            continue  # each was looked at by itself
         if path.name in _FOLDERS | set(runs) and is_folder(path):
             continue
         if path.name in _BESIDE:
             if misshapen(path):
                 yield Problem(path, "is not what gateshift writes there")
-        elif path.name == HEAD_NOTE and path.is_file():
+        elif path.name == HEAD_NOTE and is_file(path):
             if path.read_bytes() not in {head_note(migration.name, r.hash) for r in records}:
                 yield Problem(path, "is not the note of an export of this journal")
         elif leftover(path):

@@ -63,18 +63,18 @@ def audit_group() -> None:
 
 @audit_group.command("verify")
 @click.argument("path", type=_FOLDER, required=False)
-@click.option("--head", default="", help="Hash noted earlier elsewhere; it must still be in the journal.")
+@click.option("--head", help="Hash noted earlier elsewhere; it must still be in the journal.")
 @click.option("--cluster", "params_file", help="Params file: compare with the heads its cluster keeps.")
 @click.option("--signers", type=_FOLDER, help="allowed_signers file: SSH signatures must be by one of them.")
-@click.option("--key", default="", help="Public key for signatures by cosign.")
+@click.option("--key", help="Public key for signatures by cosign.")
 @click.option("--kms", is_flag=True, help="Ask AWS KMS about signatures by its keys.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def _verify(  # noqa: PLR0917 - click passes by name
     path: Path | None,
-    head: str,
+    head: str | None,
     params_file: str | None,
     signers: Path | None,
-    key: str,
+    key: str | None,
     kms: bool,
     as_json: bool,
 ) -> None:
@@ -85,8 +85,16 @@ def _verify(  # noqa: PLR0917 - click passes by name
     """
     where = path or _outputs()
     try:
-        kept = _anchors(params_file) if params_file else {}
-        found = audit.survey(where, head=head, anchors=kept, signers=signers, key=key, ask_kms=kms)
+        for name, given in (("--head", head), ("--cluster", params_file), ("--key", key)):
+            if given is not None and not given.strip():
+                # Of a variable that is not set: "ok" would be taken for the comparison that was asked for.
+                raise InputError(
+                    f"{name}: nothing is given to compare with", hint="give it a value, or leave it out"
+                )
+        kept = _anchors(params_file) if params_file else None
+        found = audit.survey(
+            where, head=head or "", anchors=kept, signers=signers, key=key or "", ask_kms=kms
+        )
         problems, notes = [p for p in found if not p.note], [p for p in found if p.note]
         heads = {m.name: audit.head_of(m).hash for m in audit.migrations_in(where)} if not problems else {}
         open_runs = [r for m in audit.migrations_in(where) for r in audit.unsealed(m)] if not problems else []

@@ -8,6 +8,7 @@ export (``HEAD.json``). Each is known by its place and its form only; anything e
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gateshift.migration.identity import Process
+from gateshift.plan import parse_json
 
 __all__ = [
     "APPROVALS",
@@ -27,6 +29,7 @@ __all__ = [
     "evidence",
     "executing",
     "head_note",
+    "is_file",
     "is_folder",
     "leftover",
     "misshapen",
@@ -45,6 +48,11 @@ _APPROVAL = re.compile(r"(?P<digest>[^-]+)(-[0-9a-f]{8}(-\d{8}T\d{12})?)?\.json"
 def is_folder(path: Path) -> bool:
     """Return whether *path* is a folder itself, not a link to one."""
     return stat.S_ISDIR(path.lstat().st_mode)
+
+
+def is_file(path: Path) -> bool:
+    """Return whether *path* is a file itself: no link to bytes elsewhere, no pipe that waits."""
+    return os.path.lexists(path) and stat.S_ISREG(path.lstat().st_mode)
 
 
 def entries(folder: Path) -> Iterator[Path]:
@@ -66,7 +74,7 @@ def evidence(migration: Path) -> Iterator[Path]:
     for top in sorted(migration.iterdir()):
         if top.name not in _NO_EVIDENCE:
             found = entries(top) if is_folder(top) else [top]
-            yield from (p for p in found if p.is_file() and not leftover(p))
+            yield from (p for p in found if is_file(p) and not leftover(p))
 
 
 def head_note(migration: str, head: str) -> bytes:
@@ -76,10 +84,10 @@ def head_note(migration: str, head: str) -> bytes:
 
 def executing(path: Path) -> bool:
     """Return whether *path* is an executed copy that its engine has not ended: at work, or dead."""
-    if path.suffix != ".ipynb":
+    if path.suffix != ".ipynb" or not is_file(path):
         return False
     try:
-        mark = json.loads(path.read_bytes())["metadata"]["gateshift"]
+        mark = parse_json(path.read_bytes())["metadata"]["gateshift"]
         return mark["outcome"] == "running" and Process.parse(str(mark["engine"])) is not None
     except (ValueError, KeyError, TypeError):
         return False
@@ -89,7 +97,7 @@ def approval_of(path: Path) -> str:
     """Return the digest of the plan that the file *path* approves; empty when it is no approval."""
     named = _APPROVAL.fullmatch(path.name)
     try:
-        given = json.loads(path.read_bytes())
+        given = parse_json(path.read_bytes())
         if (
             named
             and isinstance(given["who"], str)
@@ -103,7 +111,7 @@ def approval_of(path: Path) -> str:
 
 def _is_lock(raw: bytes) -> bool:
     # Empty when its first holder died between making and filling it; cut when a machine did.
-    found = json.loads(raw or b"{}")
+    found = parse_json(raw or b"{}")
     return isinstance(found, Mapping) and set(found) in (set(), _HELD)
 
 
@@ -113,7 +121,7 @@ def _is_told(raw: bytes) -> bool:
 
 def _is_message(line: str) -> bool:
     try:
-        found: Any = json.loads(line)
+        found: Any = parse_json(line)
     except ValueError:
         return line.startswith('{"')  # torn by a death, or the next line written behind such a one
     return isinstance(found, Mapping) and set(found) >= _TOLD

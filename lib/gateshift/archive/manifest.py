@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gateshift.archive.files import atomic_write, file_digest
-from gateshift.archive.layout import leftover
+from gateshift.archive.layout import is_file, leftover
 from gateshift.archive.parquet import METRICS, write_metrics
+from gateshift.plan import parse_json
 
 if TYPE_CHECKING:
     from gateshift.migration.journal import Journal
@@ -87,8 +88,10 @@ def seal(folder: Path, *, journal: Journal | None = None) -> str:
 
 def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any] | None:
     """Return the manifest of *folder*; None when there is none or it is not JSON."""
+    if not is_file(folder / name):
+        return None
     try:
-        found = json.loads((folder / name).read_bytes())
+        found = parse_json((folder / name).read_bytes())
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
@@ -104,7 +107,7 @@ def _keep(folder: Path, digest: str) -> dict[str, Any]:
         return {}  # lost or changed, which the audit says; or kept already by a seal that died on its way
     number = sum(1 for p in folder.iterdir() if KEPT.fullmatch(p.name)) + 1
     atomic_write(folder / f"manifest-{number}.json", raw)
-    return dict(json.loads(raw)["files"])
+    return dict(parse_json(raw)["files"])
 
 
 def _cluster_uid(journal: Journal | None) -> str:
@@ -141,7 +144,7 @@ def _systems(migration: Path, journal: Journal | None) -> dict[str, str]:
 
 def _measured(checks: Path) -> dict[str, str]:
     try:
-        rows = [(_MEASURED[c["name"]], c) for c in json.loads(checks.read_bytes()) if c["name"] in _MEASURED]
+        rows = [(_MEASURED[c["name"]], c) for c in parse_json(checks.read_bytes()) if c["name"] in _MEASURED]
         # What follows a comma compares it with others: "1.37, server 1.36".
         return {whose: str(check["measured"]).partition(",")[0] for whose, check in rows}
     except (OSError, ValueError, KeyError, TypeError):

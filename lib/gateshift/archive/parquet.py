@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from gateshift.archive.files import atomic_write
+from gateshift.plan import parse_json
 
 __all__ = ["METRICS", "write_metrics"]
 
@@ -56,7 +56,7 @@ def _rows(lines: list[str]) -> Any:
     stage = 0
     for line in lines:
         try:
-            data = json.loads(line)
+            data = parse_json(line)
         except ValueError:
             continue  # the last line of a run that died while writing it
         if "stage_index" in data:

@@ -8,6 +8,7 @@ an executed notebook never changes any more, and the run's other files only by a
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gateshift.archive.files import file_digest
-from gateshift.archive.layout import entries, executing, leftover
+from gateshift.archive.layout import entries, executing, is_file, leftover
 from gateshift.archive.manifest import KEPT, MANIFEST, read_manifest
 from gateshift.migration.records import Record
 
@@ -34,7 +35,9 @@ class Problem:
     note: bool = False
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.what}"
+        # A name may be made to look like a line of its own, or be no text at all.
+        name = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(self.path))
+        return f"{name}: {self.what}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +117,8 @@ def check_run(folder: Path, run: Run, records: Sequence[Record]) -> Iterator[Pro
         return
     known = _manifests(folder)
     path, wanted = folder / MANIFEST, str(run.seals[-1].data["manifest"])
-    if not path.is_file():
-        yield Problem(path, "is missing")
+    if not is_file(path):
+        yield Problem(path, "is not a file" if os.path.lexists(path) else "is missing")
         return
     yield from _earlier(folder, run, known)
     if wanted not in known:
@@ -132,7 +135,7 @@ def check_run(folder: Path, run: Run, records: Sequence[Record]) -> Iterator[Pro
 def _manifests(folder: Path) -> dict[str, Path]:
     """Return the run's manifests by their SHA-256, the replaced ones included."""
     found = [p for p in sorted(folder.glob("manifest*.json")) if p.name == MANIFEST or KEPT.fullmatch(p.name)]
-    return {hashlib.sha256(p.read_bytes()).hexdigest(): p for p in found if p.is_file()}
+    return {hashlib.sha256(p.read_bytes()).hexdigest(): p for p in found if is_file(p)}
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
+import os
 import re
 import shutil
 import subprocess
@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from gateshift.archive.files import atomic_write, file_digest
-from gateshift.archive.layout import leftover
+from gateshift.archive.layout import is_file, leftover
 from gateshift.errors import ExternalError, InputError
 from gateshift.migration.identity import identity
 from gateshift.migration.journal import Journal
 from gateshift.migration.records import Head, Record
-from gateshift.plan import canonical_json
+from gateshift.plan import canonical_json, parse_json
 
 __all__ = ["FOLDER", "check", "sign"]
 
@@ -97,20 +97,22 @@ def check(
         raise InputError(f"{signers}: no such file", hint="name an allowed_signers file of ssh-keygen")
     folder = migration / FOLDER
     listed = {n: d for r in records if r.kind == "note.signed" for n, d in r.data["files"].items()}
-    found = [(folder / n, "is missing") for n in sorted(listed) if not (folder / n).is_file()]
+    found = [(folder / n, "is missing") for n in sorted(listed) if not os.path.lexists(folder / n)]
     for kind, asked in (("ssh", signers is not None), ("cosign", bool(key)), ("kms", ask_kms)):
         if asked and not any(n.endswith(f"-{kind}.json") for n in listed):
             found.append((folder, f"nothing is signed by a key of the kind that was asked for ({kind})"))
     for path in sorted(p for p in folder.glob("*") if not leftover(p)):
         pair = path.with_suffix(".sig" if path.suffix == ".json" else ".json")
-        if path.name not in listed:
+        if not is_file(path):
+            found.append((path, "is not a file"))
+        elif path.name not in listed:
             found.append((path, "is not one that the journal knows"))
         elif file_digest(path) != listed[path.name]:
             found.append((path, "was changed after it was signed"))
         elif path.suffix == ".json" and pair.name not in listed:
             # Without this a statement that is listed alone would count as signed and never be checked.
             found.append((path, "has no signature that the journal knows"))
-        elif path.suffix == ".json" and pair.exists():
+        elif path.suffix == ".json" and is_file(pair):
             kms = ask_kms, endpoint_url
             found += _one(path, pair, migration.name, records, signers=signers, key=key, kms=kms)
     return found
@@ -128,7 +130,7 @@ def _one(
 ) -> list[tuple[Path, str]]:
     text, sealed = path.read_bytes(), signature.read_bytes()
     try:
-        said: dict[str, Any] = json.loads(text)
+        said: dict[str, Any] = parse_json(text)
         kind, seq = str(said["signer"]), int(said["seq"])
         if (canonical_json(said) + "\n").encode() != text:
             raise ValueError("other bytes than were written")

@@ -13,6 +13,7 @@ from gateshift.cli.shared import OVERRIDES, PARAMS, load_params
 from gateshift.errors import InputError
 from gateshift.migration.journal import read_records
 from gateshift.migration.lock import holder_of
+from gateshift.migration.records import head_path
 from gateshift.migration.state import State, fold
 from gateshift.params import only
 from gateshift.runbook.inputs import migration_folder
@@ -37,14 +38,15 @@ def status(params_file: str, overrides: tuple[str, ...], as_json: bool) -> None:
     path = folder / "journal.jsonl"
     answer: dict[str, Any]
     lang = "en" if as_json else None  # JSON is for programs
-    if not path.exists():
+    # Empty, as a death leaves it before its first record; gone beside a head, it is missing.
+    records = read_records(path) if path.exists() or head_path(path).exists() else ()
+    if not records:
         answer = {
             "migration": params.migration,
             "phase": tell("status.not_started", lang=lang),
             "next": "00_preflight",
         }
     else:
-        records = read_records(path)
         state = fold(records)
         answer = {
             "migration": params.migration,

@@ -16,6 +16,7 @@ from gateshift.errors import LockHeld
 from gateshift.migration.journal import Journal, Lock
 from gateshift.migration.records import Record
 from gateshift.migration.state import State
+from gateshift.plan import parse_json
 
 __all__ = [
     "ANCHOR",
@@ -72,7 +73,7 @@ def anchors(annotations: Mapping[str, str]) -> dict[str, Anchor]:
         if not key.startswith(ANCHOR):
             continue
         try:
-            found[key.removeprefix(ANCHOR)] = Anchor(**json.loads(text))
+            found[key.removeprefix(ANCHOR)] = Anchor(**parse_json(text))
         except (TypeError, ValueError):
             continue
     return found

@@ -61,7 +61,7 @@ class Process:
     def parse(cls, text: str) -> Process | None:
         """Read :meth:`text`; None when it is something else."""
         parts = text.split("/")
-        if len(parts) != 4 or not parts[1].isdigit():
+        if len(parts) != 4 or not (parts[1].isascii() and parts[1].isdigit()):
             return None
         return cls(parts[0], int(parts[1]), parts[2], parts[3])
 

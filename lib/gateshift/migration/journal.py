@@ -94,6 +94,7 @@ class Journal:
         self._size = 0
         self._reserve = Reserve()
         self._descriptor = -1
+        self._place = path.absolute()  # whoever runs cells may change the working folder
 
     @classmethod
     def open(cls, path: str | Path, *, who: str, run: str, clock: Callable[[], float] = time.time) -> Journal:
@@ -229,7 +230,8 @@ class Journal:
 
     def _append(self, kind: str, data: Mapping[str, Any]) -> Record:
         # Through JSON and back: what is judged now is exactly what a later reader will see.
-        plain = json.loads(canonical_json(self.redactor.value(dict(data))))
+        # What is no text (bytes of a file's name in an error) becomes "?": it must not keep a record away.
+        plain = json.loads(canonical_json(self.redactor.value(dict(data))).encode(errors="replace"))
         head = self._head()
         stamp = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds")
         bare = Record(
@@ -271,9 +273,18 @@ class Journal:
         """Write what the disk did not take earlier; raises :class:`Unwritable` when it still does not."""
         if self.unwritable:
             raise _unwritable(self.path, OSError(errno.EROFS, self.unwritable))
+        if not self._in_place():
+            raise _unwritable(self.path, OSError(errno.ESTALE, "the file was replaced or removed meanwhile"))
         while self._adrift:
             self._write(self._adrift[0].line())
             self._adrift.pop(0)
+
+    def _in_place(self) -> bool:
+        """Return whether the open file is the one that others find: a copy put in its place is not."""
+        try:
+            return os.path.samestat(self._place.stat(), os.fstat(self._descriptor))
+        except FileNotFoundError:
+            return False
 
     def _chain_anew(self, adrift: list[Record]) -> None:
         """Put records that are still in memory behind what other processes wrote meanwhile."""

@@ -20,6 +20,7 @@ from typing import Any
 
 from gateshift.errors import ExternalError, LockHeld, LockInDoubt, Unwritable
 from gateshift.migration.identity import Process
+from gateshift.plan import parse_json
 
 __all__ = ["TTL", "LocalLock", "Renewing", "holder_of", "ticks"]
 
@@ -188,10 +189,10 @@ class LocalLock(Renewing):
         """Raise :class:`~gateshift.errors.LockHeld` unless the file still names this holder."""
         super().check()
         try:
-            found = json.loads(self.path.read_text() or "{}")
+            found = parse_json(self.path.read_text() or "{}")
         except (OSError, ValueError):
             found = {}
-        if found.get("nonce") != self._nonce:
+        if not isinstance(found, dict) or found.get("nonce") != self._nonce:
             self._lose("the lock file is gone or names another holder")
             raise LockHeld(self._lost)
 
@@ -215,7 +216,11 @@ class LocalLock(Renewing):
             }
         ).encode()
         # Padded to a fixed size and written at once, so that a reader never sees a half.
-        os.pwrite(self._descriptor, text.ljust(_LENGTH) + b"\n", 0)
+        line = text.ljust(_LENGTH) + b"\n"
+        os.pwrite(self._descriptor, line, 0)
+        if os.fstat(self._descriptor).st_size > len(line):
+            # What stood here was longer (a name of many words): its end behind ours would be no lock.
+            os.ftruncate(self._descriptor, len(line))
         os.fdatasync(self._descriptor)
         self._renewed = ticks()
 
@@ -241,10 +246,12 @@ class LocalLock(Renewing):
 
 def _content(descriptor: int) -> dict[str, Any]:
     try:
-        found = json.loads(os.pread(descriptor, 4096, 0) or b"{}")
+        found = parse_json(os.pread(descriptor, 4096, 0) or b"{}")
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    # What was written by nobody of us is nobody's lock.
+    timed = isinstance(found, dict) and isinstance(found.get("expires", 0.0), (int, float))
+    return found if timed else {}
 
 
 def holder_of(path: Path, *, now: float | None = None) -> tuple[str, float] | None:
@@ -253,7 +260,7 @@ def holder_of(path: Path, *, now: float | None = None) -> tuple[str, float] | No
     Only reads. A lock whose time is over, or whose process has surely ended, is nobody's.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8") or "{}")
+        found = parse_json(path.read_text(encoding="utf-8") or "{}")
         left = float(found.get("expires", 0.0)) - (time.time() if now is None else now)
     except (OSError, ValueError, TypeError, AttributeError):
         return None

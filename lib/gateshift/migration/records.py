@@ -7,8 +7,8 @@ journal stands ``journal.head`` with the number and hash of the newest record: c
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gateshift.errors import JournalError
-from gateshift.plan import canonical_json
+from gateshift.plan import canonical_json, parse_json
 
 __all__ = [
     "GENESIS",
@@ -107,12 +107,13 @@ def parse_line(line: bytes, previous: Head) -> Record:
     if not line.endswith(b"\n"):
         raise ValueError("the line is not complete")
     try:
-        data = json.loads(line)
+        data = parse_json(line)
         given = data.pop("hash")
         record = Record(**data, hash=given)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        written = record.line()
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"not a record: {error}") from None
-    if record.line() != line:
+    if written != line:
         raise ValueError("its bytes are not the ones that were written")
     if hash_of(data) != given:
         raise ValueError("its hash does not match its content")
@@ -132,8 +133,10 @@ def split(raw: bytes) -> tuple[list[bytes], bytes]:
 def read_head(path: Path) -> Head | None:
     """Read the head beside the journal *path*; None when it is missing, empty or not one."""
     try:
+        if not head_path(path).is_file():
+            return None  # a pipe would keep its reader waiting for ever
         raw = head_path(path).read_bytes()
-        head = Head(**json.loads(raw))
+        head = Head(**parse_json(raw))
     except (OSError, ValueError, TypeError):
         return None
     whole = type(head.seq) is int and head.seq >= 0 and isinstance(head.hash, str)
@@ -169,6 +172,8 @@ def read_records(path: str | Path) -> tuple[Record, ...]:
     """Read a journal without changing it; a torn last line is left out. Raises :class:`JournalError`."""
     path = Path(path)
     try:
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "it is no file")
         raw = path.read_bytes()
     except OSError as error:
         raise JournalError(f"{path}: cannot be read: {error.strerror}") from None

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gateshift.archive.files import atomic_write
+from gateshift.archive.layout import is_file
 from gateshift.errors import InputError
 from gateshift.migration.identity import identity
+from gateshift.plan import parse_json
 
 __all__ = ["JOURNAL", "Approval", "nameable", "read_approval", "shown_digest", "write_approval"]
 
@@ -97,11 +99,15 @@ def read_approval(
     Approvals from before *since* (unix seconds) were for a time when the plan has been carried out.
     """
     for path in sorted((folder / "approvals").glob(f"{digest}*.json")):
+        if not is_file(path):
+            continue
         try:
-            given = json.loads(path.read_text(encoding="utf-8"))
-            who, account = str(given["who"]), str(given.get("account") or "")
+            given = parse_json(path.read_bytes())
+            # Written by hand it may say anything; "journal" would pass for the journal's own word, which
+            # needs no second person.
+            who, account = nameable(given["who"]), str(given.get("account") or "")
             at = datetime.fromisoformat(str(given["at"])).timestamp() if since else 0.0
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError):
             continue  # not an approval; the audit names it
         known = who in besides or account in accounts
         if given.get("digest", digest) == digest and not known and at >= since:
