@@ -149,6 +149,8 @@ def test_a_head_with_another_number_is_named_and_stops_nobody_by_a_traceback(tmp
         assert [p.path for p in audit.verify(tmp_path)] == [head], wrong
         with pytest.raises(JournalError, match=r"journal\.head is damaged"):
             Journal.open(book, who="ann", run="r")
+    head.write_text(re.sub(r'"seq":(\d+)', lambda m: f'"seq":{int(m[1]) + 10}', raw))
+    assert [p.path for p in audit.verify(tmp_path)] == [head], "no record is missing: this one is named twice"
     for wrong in ('"hash":7', '"hash":"' + "A" * 64 + '"', '"hash":"0"'):
         head.write_text(re.sub(r'"hash":"\w+"', wrong, raw))
         assert [p.path for p in audit.verify(tmp_path)] == [head], wrong

@@ -214,6 +214,9 @@ def _check_head(path: Path, newest: Head, records: list[Record]) -> Iterator[Pro
         head = read_head(path)
     if head is None:
         yield Problem(beside, "its bytes are not the ones that were written")
+    elif head.seq > newest.seq and (named := [r.seq for r in records if r.hash == head.hash]):
+        # The number was changed; records that are missing have a hash that is nowhere.
+        yield Problem(beside, f"names record {head.seq} with the hash of record {named[0]}")
     elif head.seq > newest.seq:
         yield Problem(path, f"records {newest.seq + 1} to {head.seq} are missing at its end")
     elif head.seq and records[head.seq - 1].hash != head.hash:
