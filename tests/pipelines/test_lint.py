@@ -211,3 +211,34 @@ def test_no_preflight_stands_before_a_rollback() -> None:
         )
         assert done.stdout.startswith(said)
         assert bool(done.stdout) == bool(said)
+
+
+def test_a_retry_on_gitlab_finds_the_journal_of_its_first_attempt() -> None:
+    """Artifacts are unpacked over the cache that restores the journal: those of the plan must not hold it."""
+    jobs = yaml.safe_load(GITLAB.read_text(encoding="utf-8"))
+    assert jobs[".gateshift"]["cache"]["paths"] == ["outputs/"]
+    assert "plan" in jobs["act"]["needs"]
+    assert "outputs/" not in jobs["plan"]["artifacts"]["paths"]
+
+
+def test_what_the_argo_examples_take_from_the_cluster_is_there_by_that_name() -> None:
+    made = {
+        (one["kind"], one["metadata"]["name"])
+        for one in yaml.safe_load_all((ROOT / "deploy" / "stable-run.yaml").read_text(encoding="utf-8"))
+    }
+    for path in MANIFESTS:
+        text = path.read_text(encoding="utf-8")
+        wanted = {("Secret", name) for name in re.findall(r"secretRef:\s+name: (\S+)", text)}
+        wanted |= {("ConfigMap", name) for name in re.findall(r"configMap:\s+name: (\S+)", text)}
+        wanted |= {("PersistentVolumeClaim", name) for name in re.findall(r"claimName: (\S+)", text)}
+        assert wanted <= made, path
+
+
+def test_a_region_is_asked_about_only_when_its_plan_was_shown_and_would_change_something() -> None:
+    templates = yaml.safe_load((EXAMPLES / "argo-workflows" / "regions.yaml").read_text(encoding="utf-8"))[
+        "spec"
+    ]
+    steps = {t["name"]: t for t in templates["templates"]}
+    for (step,) in steps["region"]["steps"][1:]:
+        assert step["when"] == "'{{steps.plan.outputs.parameters.digest}}' != ''"
+    assert "cat /tmp/summary.md" in steps["plan"]["container"]["args"][0]
