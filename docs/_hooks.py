@@ -47,7 +47,9 @@ SECTIONS: dict[str, list[tuple[str, str]]] = {
 def on_files(files: Files, config: Any) -> Files:
     """Add the generated pages, then lay out the navigation over all that is there."""
     pages = {
-        "reference/params.md": reference.params_page(ROOT / "params" / "production.yaml"),
+        "reference/params.md": reference.params_page(
+            ROOT / "params" / "production.yaml", ROOT / "docs" / "params_remarks.yaml"
+        ),
         "reference/commands.md": reference.commands_page(),
         "reference/errors.md": reference.errors_page(),
         "translation.md": reference.translation_page(ROOT / "docs" / "translation_rows.yaml"),
