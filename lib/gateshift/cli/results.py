@@ -21,7 +21,7 @@ __all__ = ["checks_of", "json_line", "junit", "plan_of", "result", "shown", "sum
 
 
 def result(verb: str, outcome: Outcome, *, migration: str, stages: int) -> dict[str, Any]:
-    """Return the outcome as plain JSON: stable names, no translation; docs/pipelines.md lists them."""
+    """Return the outcome as plain JSON: stable names, no translation; docs/howto/pipelines.md lists them."""
     state = _state(outcome.path.parent.parent)
     plan = plan_of(outcome.path.parent)
     return {
