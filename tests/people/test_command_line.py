@@ -118,3 +118,14 @@ def test_a_terminal_is_told_that_the_users_are_back_and_what_is_next(  # type: i
         assert told in proof
         assert "99_report" in now
         assert str(outcome.path) in archived
+
+
+def test_an_archive_that_was_altered_is_a_failure_and_no_bad_input(typed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """A job that ships archives must tell the two apart: one is corrected, of the other people are told."""
+    altered = tmp_path / "m"
+    altered.mkdir()
+    text = story.write(altered / "journal.jsonl", story.setup()).read_text()
+    (altered / "journal.jsonl").write_text(text.replace("preflight", "preFlight", 1))
+    code, _, err = typed("audit", "export", str(altered), str(tmp_path / "m.tar.gz"))
+    assert code == 1, err
+    assert typed("audit", "export", str(tmp_path / "nope"))[0] == 2
