@@ -47,7 +47,9 @@ SECTIONS: dict[str, list[tuple[str, str]]] = {
 def on_files(files: Files, config: Any) -> Files:
     """Add the generated pages, then lay out the navigation over all that is there."""
     pages = {
-        "reference/params.md": reference.params_page(ROOT / "params" / "production.yaml"),
+        "reference/params.md": reference.params_page(
+            ROOT / "params" / "production.yaml", ROOT / "docs" / "params_remarks.yaml"
+        ),
         "reference/commands.md": reference.commands_page(),
         "reference/errors.md": reference.errors_page(),
         "translation.md": reference.translation_page(ROOT / "docs" / "translation_rows.yaml"),
@@ -63,3 +65,15 @@ def on_files(files: Files, config: Any) -> Files:
         nav.append({"More": list(rest)})
     config.nav = nav
     return files
+
+
+ONE_SCREEN = "on-call.md"
+"""Read at two in the morning: nothing beside it, and nothing below the edge of the screen."""
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Give the page for people on call the whole screen; docs/style.css makes it fit."""
+    if page.file.src_uri != ONE_SCREEN:
+        return markdown
+    page.meta["hide"] = ["navigation", "toc"]
+    return f'<div class="one-screen" markdown>\n\n{markdown}\n\n</div>\n'

@@ -74,7 +74,9 @@ class InputError(GateshiftError):
 class ParamsError(InputError):
     """A params file or override is wrong; names file, key and remedy."""
 
-    default_hint = "correct the params file; `params/production.yaml` documents every key"
+    default_hint = (
+        "correct the params file; `params/production.yaml` shows how, `make docs` builds a page of all keys"
+    )
 
 
 class ConfigurationError(InputError):

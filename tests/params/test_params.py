@@ -196,3 +196,14 @@ def test_istio_first_moves_virtual_services_and_no_other_routes() -> None:
     validate(data, source="x.yaml")
     with pytest.raises(ParamsError, match=r"istio-first .* needs translate.output: istio"):
         validate({**data, "translate": {"output": "gateway-api"}}, source="x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [("lang", "it must be 'en' or 'zh'"), ("traffic.route53.record", "it must be 'alias' or 'cname'")],
+)
+def test_a_key_with_few_values_is_refused_with_their_names_not_with_a_pattern(key: str, said: str) -> None:
+    with pytest.raises(ParamsError) as caught:
+        load(ROOT / "params" / "production.yaml", overrides={key: "x"}, needs=lambda _: ())
+    assert f"{key}: {said}" in str(caught.value)
+    assert "^" not in str(caught.value)

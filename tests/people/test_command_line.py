@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from gateshift.archive.outcome import Outcome
 from gateshift.cli import main, notebooks
+from gateshift.words import use
+from tests.archive import story
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def language() -> Iterator[None]:
+    """What a command chose ends with it."""
+    yield
+    use("")
 
 
 @pytest.fixture
@@ -86,3 +96,36 @@ def test_a_report_that_cannot_be_written_does_not_hide_how_the_run_ended(  # typ
     assert "held: not proven\nnext: look at the access log" in said.err
     assert json.loads(said.out.splitlines()[-1])["error"] == "not proven"
     assert summary.exists()
+
+
+def test_a_terminal_is_told_that_the_users_are_back_and_what_is_next(  # type: ignore[no-untyped-def]
+    monkeypatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The page for people on call promises these words; a terminal does not see the notebook."""
+    monkeypatch.chdir(ROOT)
+    run = tmp_path / "m" / "80_rollback-1"
+    run.mkdir(parents=True)
+    story.write(run.parent / "journal.jsonl", story.rolled_back())
+    outcome = Outcome(0, run / "80_rollback.ipynb")
+    arguments = ("rollback", "params/production.yaml")
+    for secret in ("APISIX_ADMIN_KEY", "PROBE_PASSWORD", "PROBE_TOKEN"):
+        monkeypatch.setenv(secret, "x")
+    for lang, told in (("en", "users are back "), ("zh", "用户已返回")):
+        notebooks.tell_pipeline(
+            *arguments, {"mode": "act", "lang": lang}, outcome, as_json=False, junit=None, summary=None
+        )
+        *_, proof, now, archived = capsys.readouterr().out.splitlines()
+        assert told in proof
+        assert "99_report" in now
+        assert str(outcome.path) in archived
+
+
+def test_an_archive_that_was_altered_is_a_failure_and_no_bad_input(typed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """A job that ships archives must tell the two apart: one is corrected, of the other people are told."""
+    altered = tmp_path / "m"
+    altered.mkdir()
+    text = story.write(altered / "journal.jsonl", story.setup()).read_text()
+    (altered / "journal.jsonl").write_text(text.replace("preflight", "preFlight", 1))
+    code, _, err = typed("audit", "export", str(altered), str(tmp_path / "m.tar.gz"))
+    assert code == 1, err
+    assert typed("audit", "export", str(tmp_path / "nope"))[0] == 2

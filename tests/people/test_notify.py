@@ -198,3 +198,19 @@ def test_events_in_a_params_file_are_known_ones(tmp_path: Path) -> None:
     params = load(path, resolvers={"env": lambda name: hooks.get(name, "x")})
     assert "token-of-the-hook" not in repr(params)
     assert any("token-of-the-hook" in secret for secret in secrets_of(params))
+
+
+def test_what_happened_is_told_in_the_language_of_the_migration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATESHIFT_LANG", "zh")
+    held = problem(Blocked("another change is in progress"), "50_canary", State())
+    plan = waiting("0123456789abcdef", "one object", State())
+    assert held
+    assert "one object" in plan.text  # what the catalogue does not know stays
+    known = problem(Blocked("the lock file is gone or names another holder"), "50_canary", State())
+    assert known
+    assert "lock file" not in known.text
+    assert known.key != held.key
+    monkeypatch.delenv("GATESHIFT_LANG")
+    again = problem(Blocked("the lock file is gone or names another holder"), "50_canary", State())
+    assert again
+    assert again.key == known.key, "the language is no other occurrence"

@@ -104,7 +104,7 @@ def main() -> None:
         _end(1, str(error), Unwritable.default_hint)
     except click.ClickException as error:
         error.show()
-        _end(2, error.format_message(), "see --help")
+        _end(error.exit_code, error.format_message(), "see --help")
     except (click.Abort, KeyboardInterrupt):
         click.echo(tell("cli.interrupted"), err=True)
         click.echo(tell("cli.hint", text=tell("cli.interrupted.next")), err=True)

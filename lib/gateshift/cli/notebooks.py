@@ -171,6 +171,10 @@ def tell_pipeline(
     if as_json:
         click.echo(results.json_line(found))
     else:
+        # A notebook ends with its closing card; a terminal has only what is printed.
+        if verb == "rollback" and params.mode is Mode.ACT and outcome.exit_code == 0:
+            click.echo(results.returned(run))
+        click.echo(results.stands(run, len(params.stages)))
         click.echo(tell("cli.archived", path=short_path(outcome.path)))
 
 

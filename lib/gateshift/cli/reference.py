@@ -30,11 +30,13 @@ __all__ = ["commands_page", "errors_page", "params_page", "rows", "translate_row
 # -- params ---------------------------------------------------------------------------------------------
 
 
-def params_page(example: Path) -> str:
+def params_page(example: Path, more: Path) -> str:
     """Return every key with its form, default, range and an example, and remarks of the *example* file.
 
-    The example of a key is the file's value; the model has one for what the file leaves out or empty.
+    The example of a key is the file's value; the model has one for what the file leaves out or empty. *more*
+    has remarks for keys, by their whole name, on which the example has none.
     """
+    further: Mapping[str, str] = yaml.safe_load(more.read_text(encoding="utf-8"))
     remarks, values = _remarks(example), _flat(yaml.safe_load(example.read_text(encoding="utf-8")))
     lines = [
         "# Params reference",
@@ -55,7 +57,13 @@ def params_page(example: Path) -> str:
                 continue
             key = f"{section}.{name}" if section else name
             shown = _example(field, values.get(key.replace("[]", "")))
-            cells = (f"`{key}`", _form(name, field), _default(field), shown, remarks.get(name, ""))
+            cells = (
+                f"`{key}`",
+                _form(name, field),
+                _default(field),
+                shown,
+                further.get(key) or remarks.get(name, ""),
+            )
             lines.append("| " + " | ".join(_cell(c) for c in cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -86,8 +94,8 @@ def _form(key: str, field: FieldInfo) -> str:
         form = "duration"
     elif SecretStr in (field.annotation, *get_args(field.annotation)):
         form = "secret (reference)"
-    elif hasattr(field.annotation, "__members__"):
-        form = "one of " + ", ".join(f"`{m.value}`" for m in field.annotation)  # type: ignore[union-attr]  # an enum
+    elif choices := _choices(field):
+        form = "one of " + ", ".join(f"`{one}`" for one in choices)
     else:
         plain = {"bool": "true or false", "int": "whole number", "float": "number", "str": "text"}
         found = re.findall(r"\b(bool|int|float|str|dict|tuple)\b", text)
@@ -104,6 +112,20 @@ def _form(key: str, field: FieldInfo) -> str:
         if getattr(mark, name, None) is not None
     ]
     return ", ".join([form, *unit, *limits])
+
+
+def _choices(field: FieldInfo) -> list[str]:
+    """Return the values that may be written, where the model lists them: an enum, a Literal or a pattern."""
+    found: list[str] = []
+    kinds = [field.annotation]
+    for kind in kinds:
+        kinds += get_args(kind)  # what is optional or annotated holds it inside
+        found += [str(m.value) for m in getattr(kind, "__members__", {}).values()]
+        found += [kind] if isinstance(kind, str) else []
+    for mark in field.metadata:
+        if listed := re.fullmatch(r"\^\(([a-zA-Z|]+)\)\??\$", str(getattr(mark, "pattern", None))):
+            found += listed[1].split("|")
+    return list(dict.fromkeys(found))
 
 
 def _example(field: FieldInfo, value: Any) -> str:

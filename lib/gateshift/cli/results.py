@@ -14,14 +14,25 @@ from gateshift.migration.journal import read_records
 from gateshift.migration.state import State, fold
 from gateshift.notebook.show import PlanView, Table
 from gateshift.plan import Plan, Step
-from gateshift.runbook.order import due_notebook
+from gateshift.runbook.order import due_notebook, next_notebook
+from gateshift.runbook.standing import phase_words
 from gateshift.words import tell, term
 
-__all__ = ["checks_of", "json_line", "junit", "plan_of", "result", "shown", "summary"]
+__all__ = [
+    "checks_of",
+    "json_line",
+    "junit",
+    "plan_of",
+    "result",
+    "returned",
+    "shown",
+    "stands",
+    "summary",
+]
 
 
 def result(verb: str, outcome: Outcome, *, migration: str, stages: int) -> dict[str, Any]:
-    """Return the outcome as plain JSON: stable names, no translation; docs/pipelines.md lists them."""
+    """Return the outcome as plain JSON: stable names, no translation; docs/howto/pipelines.md lists them."""
     state = _state(outcome.path.parent.parent)
     plan = plan_of(outcome.path.parent)
     return {
@@ -154,6 +165,29 @@ def shown(found: Mapping[str, Any], plan: Mapping[str, Any], checks: Sequence[Ma
         title = tell("checks.title", count=len(checks), failed=failed)
         parts.append(repr(Table(title, ("result", "check", "measured", "remedy"), bad)))
     return "\n".join(parts)
+
+
+def stands(run: Path, stages: int) -> str:
+    """Return one line on where the migration stands after *run* and what is next, in the language in use."""
+    state = _state(run.parent)
+    return tell(
+        "cli.stands",
+        phase=phase_words(state.phase.value),
+        percent=state.weight_percent,
+        next=next_notebook(state, stages),
+    )
+
+
+def returned(run: Path) -> str:
+    """Return the proof of a rollback that *run* finished: when the users were back; empty without one."""
+    try:
+        records = read_records(run.parent / "journal.jsonl")
+    except (GateshiftError, OSError):
+        return ""
+    for record in reversed(records):
+        if record.kind == "rollback.done" and record.data.get("seconds_to_users") is not None:
+            return tell("rollback.proven", seconds=f"{record.data['seconds_to_users']:.0f}")
+    return ""
 
 
 def _cell(value: Any) -> str:

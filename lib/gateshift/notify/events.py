@@ -15,7 +15,7 @@ from typing import Any
 from gateshift.errors import GateClosed, GateshiftError, Held, RolledBack
 from gateshift.migration.journal import Record
 from gateshift.migration.state import State
-from gateshift.words import tell
+from gateshift.words import gloss, tell
 
 __all__ = ["Event", "event_of", "problem", "waiting"]
 
@@ -47,7 +47,7 @@ def _promoted(data: Mapping[str, Any], state: State) -> Event:
 
 
 def _rollback(data: Mapping[str, Any], state: State) -> Event:
-    text = tell("notify.rollback_started", weight=data["from"], reason=data["reason"])
+    text = tell("notify.rollback_started", weight=data["from"], reason=gloss(data["reason"]))
     return Event("rolled-back", f"rollback/{state.attempts}", "failure", text)
 
 
@@ -75,7 +75,7 @@ def event_of(record: Record, state: State) -> Event | None:
 
 def waiting(digest: str, title: str, state: State) -> Event:
     """A plan waits for a person; the same plan in a later attempt waits anew."""
-    text = tell("notify.needs_person", digest=digest, title=title)
+    text = tell("notify.needs_person", digest=digest, title=gloss(title))
     return Event("needs-person", f"plan/{state.attempts}/{digest}", "warning", text)
 
 
@@ -92,5 +92,5 @@ def problem(error: BaseException, notebook: str, state: State) -> Event | None:
     kind, level = ("held", "warning") if held else ("failed", "failure")
     if isinstance(error, GateshiftError) and error.exit_code == 2:
         return None  # a slip of the keyboard, answered where it was made
-    text = tell(f"notify.{kind}", notebook=notebook, reason=reason)
+    text = tell(f"notify.{kind}", notebook=notebook, reason=gloss(reason))
     return Event(kind, f"{kind}/{state.attempts}/{state.stage_index}/{notebook}/{same}", level, text)

@@ -178,6 +178,9 @@ _WORDS: Mapping[str, str] = {
 """What a person is to write, by pydantic's type of error; its own words speak of inputs and instances."""
 
 
+_LISTED = re.compile(r"\^\(([a-zA-Z]+(?:\|[a-zA-Z]+)+)\)\??\$")
+
+
 def _explain(error: ValidationError, source: str) -> str:
     lines = []
     for item in error.errors(include_url=False):
@@ -186,6 +189,11 @@ def _explain(error: ValidationError, source: str) -> str:
         if isinstance(item["input"], Unset) and item["type"] != "extra_forbidden":
             message = f"{item['input'].reference} has no value"
         elif known := _WORDS.get(item["type"]):
-            message = known.format(**item.get("ctx", {}))
+            context = item.get("ctx", {})
+            # A pattern that only lists words is said as an enum's values are.
+            if listed := _LISTED.fullmatch(str(context.get("pattern", ""))):
+                known, words = _WORDS["enum"], [f"'{word}'" for word in listed[1].split("|")]
+                context = {"expected": " or ".join([", ".join(words[:-1]), words[-1]])}
+            message = known.format(**context)
         lines.append(f"{source}: {key}: {message}")
     return "\n".join(lines)

@@ -328,7 +328,7 @@ class Params(Model):
     gate_wait: Seconds = 0.0
     outputs: str = Field(default="outputs", examples=["/srv/gateshift/outputs"])
     confirm_namespace: str = Field(default="", examples=["apisix"])
-    lang: str = Field(default="", pattern=r"^(en|zh)?$")
+    lang: str = Field(default="", pattern=r"^(en|zh)?$", examples=["zh"])
     cluster: ClusterParams = ClusterParams()
     apisix: ApisixParams
     istio: InstallParams
