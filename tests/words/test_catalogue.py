@@ -103,7 +103,13 @@ def test_every_key_in_code_exists_and_every_key_is_used() -> None:
     short = {key.removeprefix("report.said.").removesuffix("_passed").removesuffix("_failed") for key in said}
     assert short - texts - {key.removeprefix("report.said.") for key in texts} == set()
     recorded = {key for key in every if key.startswith(RECORDED)}  # found by their English form
-    assert every - texts - built - spoken - said - recorded == set()
+    single = {key for key in every if key.endswith(".one") and key.removesuffix(".one") in every}
+    assert every - texts - built - spoken - said - recorded - single == set()
+
+
+def test_one_thing_is_no_plural() -> None:
+    titles = {count: words.tell("plan.title", title="T", count=count, digest="d") for count in (1, 2)}
+    assert titles == {1: "T — 1 step, digest d", 2: "T — 2 steps, digest d"}
 
 
 def fragments(text: str) -> list[str]:

@@ -207,6 +207,7 @@ def _of_lab(name: str) -> object:
             "mode": "maybe",
             "traffic.mechanism": "cloudflare",
             "traffic.unheard": 1,
+            "traffic.mechansim": "route53",
             "metrics.url": "${env:NOT_SET_ANYWHERE}",
             "apisix.read_cluster": True,
             "notify.on": ["birthday"],

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import yaml
 from pydantic import ValidationError
 
 from gateshift.errors import ParamsError
+from gateshift.params.base import Model
 from gateshift.params.model import Params
 from gateshift.params.needs import Needs
 from gateshift.params.unset import Unset, covers, refuse
@@ -186,7 +188,9 @@ def _explain(error: ValidationError, source: str) -> str:
     for item in error.errors(include_url=False):
         key = ".".join(str(part) for part in item["loc"]) or "(whole file)"
         message = item["msg"].removeprefix("Value error, ")
-        if isinstance(item["input"], Unset) and item["type"] != "extra_forbidden":
+        if item["type"] == "extra_forbidden" and (like := _like(str(item["loc"][-1]))):
+            message = f"unknown key; perhaps {like} was meant"
+        elif isinstance(item["input"], Unset) and item["type"] != "extra_forbidden":
             message = f"{item['input'].reference} has no value"
         elif known := _WORDS.get(item["type"]):
             context = item.get("ctx", {})
@@ -197,3 +201,12 @@ def _explain(error: ValidationError, source: str) -> str:
             message = known.format(**context)
         lines.append(f"{source}: {key}: {message}")
     return "\n".join(lines)
+
+
+def _like(key: str) -> str:
+    """Return the key of any section that *key* is most like; empty when it is like none."""
+    known, models = set(Params.model_fields), list(Model.__subclasses__())
+    for model in models:
+        known |= set(model.model_fields)
+        models += model.__subclasses__()
+    return next(iter(get_close_matches(key, sorted(known), n=1, cutoff=0.75)), "")

@@ -49,7 +49,12 @@ def known(key: str) -> bool:
 
 
 def tell(key: str, /, *, lang: str | None = None, **values: object) -> str:
-    """Return message *key* with *values* filled in; KeyError for a key or a value that is missing."""
+    """Return message *key* with *values* filled in; KeyError for a key or a value that is missing.
+
+    A message about one thing (``count=1``) is said by ``key.one`` where the catalogue has that.
+    """
+    if values.get("count") == 1 and known(f"{key}.one"):
+        key = f"{key}.one"
     return catalogue()[key][lang or language()].format(**values)
 
 
@@ -57,7 +62,7 @@ _RECORDED = "reason."
 _NAMES: Final = ("term.", "standing.", "decision.", "phase.", "title.")
 """Single words and names, said in another language only where they stand alone."""
 _NAME = re.compile(r"\{(\w+)\}")
-_KEYS: Final = {"file", "field", "path"}
+_KEYS: Final = {"file", "field", "key", "path"}
 """Names of values that are written as a person wrote them: a key called ``cluster`` is no word."""
 _VALUE: Final = {
     **dict.fromkeys(("stage", "count", "all", "percent"), r"[-+]?[\d.,]+"),
