@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -185,6 +186,18 @@ def test_a_session_by_hand_names_its_own_runs(monkeypatch: pytest.MonkeyPatch) -
     assert "GATESHIFT_RUN" not in own
     assert own["GATESHIFT_LAB_ONLY"] == "1"
     assert own["JUPYTER_PREFER_ENV_PATH"] == "1"
+
+
+def test_a_home_that_cannot_be_written_is_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert "JUPYTER_RUNTIME_DIR" not in environment("p.yaml").keys() - os.environ.keys()
+    monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    own = environment("p.yaml")
+    ask = "from jupyter_core import paths as p; print(p.jupyter_runtime_dir(), p.jupyter_data_dir())"
+    done = subprocess.run([sys.executable, "-c", ask], env=own, capture_output=True, text=True, check=True)
+    assert [Path(one).parent.parent for one in done.stdout.split()] == [tmp_path, tmp_path]
+    assert not (tmp_path / "nobody").exists()
 
 
 def test_outside_a_clone_open_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -47,4 +48,16 @@ def environment(params_file: str, *, lab: str | None = None) -> Mapping[str, str
         **({"GATESHIFT_LAB": lab, "GATESHIFT_LAB_ONLY": "1"} if lab else {}),
     }
     # A run that is stepped through by hand names itself.
-    return {**{k: v for k, v in os.environ.items() if k != "GATESHIFT_RUN"}, **own}
+    return {**{k: v for k, v in os.environ.items() if k != "GATESHIFT_RUN"}, **_elsewhere(), **own}
+
+
+_DIRECTORIES = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "MPLCONFIGDIR")
+
+
+def _elsewhere() -> Mapping[str, str]:
+    """Return where Jupyter keeps its files for a user whose home cannot be written, as in many containers."""
+    home = Path.home()
+    if home.is_dir() and os.access(home, os.W_OK):
+        return {}
+    base = Path(tempfile.mkdtemp(prefix="gateshift-jupyter-"))  # of this user only: it holds kernels' keys
+    return {name: str(base / name.lower()) for name in _DIRECTORIES if name not in os.environ}
