@@ -360,3 +360,30 @@ def test_a_cluster_that_keeps_no_head_of_an_archive_is_a_note(archive: Path) -> 
     notes = [p.what for p in audit.survey(archive, anchors={}) if p.note]
     assert "the cluster keeps no head of it: nothing was compared there" in notes
     assert audit.verify(archive, anchors={}) == []
+
+
+def test_what_a_cell_displayed_neither_runs_nor_loads_in_its_page_and_the_report(tmp_path: Path) -> None:
+    folder = make(tmp_path / "demo")
+    book = folder / "50_canary-r1" / "50_canary.ipynb"
+    node = read(book)
+    bundle = {"image/png": "x</style><script>alert(1)</script>", "text/plain": ""}
+    node.cells[-1].outputs = [{"output_type": "display_data", "data": bundle, "metadata": {}}]
+    book.write_text(json.dumps(node))
+    os.utime(book)
+    write_report(folder)
+    assert "<script" not in (folder / "report.html").read_text()
+    for page in (folder / "report.html", *(folder / "html").iterdir()):
+        head = page.read_text().partition("</head>")[0]
+        assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in head
+
+
+def test_a_file_whose_name_is_no_text_is_sealed_and_verified(tmp_path: Path) -> None:
+    run = tmp_path / "demo" / "r1"
+    run.mkdir(parents=True)
+    (run / os.fsdecode(b"evidence-\xff.log")).write_text("x")
+    with Journal.open(tmp_path / "demo" / "journal.jsonl", who="ann", run="r1") as journal:
+        journal.append("migration.opened", params_digest="x")
+        journal.append("archive.sealed", run="r1", manifest=seal(run, journal=journal))
+    assert audit.verify(tmp_path / "demo") == []
+    (run / os.fsdecode(b"evidence-\xff.log")).write_text("y")
+    assert len(audit.verify(tmp_path / "demo")) == 1

@@ -16,7 +16,13 @@ from gateshift.archive.layout import DESK
 from gateshift.archive.redact import Redactor
 from gateshift.notebook.theme import PAGE
 
-__all__ = ["Notebook", "read_notebooks", "write_pages"]
+__all__ = ["ALONE", "Notebook", "read_notebooks", "write_pages"]
+
+ALONE = (
+    '<meta http-equiv="Content-Security-Policy" '
+    "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
+)
+"""First in each page's head: whatever a cell displayed, its page runs nothing and loads nothing."""
 
 _STYLE = """
 :root{color-scheme:light dark}
@@ -75,7 +81,7 @@ def _outputs(node: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
         for output in cell.get("outputs", ()):
             data = output.get("data", {})
             if "image/png" in data:
-                plots.append(re.sub(r"\s", "", data["image/png"]))
+                plots.append(re.sub(r"[^A-Za-z0-9+/=]", "", data["image/png"]))
             elif "<table" in str(data.get("text/html", "")):
                 tables.append(str(data["text/html"]))
     return tuple(plots), tuple(tables)
@@ -105,8 +111,8 @@ def write_pages(migration: Path, notebooks: list[Notebook], known: Mapping[str, 
         atomic_write(
             target,
             Redactor().text(
-                f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-                f'<style>{_STYLE}{PAGE}</style></head><body><p><a href="../report.html">report</a></p>'
+                f'<!doctype html><html lang="en"><head><meta charset="utf-8">{ALONE}'
+                f'<title>{escape(title)}</title><style>{_STYLE}{PAGE}</style></head><body><p><a href="../report.html">report</a></p>'
                 f"<h1>{escape(title)}</h1>{body}</body></html>\n"
             ),
         )
