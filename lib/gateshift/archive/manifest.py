@@ -81,7 +81,10 @@ def seal(folder: Path, *, journal: Journal | None = None) -> str:
             str(p.relative_to(folder.parent)): file_digest(p) for p in shared_files(folder.parent)
         }
     content["cluster_uid"] = _cluster_uid(journal)
-    raw = (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+    # A file's name need not be text; its odd bytes are escaped as JSON does and read back as they were.
+    raw = (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(
+        errors="backslashreplace"
+    )
     atomic_write(folder / MANIFEST, raw)
     return hashlib.sha256(raw).hexdigest()
 

@@ -112,7 +112,8 @@ def write_pages(migration: Path, notebooks: list[Notebook], known: Mapping[str, 
             target,
             Redactor().text(
                 f'<!doctype html><html lang="en"><head><meta charset="utf-8">{ALONE}'
-                f'<title>{escape(title)}</title><style>{_STYLE}{PAGE}</style></head><body><p><a href="../report.html">report</a></p>'
+                f"<title>{escape(title)}</title><style>{_STYLE}{PAGE}</style></head>"
+                f'<body><p><a href="../report.html">report</a></p>'
                 f"<h1>{escape(title)}</h1>{body}</body></html>\n"
             ),
         )
