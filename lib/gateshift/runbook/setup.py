@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 from gateshift.apisix.admin import AdminClient
 from gateshift.apisix.model import Configuration, Router
 from gateshift.apisix.own_shift import without_own_shift
 from gateshift.apisix.readers import read_files
+from gateshift.archive.files import atomic_write
 from gateshift.cluster import preflight as cluster_preflight
 from gateshift.cluster import verify as cluster_verify
 from gateshift.cluster.custom_resources import read_custom_resources
@@ -58,13 +58,15 @@ def translate_now(context: Context, configuration: Configuration) -> Translation
     return translate(configuration, context.params.translate, target)
 
 
-def checks_table(title: str, checks: Sequence[Any], folder: Path) -> Table:
-    """Render checks of preflight or verify, and keep them in the run's *folder* for pipelines."""
+def checks_table(title: str, checks: Sequence[Any], context: Context) -> Table:
+    """Render checks of preflight or verify, and keep them in the run's folder for pipelines."""
     columns = ("result", "check", "measured", "why it matters", "remedy")
     rows = tuple((c.status, c.name, c.measured, c.why, c.remedy) for c in checks)
     keys = ("result", "name", "measured", "why", "remedy")
     kept = [dict(zip(keys, (str(v) for v in row), strict=True)) for row in rows]
-    (folder / "checks.json").write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+    # What was measured can be a server's answer or an address with its password.
+    text = json.dumps(context.journal.redactor.value(kept), indent=1, ensure_ascii=False)
+    atomic_write(context.run_folder / "checks.json", text + "\n")
     shown = tuple((status, term(name), *rest) for status, name, *rest in rows)
     return Table(title, columns, shown)
 
@@ -86,7 +88,7 @@ class Preflight(Runbook):
             read_metrics=self._read_metrics,
             translated=self._translated,
         )
-        return checks_table("Preflight", self.checks, self.context.run_folder)
+        return checks_table("Preflight", self.checks, self.context)
 
     def _read_traffic(self) -> object:
         from gateshift.traffic import before_the_install  # noqa: PLC0415 - only when this check runs
@@ -184,7 +186,12 @@ class Translate(Runbook):
     def check(self) -> object:
         """Write the files, prove the routing; blockers and disagreements hold."""
         folder = self.context.run_folder / "istio"
-        write_translation(self.translation, folder)
+        clean = self.context.journal.redactor.text
+        for path in write_translation(self.translation, folder):
+            # The archive's copy, which nothing is applied from: a header may carry a token under any name.
+            text = path.read_text(encoding="utf-8")
+            if clean(text) != text:
+                atomic_write(path, clean(text))
         if self.translation.blockers:
             names = "; ".join(f"{b}; a signature names {b.covers}" for b in self.translation.blockers)
             raise Blocked(
@@ -217,15 +224,15 @@ class Verify(Runbook):
         )
         say("replaying the same requests at both gateways")
         self.checks = [*checks, *parity_checks(self.context)]
-        return checks_table("Verify", self.checks, self.context.run_folder)
+        return checks_table("Verify", self.checks, self.context)
 
     def check(self) -> object:
         """Record the outcome; a failed check holds the migration."""
         failed = [c.name for c in self.checks if c.status == "fail"]
         self.record("verify.done", ok=not failed, failed=failed)
-        (self.context.run_folder / "verify.json").write_text(
-            json.dumps([[c.status, c.name, str(c.measured)] for c in self.checks], indent=1)
-        )
+        kept = [[str(c.status), c.name, str(c.measured)] for c in self.checks]
+        text = json.dumps(self.context.journal.redactor.value(kept), indent=1)
+        atomic_write(self.context.run_folder / "verify.json", text)
         if failed:
             raise Blocked(f"verify: {', '.join(failed)} failed", hint="gateshift diagnose names the cause")
         return Note("pass", f"{len(self.checks)} checks, none failed")
