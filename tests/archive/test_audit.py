@@ -5,6 +5,7 @@ import os
 import random
 import re
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from gateshift.archive.commands import audit_group, history_command
 from gateshift.archive.manifest import seal
 from gateshift.archive.packing import export
 from gateshift.archive.report import write_report
+from gateshift.archive.run import settle
 from gateshift.errors import InputError, JournalError
+from gateshift.migration.identity import Process
 from gateshift.migration.journal import Journal
 from tests.archive import story
 from tests.archive.books import read, write_notebook
@@ -387,3 +390,42 @@ def test_a_file_whose_name_is_no_text_is_sealed_and_verified(tmp_path: Path) -> 
     assert audit.verify(tmp_path / "demo") == []
     (run / os.fsdecode(b"evidence-\xff.log")).write_text("y")
     assert len(audit.verify(tmp_path / "demo")) == 1
+
+
+BROKEN = [
+    {},
+    {"cells": None},
+    {"cells": ["x"]},
+    {"cells": [{"cell_type": "code", "source": "", "outputs": [], "execution_count": None}]},
+    {"cells": [{"cell_type": "code", "metadata": {"papermill": [1]}, "source": "", "outputs": [{}]}]},
+]
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=range(len(BROKEN)))
+@pytest.mark.parametrize("outcome", ["running", "done"])
+def test_a_broken_notebook_keeps_neither_the_next_run_nor_the_report_away(
+    tmp_path: Path, broken: dict[str, Any], outcome: str
+) -> None:
+    folder = make(tmp_path / "demo")
+    dead = replace(Process.current(), pid=2**22 + 1).text()
+    mark = {"outcome": outcome, "engine": dead}
+    text = json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {"gateshift": mark}, **broken})
+    (folder / "50_canary-r2").mkdir()
+    (folder / "50_canary-r2" / "50_canary.ipynb").write_text(text)
+    settle(folder)
+    write_report(folder)
+    assert "50_canary-r1" in (folder / "report.html").read_text()
+
+
+def test_a_notebook_with_half_a_character_is_settled(tmp_path: Path) -> None:
+    book = write_notebook(tmp_path / "m" / "r" / "a.ipynb", "1")
+    node = read(book)
+    node.metadata["gateshift"] = {
+        "outcome": "running",
+        "engine": replace(Process.current(), pid=2**22 + 1).text(),
+    }
+    node.cells[-1].source = "odd \udcff"
+    book.write_text(json.dumps(node))
+    assert settle(tmp_path / "m") == [book]
+    assert read(book).metadata.gateshift.outcome == "interrupted"
+    assert read(book).cells[-1].source == "odd \udcff"

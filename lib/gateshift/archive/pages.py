@@ -55,12 +55,13 @@ def read_notebooks(migration: Path) -> list[Notebook]:
             continue  # a working copy; what was executed of it lies in its run's folder
         try:
             node = nbformat.read(path, as_version=4)
-        except (OSError, ValueError, AttributeError):
+            mark = node.metadata.get("gateshift", {})
+            if mark.get("outcome") == "running":
+                continue  # most often the notebook that writes this report
+            nbformat.validate(node)  # what is left out here would end the page's rendering by an error
+            plots, tables = _outputs(node)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, nbformat.ValidationError):
             continue
-        mark = node.metadata.get("gateshift", {})
-        if mark.get("outcome") == "running":
-            continue  # most often the notebook that writes this report
-        plots, tables = _outputs(node)
         entry = Notebook(
             path=path,
             run=path.parent.name,
