@@ -15,9 +15,11 @@ from click.testing import CliRunner
 from gateshift.archive import audit
 from gateshift.archive.commands import audit_group, history_command
 from gateshift.archive.manifest import seal
+from gateshift.archive.outcome import ending_record
 from gateshift.archive.packing import export
 from gateshift.archive.report import write_report
 from gateshift.archive.run import settle
+from gateshift.archive.sealing import conclude
 from gateshift.errors import InputError, JournalError
 from gateshift.migration.identity import Process
 from gateshift.migration.journal import Journal
@@ -429,3 +431,14 @@ def test_a_notebook_with_half_a_character_is_settled(tmp_path: Path) -> None:
     assert settle(tmp_path / "m") == [book]
     assert read(book).metadata.gateshift.outcome == "interrupted"
     assert read(book).cells[-1].source == "odd \udcff"
+
+
+def test_samples_that_are_none_do_not_cost_a_run_its_seal(tmp_path: Path) -> None:
+    run = tmp_path / "demo" / "r1"
+    run.mkdir(parents=True)
+    (run / "samples.jsonl").write_text('7\n{"sample": {"time": "x"}}\n')
+    with Journal.open(tmp_path / "demo" / "journal.jsonl", who="ann", run="r1") as journal:
+        journal.append("migration.opened", params_digest="x")
+        journal.append("run.started", notebook="50_canary")
+    assert conclude(tmp_path / "demo" / "journal.jsonl", run, "50_canary", ending_record(1, "x")) == ()
+    assert audit.survey(tmp_path / "demo") == []

@@ -9,6 +9,7 @@ import platform
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distributions, version
@@ -58,7 +59,9 @@ def seal(folder: Path, *, journal: Journal | None = None) -> str:
         known = earlier.get(str(recording.relative_to(folder)), {})
         # The same samples under another version of pyarrow would be other bytes than were sealed.
         if known.get("sha256") != file_digest(recording) or not recording.with_name(METRICS).exists():
-            write_metrics(recording)
+            # A table of what lies beside it: a line that it cannot read must not cost the run its seal.
+            with suppress(ValueError, KeyError, TypeError):
+                write_metrics(recording)
     content: dict[str, Any] = {
         "schema": 1,
         "run": folder.name,
