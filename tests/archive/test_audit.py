@@ -442,3 +442,16 @@ def test_samples_that_are_none_do_not_cost_a_run_its_seal(tmp_path: Path) -> Non
         journal.append("run.started", notebook="50_canary")
     assert conclude(tmp_path / "demo" / "journal.jsonl", run, "50_canary", ending_record(1, "x")) == ()
     assert audit.survey(tmp_path / "demo") == []
+
+
+@pytest.mark.parametrize(
+    "files", [[1], 5, {}, {"manifest.json": {}}, {"a": 1}, {"a" * 5000: {"sha256": "1"}}], ids=range(6)
+)
+def test_a_folder_whose_manifest_is_made_up_is_nobodys_and_never_sealed(tmp_path: Path, files: Any) -> None:
+    archive = make(tmp_path / "demo")
+    (archive / "zz").mkdir()
+    (archive / "zz" / "manifest.json").write_text(json.dumps({"run": "zz", "files": files}))
+    (archive / "zz" / "plan.json").write_text("{}")
+    assert _named(archive, archive / "zz")
+    settle(archive)
+    assert _named(archive, archive / "zz")
