@@ -5,6 +5,7 @@ import os
 import random
 import re
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,13 @@ from click.testing import CliRunner
 from gateshift.archive import audit
 from gateshift.archive.commands import audit_group, history_command
 from gateshift.archive.manifest import seal
+from gateshift.archive.outcome import ending_record
 from gateshift.archive.packing import export
 from gateshift.archive.report import write_report
+from gateshift.archive.run import settle
+from gateshift.archive.sealing import conclude
 from gateshift.errors import InputError, JournalError
+from gateshift.migration.identity import Process
 from gateshift.migration.journal import Journal
 from tests.archive import story
 from tests.archive.books import read, write_notebook
@@ -362,3 +367,93 @@ def test_a_cluster_that_keeps_no_head_of_an_archive_is_a_note(archive: Path) -> 
     notes = [p.what for p in audit.survey(archive, anchors={}) if p.note]
     assert "the cluster keeps no head of it: nothing was compared there" in notes
     assert audit.verify(archive, anchors={}) == []
+
+
+def test_what_a_cell_displayed_neither_runs_nor_loads_in_its_page_and_the_report(tmp_path: Path) -> None:
+    folder = make(tmp_path / "demo")
+    book = folder / "50_canary-r1" / "50_canary.ipynb"
+    node = read(book)
+    bundle = {"image/png": "x</style><script>alert(1)</script>", "text/plain": ""}
+    node.cells[-1].outputs = [{"output_type": "display_data", "data": bundle, "metadata": {}}]
+    book.write_text(json.dumps(node))
+    os.utime(book)
+    write_report(folder)
+    assert "<script" not in (folder / "report.html").read_text()
+    for page in (folder / "report.html", *(folder / "html").iterdir()):
+        head = page.read_text().partition("</head>")[0]
+        assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in head
+
+
+def test_a_file_whose_name_is_no_text_is_sealed_and_verified(tmp_path: Path) -> None:
+    run = tmp_path / "demo" / "r1"
+    run.mkdir(parents=True)
+    (run / os.fsdecode(b"evidence-\xff.log")).write_text("x")
+    with Journal.open(tmp_path / "demo" / "journal.jsonl", who="ann", run="r1") as journal:
+        journal.append("migration.opened", params_digest="x")
+        journal.append("archive.sealed", run="r1", manifest=seal(run, journal=journal))
+    assert audit.verify(tmp_path / "demo") == []
+    (run / os.fsdecode(b"evidence-\xff.log")).write_text("y")
+    assert len(audit.verify(tmp_path / "demo")) == 1
+
+
+BROKEN = [
+    {},
+    {"cells": None},
+    {"cells": ["x"]},
+    {"cells": [{"cell_type": "code", "source": "", "outputs": [], "execution_count": None}]},
+    {"cells": [{"cell_type": "code", "metadata": {"papermill": [1]}, "source": "", "outputs": [{}]}]},
+]
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=range(len(BROKEN)))
+@pytest.mark.parametrize("outcome", ["running", "done"])
+def test_a_broken_notebook_keeps_neither_the_next_run_nor_the_report_away(
+    tmp_path: Path, broken: dict[str, Any], outcome: str
+) -> None:
+    folder = make(tmp_path / "demo")
+    dead = replace(Process.current(), pid=2**22 + 1).text()
+    mark = {"outcome": outcome, "engine": dead}
+    text = json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {"gateshift": mark}, **broken})
+    (folder / "50_canary-r2").mkdir()
+    (folder / "50_canary-r2" / "50_canary.ipynb").write_text(text)
+    settle(folder)
+    write_report(folder)
+    assert "50_canary-r1" in (folder / "report.html").read_text()
+
+
+def test_a_notebook_with_half_a_character_is_settled(tmp_path: Path) -> None:
+    book = write_notebook(tmp_path / "m" / "r" / "a.ipynb", "1")
+    node = read(book)
+    node.metadata["gateshift"] = {
+        "outcome": "running",
+        "engine": replace(Process.current(), pid=2**22 + 1).text(),
+    }
+    node.cells[-1].source = "odd \udcff"
+    book.write_text(json.dumps(node))
+    assert settle(tmp_path / "m") == [book]
+    assert read(book).metadata.gateshift.outcome == "interrupted"
+    assert read(book).cells[-1].source == "odd \udcff"
+
+
+def test_samples_that_are_none_do_not_cost_a_run_its_seal(tmp_path: Path) -> None:
+    run = tmp_path / "demo" / "r1"
+    run.mkdir(parents=True)
+    (run / "samples.jsonl").write_text('7\n{"sample": {"time": "x"}}\n')
+    with Journal.open(tmp_path / "demo" / "journal.jsonl", who="ann", run="r1") as journal:
+        journal.append("migration.opened", params_digest="x")
+        journal.append("run.started", notebook="50_canary")
+    assert conclude(tmp_path / "demo" / "journal.jsonl", run, "50_canary", ending_record(1, "x")) == ()
+    assert audit.survey(tmp_path / "demo") == []
+
+
+@pytest.mark.parametrize(
+    "files", [[1], 5, {}, {"manifest.json": {}}, {"a": 1}, {"a" * 5000: {"sha256": "1"}}], ids=range(6)
+)
+def test_a_folder_whose_manifest_is_made_up_is_nobodys_and_never_sealed(tmp_path: Path, files: Any) -> None:
+    archive = make(tmp_path / "demo")
+    (archive / "zz").mkdir()
+    (archive / "zz" / "manifest.json").write_text(json.dumps({"run": "zz", "files": files}))
+    (archive / "zz" / "plan.json").write_text("{}")
+    assert _named(archive, archive / "zz")
+    settle(archive)
+    assert _named(archive, archive / "zz")

@@ -443,3 +443,11 @@ def test_an_interrupted_cell_says_so_and_a_time_out_names_the_limit_that_was_rea
     )
     assert slow.error is not None
     assert "within its time (1 s)" in slow.error
+
+
+def test_no_output_is_dropped_however_fast_it_comes(tmp_path: Path) -> None:
+    book = write_notebook(tmp_path / "in.ipynb", "for i in range(20_000): print('.', end='', flush=True)")
+    said: list[str] = []
+    outcome = execute(book, tmp_path / "m" / "r" / "in.ipynb", on_output=said.append)
+    kept = "".join(o.text for o in read(outcome.path).cells[-1].outputs)
+    assert (len(kept), len("".join(said))) == (20_000, 20_000)

@@ -254,3 +254,18 @@ def test_a_signature_of_another_kind_does_not_stand_for_the_one_asked_for(
     forge(migration, {"signer": "cosign"}, name="ssh", signature=True)
     found = audit.verify(migration, signers=signers(tmp_path / "allowed", ssh_key))
     assert [p.what for p in found] == ["says that it is signature 000032 by cosign"]
+
+
+def test_what_no_signature_covers_is_a_note(migration: Path, ssh_key: Path, tmp_path: Path) -> None:
+    def unsigned(allowed: Path | None) -> list[str]:
+        return [p.what for p in audit.survey(migration, signers=allowed) if p.note and "signature" in p.what]
+
+    sign(migration, str(ssh_key))
+    allowed = signers(tmp_path / "allowed", ssh_key)
+    assert unsigned(allowed) == []
+    with Journal.open(migration / "journal.jsonl", who="eve", run="r") as journal:
+        journal.append("note.later")
+    assert unsigned(None) == []
+    assert unsigned(allowed) == ["records 34 to 34 are under no signature yet"]
+    sign(migration, str(ssh_key))
+    assert unsigned(allowed) == []

@@ -246,3 +246,13 @@ def test_a_password_that_papermill_took_for_a_number_is_one() -> None:
 
 def test_a_value_that_is_no_text_is_no_traceback() -> None:
     assert Redactor(["bytes\udcff-of-a-file"]).text("bytes\udcff-of-a-file") == MASK
+
+
+def test_a_reference_with_a_default_leads_to_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_ADMIN", "value-of-the-key")
+    monkeypatch.delenv("GATEWAY_TOKEN", raising=False)
+    parameters = {
+        "admin_key": "${env:GATEWAY_ADMIN:-of-a-lab}",
+        "body": "t=${env:GATEWAY_TOKEN:-default-of-it}",
+    }
+    assert secrets_in(parameters) == {"value-of-the-key", "default-of-it"}

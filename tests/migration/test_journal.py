@@ -222,3 +222,27 @@ def test_a_journal_that_was_replaced_below_its_writer_is_not_written_on(
         opened.append("rollback.started", **{"reason": "errors", "from": 0})
         assert "NOT IN THE JOURNAL" in capsys.readouterr().err
     assert book.exists() is not removed
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_newest_record_with_a_block_missing_is_torn_unless_the_head_names_it(
+    book: Path, known: bool
+) -> None:
+    story.write(book, story.setup())
+    before, head = book.read_bytes(), head_path(book).read_bytes()
+    with journal(book) as opened:
+        opened.append("note.long", text="x" * 9000)
+    if not known:
+        head_path(book).write_bytes(head)  # the power failed before the record was acknowledged
+    line = book.read_bytes()[len(before) :]
+    book.write_bytes(before + line[:4096] + b"\0" * 4096 + line[8192:])
+    assert any("torn" in p.what for p in verify(book.parent))
+    assert len(read_records(book)) == len(before.splitlines())
+    if known:
+        with pytest.raises(JournalError, match="cut after it had been written"):
+            journal(book)
+        return
+    with journal(book) as opened:
+        assert "was torn" in opened.repaired
+        assert opened.records[-1].kind == "journal.repaired"
+    assert verify(book.parent) == []

@@ -211,3 +211,8 @@ def test_a_long_name_leaves_nothing_behind_a_shorter_one(tmp_path: Path) -> None
     with LocalLock(path, who="bob@ops") as second:
         second.check()
         assert holder_of(path) is not None
+
+
+def test_a_lock_until_no_time_is_nobodys(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text('{"who": "eve", "expires": NaN}')
+    assert holder_of(tmp_path / "lock") is None

@@ -248,11 +248,12 @@ def test_nobody_is_called_journal(tmp_path: Path) -> None:
     "text",
     [
         '{"who": "journal", "at": "2099-01-01T00:00:00+00:00"}',
-        '{"who": " "}',
-        '{"who": ["ann"]}',
+        '{"who": "journal\\u200b", "at": "2099-01-01T00:00:00Z"}',
+        '{"who": " ", "at": "2099-01-01T00:00:00Z"}',
+        '{"who": ["ann"], "at": "2099-01-01T00:00:00Z"}',
         "[" * 100_000,
     ],
-    ids=["journal", "blank", "list", "deep"],
+    ids=["journal", "hidden", "blank", "list", "deep"],
 )
 def test_a_file_that_names_no_person_is_no_approval(
     tmp_path: Path, account: Callable[[str], None], text: str

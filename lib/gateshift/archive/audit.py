@@ -32,7 +32,7 @@ from gateshift.archive.layout import (
 )
 from gateshift.archive.manifest import read_manifest
 from gateshift.archive.seals import Problem, Run, check_run, covers_itself, runs_of
-from gateshift.archive.signing import FOLDER, check
+from gateshift.archive.signing import FOLDER, check, uncovered
 from gateshift.errors import InputError, JournalError
 from gateshift.migration.guard import Anchor
 from gateshift.migration.records import Head, Record, head_path, parse_line, read_head, read_records, split
@@ -123,6 +123,8 @@ def survey(
             problems += _migration(migration, records)
             wrong = check(migration, records, signers=signers, key=key, ask_kms=ask_kms)
             problems += [Problem(path, what) for path, what in wrong]
+            if open_end := uncovered(records, ssh=signers is not None, cosign=bool(key), kms=ask_kms):
+                problems.append(Problem(migration, open_end, note=True))
             if anchors is not None:
                 problems += _anchor(migration, records, anchors)
     except PermissionError as error:

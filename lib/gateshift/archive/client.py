@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import zmq
 from ipykernel.kernelspec import get_kernel_dict, make_ipkernel_cmd
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
@@ -88,6 +89,7 @@ class _Client(NotebookClient):  # type: ignore[misc]  # nbclient is not followed
             ip=f"{self.scratch.name}/socket",
             connection_file=f"{self.scratch.name}/kernel.json",
         )
+        kernel.context.setsockopt(zmq.RCVHWM, 0)  # as the kernel's side: no output is dropped
         super().__init__(
             manager.nb,
             km=kernel,

@@ -16,7 +16,8 @@ def atomic_write(path: str | Path, data: str | bytes, *, mode: int = 0o640) -> N
     Raises OSError when the disk does not take it; the old file is then untouched.
     """
     path = Path(path)
-    raw = data.encode() if isinstance(data, str) else data
+    # What is no text (a file name's odd bytes) is escaped as JSON does: no character costs a notebook.
+    raw = data.encode(errors="backslashreplace") if isinstance(data, str) else data
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)

@@ -8,11 +8,13 @@ the end of a clean run.
 
 import sys
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__" and (sys.path[0] == "" or Path(sys.path[0]) == Path.cwd()):
     # As ipykernel_launcher does: no file in the working folder stands in for a library's module.
     del sys.path[0]
 
+import zmq
 from ipykernel.kernelapp import IPKernelApp
 
 __all__ = ["OrderlyKernelApp"]
@@ -20,6 +22,11 @@ __all__ = ["OrderlyKernelApp"]
 
 class OrderlyKernelApp(IPKernelApp):  # type: ignore[misc]  # ipykernel is not followed by mypy
     """Lets the threads that still report finish before the exit handlers close what they report through."""
+
+    def init_iopub(self, context: Any) -> None:
+        """Queue every output: by default ZeroMQ drops what comes faster than it is read, and says nothing."""
+        context.setsockopt(zmq.SNDHWM, 0)
+        super().init_iopub(context)
 
     def start(self) -> None:
         """Serve until shut down."""

@@ -9,6 +9,7 @@ import platform
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distributions, version
@@ -58,7 +59,9 @@ def seal(folder: Path, *, journal: Journal | None = None) -> str:
         known = earlier.get(str(recording.relative_to(folder)), {})
         # The same samples under another version of pyarrow would be other bytes than were sealed.
         if known.get("sha256") != file_digest(recording) or not recording.with_name(METRICS).exists():
-            write_metrics(recording)
+            # A table of what lies beside it: a line that it cannot read must not cost the run its seal.
+            with suppress(ValueError, KeyError, TypeError):
+                write_metrics(recording)
     content: dict[str, Any] = {
         "schema": 1,
         "run": folder.name,
@@ -81,7 +84,10 @@ def seal(folder: Path, *, journal: Journal | None = None) -> str:
             str(p.relative_to(folder.parent)): file_digest(p) for p in shared_files(folder.parent)
         }
     content["cluster_uid"] = _cluster_uid(journal)
-    raw = (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+    # A file's name need not be text; its odd bytes are escaped as JSON does and read back as they were.
+    raw = (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(
+        errors="backslashreplace"
+    )
     atomic_write(folder / MANIFEST, raw)
     return hashlib.sha256(raw).hexdigest()
 

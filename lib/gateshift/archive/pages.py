@@ -16,7 +16,13 @@ from gateshift.archive.layout import DESK
 from gateshift.archive.redact import Redactor
 from gateshift.notebook.theme import PAGE
 
-__all__ = ["Notebook", "read_notebooks", "write_pages"]
+__all__ = ["ALONE", "Notebook", "read_notebooks", "write_pages"]
+
+ALONE = (
+    '<meta http-equiv="Content-Security-Policy" '
+    "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
+)
+"""First in each page's head: whatever a cell displayed, its page runs nothing and loads nothing."""
 
 _STYLE = """
 :root{color-scheme:light dark}
@@ -49,12 +55,13 @@ def read_notebooks(migration: Path) -> list[Notebook]:
             continue  # a working copy; what was executed of it lies in its run's folder
         try:
             node = nbformat.read(path, as_version=4)
-        except (OSError, ValueError, AttributeError):
+            mark = node.metadata.get("gateshift", {})
+            if mark.get("outcome") == "running":
+                continue  # most often the notebook that writes this report
+            nbformat.validate(node)  # what is left out here would end the page's rendering by an error
+            plots, tables = _outputs(node)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, nbformat.ValidationError):
             continue
-        mark = node.metadata.get("gateshift", {})
-        if mark.get("outcome") == "running":
-            continue  # most often the notebook that writes this report
-        plots, tables = _outputs(node)
         entry = Notebook(
             path=path,
             run=path.parent.name,
@@ -75,7 +82,7 @@ def _outputs(node: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
         for output in cell.get("outputs", ()):
             data = output.get("data", {})
             if "image/png" in data:
-                plots.append(re.sub(r"\s", "", data["image/png"]))
+                plots.append(re.sub(r"[^A-Za-z0-9+/=]", "", data["image/png"]))
             elif "<table" in str(data.get("text/html", "")):
                 tables.append(str(data["text/html"]))
     return tuple(plots), tuple(tables)
@@ -105,8 +112,9 @@ def write_pages(migration: Path, notebooks: list[Notebook], known: Mapping[str, 
         atomic_write(
             target,
             Redactor().text(
-                f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-                f'<style>{_STYLE}{PAGE}</style></head><body><p><a href="../report.html">report</a></p>'
+                f'<!doctype html><html lang="en"><head><meta charset="utf-8">{ALONE}'
+                f"<title>{escape(title)}</title><style>{_STYLE}{PAGE}</style></head>"
+                f'<body><p><a href="../report.html">report</a></p>'
                 f"<h1>{escape(title)}</h1>{body}</body></html>\n"
             ),
         )

@@ -56,9 +56,10 @@ def secrets_in(parameters: Any, *, name: str = "") -> set[str]:
         for value in parameters:
             found |= secrets_in(value, name=name)
     elif isinstance(parameters, str):
-        for variable in _REFERENCE.findall(parameters):
+        for reference in _REFERENCE.findall(parameters):
+            variable, _, default = reference.partition(":-")  # as params read it: empty counts as unset
             if telling(name) or telling(variable):
-                found.add(os.environ.get(variable, ""))
+                found.add(os.environ.get(variable) or default)
     elif type(parameters) is int and telling(name) and len(str(parameters)) >= _NUMBER:
         found.add(str(parameters))  # papermill's -p makes a number of a password that has digits only
     return found - {""}

@@ -13,7 +13,7 @@ from gateshift.archive.changes import changes, compared
 from gateshift.archive.files import atomic_write, file_digest
 from gateshift.archive.history import outcome_of
 from gateshift.archive.manifest import read_manifest
-from gateshift.archive.pages import Notebook, read_notebooks, write_pages
+from gateshift.archive.pages import ALONE, Notebook, read_notebooks, write_pages
 from gateshift.archive.redact import Redactor
 from gateshift.archive.spoken import column, listed, outcome_words, said
 from gateshift.archive.timeline import timeline_svg
@@ -97,7 +97,7 @@ def _page(
     links = "".join(f'<a href="#{key}">{escape(title)}</a>' for key, title, _ in shown)
     body = "".join(f'<h2 id="{key}">{escape(title)}</h2>{text}' for key, title, text in shown)
     return (
-        f'<!doctype html><html lang="{language()}"><head><meta charset="utf-8">'
+        f'<!doctype html><html lang="{language()}"><head><meta charset="utf-8">{ALONE}'
         f'<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{escape(tell('report.head', name=name))}</title><style>{_STYLE}{PAGE}</style></head><body>"
         f"<h1>{escape(tell('report.title', name=name))}</h1>"

@@ -10,6 +10,7 @@ from typing import Any
 
 import nbformat
 import papermill
+from nbformat import ValidationError
 from papermill.exceptions import PapermillException
 
 from gateshift.archive.client import CellEvent
@@ -129,16 +130,16 @@ def settle(migration: Path) -> list[Path]:
             if not executing(path) or path.name in _under_seal(path.parent):
                 continue
             book = nbformat.read(path, as_version=4)
-        except (OSError, ValueError):
-            continue
-        mark = book.metadata["gateshift"]
-        process = Process.parse(str(mark["engine"]))
-        if process is None or not process.surely_dead:
-            continue
-        for cell in book.cells:
-            status = cell.metadata.get("papermill", {})
-            if status.get("status") == CellStatus.RUNNING.value:
-                status.update(status=CellStatus.INTERRUPTED.value, exception=True)
+            mark = book.metadata["gateshift"]
+            process = Process.parse(str(mark["engine"]))
+            if process is None or not process.surely_dead:
+                continue
+            for cell in book.cells:
+                status = cell.metadata.get("papermill", {})
+                if status.get("status") == CellStatus.RUNNING.value:
+                    status.update(status=CellStatus.INTERRUPTED.value, exception=True)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError):
+            continue  # no notebook of an engine; the audit names it, and no run waits for it
         mark.update(
             outcome=outcome_word(5),
             exit_code=5,

@@ -98,12 +98,16 @@ def runs_of(records: Sequence[Record]) -> dict[str, Run]:
 
 def covers_itself(folder: Path) -> bool:
     """Return whether *folder* has a manifest that no journal knows (the run failed before there was one)."""
-    manifest = read_manifest(folder) or {"journal": True}
-    listed = manifest.get("files") or {}
-    return "journal" not in manifest and all(
-        (folder / name).is_file() and file_digest(folder / name) == entry["sha256"]
-        for name, entry in listed.items()
-    )
+    manifest = read_manifest(folder)
+    if manifest is None or "journal" in manifest:
+        return False
+    try:
+        listed = {name: entry["sha256"] for name, entry in manifest["files"].items()}
+    except (KeyError, TypeError, AttributeError):
+        return False  # somebody else's
+    files = [p for p in entries(folder) if p != folder / MANIFEST and not leftover(p) and not executing(p)]
+    # All of them: what is beside would be sealed with it by the next run.
+    return listed == {str(p.relative_to(folder)): _digest(p) for p in files}
 
 
 def check_run(folder: Path, run: Run, records: Sequence[Record]) -> Iterator[Problem]:

@@ -27,7 +27,7 @@ from gateshift.migration.journal import Journal
 from gateshift.migration.records import Head, Record
 from gateshift.plan import canonical_json, parse_json
 
-__all__ = ["FOLDER", "check", "sign"]
+__all__ = ["FOLDER", "check", "sign", "uncovered"]
 
 FOLDER = "signatures"
 _NAMESPACE = "gateshift"
@@ -96,7 +96,7 @@ def check(
     if signers is not None and not signers.is_file():
         raise InputError(f"{signers}: no such file", hint="name an allowed_signers file of ssh-keygen")
     folder = migration / FOLDER
-    listed = {n: d for r in records if r.kind == "note.signed" for n, d in r.data["files"].items()}
+    listed = _listed(records)
     found = [(folder / n, "is missing") for n in sorted(listed) if not os.path.lexists(folder / n)]
     for kind, asked in (("ssh", signers is not None), ("cosign", bool(key)), ("kms", ask_kms)):
         if asked and not any(n.endswith(f"-{kind}.json") for n in listed):
@@ -116,6 +116,23 @@ def check(
             kms = ask_kms, endpoint_url
             found += _one(path, pair, migration.name, records, signers=signers, key=key, kms=kms)
     return found
+
+
+def uncovered(records: Sequence[Record], *, ssh: bool, cosign: bool, kms: bool) -> str:
+    """Say which records are newer than the newest signature of a kind that is asked for; empty when none.
+
+    A signature holds for the records up to its own. Who keeps an older one can write anew what follows it.
+    """
+    kinds = {kind for kind, asked in (("ssh", ssh), ("cosign", cosign), ("kms", kms)) if asked}
+    names = (name.removesuffix(".json").partition("-") for name in _listed(records) if name.endswith(".json"))
+    signed = max((int(seq) for seq, _, kind in names if kind in kinds and seq.isdecimal()), default=0)
+    later = [r.seq for r in records if r.seq > signed and r.kind != "note.signed"]
+    return f"records {later[0]} to {later[-1]} are under no signature yet" if signed and later else ""
+
+
+def _listed(records: Sequence[Record]) -> dict[str, str]:
+    """Return the digests of the signatures' files that the journal knows, by name."""
+    return {n: d for r in records if r.kind == "note.signed" for n, d in r.data["files"].items()}
 
 
 def _one(

@@ -265,6 +265,6 @@ def holder_of(path: Path, *, now: float | None = None) -> tuple[str, float] | No
     except (OSError, ValueError, TypeError, AttributeError):
         return None
     process = Process.parse(str(found.get("process", "")))
-    if left <= 0 or (process is not None and process.surely_dead):
+    if not left > 0 or (process is not None and process.surely_dead):
         return None
     return str(found.get("who", "?")), left

@@ -127,6 +127,10 @@ def parse_line(line: bytes, previous: Head) -> Record:
 def split(raw: bytes) -> tuple[list[bytes], bytes]:
     """Split a journal's bytes into complete lines and a torn rest."""
     *lines, rest = raw.split(b"\n")
+    if lines and not rest and b"\0" in lines[-1]:
+        # JSON has no such byte. A machine that lost its power put the line's last block on the disk and one
+        # before it not: nobody was told yet that this record is there.
+        return [line + b"\n" for line in lines[:-1]], lines[-1] + b"\n"
     return [line + b"\n" for line in lines], rest
 
 

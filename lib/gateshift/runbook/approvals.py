@@ -39,7 +39,7 @@ class Approval(NamedTuple):
 def nameable(who: str) -> str:
     """Return *who* as a person's name; raises :class:`~gateshift.errors.InputError` when it cannot be one."""
     name = who.strip()
-    if not name or name == JOURNAL:
+    if not name or name == JOURNAL or not name.isprintable():
         raise InputError(f"{who!r} cannot be the name of who approves", hint="name the person or the CI job")
     return name
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
+from gateshift.archive.files import atomic_write
 from gateshift.cluster import preflight as cluster_preflight
 from gateshift.cluster import verify as cluster_verify
 from gateshift.errors import Blocked, MetricsError
@@ -15,6 +15,7 @@ from gateshift.notebook.progress import say
 from gateshift.notebook.show import Note, Table
 from gateshift.plan import Plan
 from gateshift.runbook.base import Runbook
+from gateshift.runbook.context import Context
 from gateshift.runbook.source import read_configuration, translate_now
 from gateshift.translate import prove, write_translation
 from gateshift.words import gloss, tell, term
@@ -22,13 +23,15 @@ from gateshift.words import gloss, tell, term
 __all__ = ["Preflight", "Translate", "Verify"]
 
 
-def checks_table(title: str, checks: Sequence[Any], folder: Path) -> Table:
-    """Render checks of preflight or verify, and keep them in the run's *folder* for pipelines."""
+def checks_table(title: str, checks: Sequence[Any], context: Context) -> Table:
+    """Render checks of preflight or verify, and keep them in the run's folder for pipelines."""
     columns = ("result", "check", "measured", "why it matters", "remedy")
     rows = tuple((c.status, c.name, c.measured, c.why, c.remedy) for c in checks)
     keys = ("result", "name", "measured", "why", "remedy")
     kept = [dict(zip(keys, (str(v) for v in row), strict=True)) for row in rows]
-    (folder / "checks.json").write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+    # What was measured can be a server's answer or an address with its password.
+    text = json.dumps(context.journal.redactor.value(kept), indent=1, ensure_ascii=False)
+    atomic_write(context.run_folder / "checks.json", text + "\n")
     shown = tuple((status, term(name), *rest) for status, name, *rest in rows)
     return Table(title, columns, shown)
 
@@ -50,7 +53,7 @@ class Preflight(Runbook):
             read_metrics=self._read_metrics,
             translated=self._translated,
         )
-        return checks_table("Preflight", self.checks, self.context.run_folder)
+        return checks_table("Preflight", self.checks, self.context)
 
     def _read_traffic(self) -> object:
         from gateshift.traffic import before_the_install  # noqa: PLC0415 - only when this check runs
@@ -148,7 +151,12 @@ class Translate(Runbook):
     def check(self) -> object:
         """Write the files, prove the routing; blockers and disagreements hold."""
         folder = self.context.run_folder / "istio"
-        write_translation(self.translation, folder)
+        clean = self.context.journal.redactor.text
+        for path in write_translation(self.translation, folder):
+            # The archive's copy, which nothing is applied from: a header may carry a token under any name.
+            text = path.read_text(encoding="utf-8")
+            if clean(text) != text:
+                atomic_write(path, clean(text))
         if self.translation.blockers:
             names = "; ".join(f"{b}; a signature names {b.covers}" for b in self.translation.blockers)
             raise Blocked(
@@ -181,15 +189,15 @@ class Verify(Runbook):
         )
         say("replaying the same requests at both gateways")
         self.checks = [*checks, *parity_checks(self.context)]
-        return checks_table("Verify", self.checks, self.context.run_folder)
+        return checks_table("Verify", self.checks, self.context)
 
     def check(self) -> object:
         """Record the outcome; a failed check holds the migration."""
         failed = [c.name for c in self.checks if c.status == "fail"]
         self.record("verify.done", ok=not failed, failed=failed)
-        (self.context.run_folder / "verify.json").write_text(
-            json.dumps([[c.status, c.name, str(c.measured)] for c in self.checks], indent=1)
-        )
+        kept = [[str(c.status), c.name, str(c.measured)] for c in self.checks]
+        text = json.dumps(self.context.journal.redactor.value(kept), indent=1)
+        atomic_write(self.context.run_folder / "verify.json", text)
         if failed:
             raise Blocked(f"verify: {', '.join(failed)} failed", hint="gateshift diagnose names the cause")
         return Note("pass", f"{len(self.checks)} checks, none failed")
