@@ -168,6 +168,29 @@ def test_lease_that_only_looks_expired_is_left_alone() -> None:
     first.release()
 
 
+@pytest.mark.parametrize("lives", [True, False])
+def test_a_holder_whose_clock_is_a_day_ahead_is_judged_by_its_renewals(lives: bool) -> None:
+    api = Api()
+    first = lease(api, "ann", now=1000.0 + 86400, host="elsewhere")
+    first.acquire()
+    first._stop.set()
+    second, waits = lease(api, "bob"), []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if lives:
+            first._renew()
+
+    second._sleep = wait
+    if lives:
+        with pytest.raises(LockHeld, match="still being renewed"):
+            second.acquire()
+    else:
+        second.acquire()
+        second.release()
+    assert waits == [61.0], "a whole duration, not a day"
+
+
 def test_api_server_away_is_borne_until_the_lease_has_run_out() -> None:
     api = Api()
     lock = lease(api, "ann")

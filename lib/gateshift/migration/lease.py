@@ -161,10 +161,12 @@ class LeaseLock(Renewing):
             return lease
         duration = float(spec.get("leaseDurationSeconds") or self.ttl)
         left = _unix(spec.get("renewTime")) + duration - self._clock()
-        if left > 0:
+        if 0 < left <= 2 * duration:
             raise LockHeld(f"{_holder(lease)}; it expires in {left:.0f} s unless renewed")
-        # By our clock it has expired, but clocks differ: a holder that lives renews within a third.
-        self._sleep(duration / 3 + 1.0)
+        # By our clock it has expired, but clocks differ: a holder that lives renews within a third. One whose
+        # clock was hours ahead of ours would keep everybody out for hours after its death: there no clock is
+        # believed, and a whole duration without a renewal is what counts.
+        self._sleep((duration if left > 0 else duration / 3) + 1.0)
         again = self.api.lease_get(self.namespace, self.name)
         version = (again or {}).get("metadata", {}).get("resourceVersion")
         if again is None or version != lease.get("metadata", {}).get("resourceVersion"):
