@@ -203,6 +203,8 @@ def main() -> int:
     with ready_lab(flags.lab, 2.0, until), tempfile.TemporaryDirectory() as folder:
         while deaths.total() < flags.deaths and time.monotonic() < until:
             laboratory.reset(flags.lab)  # DNS simple again, as before any migration
+            while weight_in_dns(flags.lab):
+                time.sleep(0.2)  # resolvers are answered as before until the change is in sync
             one = story(flags.lab, Path(folder), len(told), chance)
             told.append(one)
             for _ in range(MOST):
