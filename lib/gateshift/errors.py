@@ -145,6 +145,11 @@ class Unwritable(JournalError):  # noqa: N818 - the word for it
 
     default_hint = "free disk space or correct the permissions; nothing was done that is not in the journal"
 
+    @classmethod
+    def of(cls, path: object, error: OSError) -> Unwritable:
+        """Return the error of *path*, which could not be written because of *error*."""
+        return cls(f"{path}: cannot be written: {error.strerror or error}")
+
 
 class ExternalError(GateshiftError):
     """A system gateshift depends on failed or did not answer in time."""

@@ -168,6 +168,7 @@ def test_each_sentence_is_read() -> None:
         "istioctl install failed: exit 1",
         "istioctl install failed: exit 1. Reasons: no room; no nodes",
         "building istio failed:\nundefined: foo",
+        "outputs/m/journal.jsonl: cannot be written: Permission denied",
         "x.yaml: metrics.url: ${env:PROM} has no value\nx.yaml: apisix.admin_key: ${env:KEY} has no value",
         "x.yaml: foo: unknown key; remove it or correct its spelling\nx.yaml: stages: this key is required",
         "stable run: error rate 2 %, limit 1 %; P95 could not be measured: there are no latency buckets",

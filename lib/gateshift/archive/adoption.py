@@ -14,7 +14,7 @@ from gateshift.archive.opened import Opened
 from gateshift.archive.outcome import Ending, ending_record
 from gateshift.archive.sealing import conclude
 
-__all__ = ["adopt"]
+__all__ = ["adopt", "keep_as_asked"]
 
 
 def adopt(opened: Opened, output: Path | None, text: str, ending: Ending) -> tuple[str, ...]:
@@ -23,8 +23,6 @@ def adopt(opened: Opened, output: Path | None, text: str, ending: Ending) -> tup
     *output* is where papermill was told to write it: a copy that is in the folder already is not doubled.
     Returns what did not work; the run's own outcome stands.
     """
-    from gateshift.params.model import ArchiveParams  # noqa: PLC0415 - only plain papermill waits for it
-
     if not opened.folder.is_dir():
         return (f"{opened.folder} is not there any more: the run is not archived",)
     if output is None or output.parent != opened.folder:
@@ -35,6 +33,12 @@ def adopt(opened: Opened, output: Path | None, text: str, ending: Ending) -> tup
     book = opened.folder.parent / "journal.jsonl"
     record = ending_record(ending.exit_code, ending.error)
     warnings = conclude(book, opened.folder, opened.notebook, record)
+    return (*warnings, *keep_as_asked(opened))
+
+
+def keep_as_asked(opened: Opened) -> list[str]:
+    """Sign and copy the migration as the params of its run *opened* ask; return what did not work."""
+    from gateshift.params.model import ArchiveParams  # noqa: PLC0415 - only plain papermill waits for it
+
     # As the kernel's params had them, checked there: durations are seconds by now.
-    wishes = ArchiveParams.model_construct(**opened.archive)
-    return (*warnings, *keep_safe(opened.folder.parent, wishes))
+    return keep_safe(opened.folder.parent, ArchiveParams.model_construct(**opened.archive))

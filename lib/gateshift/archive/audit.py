@@ -27,12 +27,13 @@ from gateshift.archive.layout import (
     head_note,
     is_file,
     is_folder,
+    lacking,
     leftover,
     misshapen,
 )
 from gateshift.archive.manifest import read_manifest
 from gateshift.archive.seals import Problem, Run, check_run, covers_itself, runs_of
-from gateshift.archive.signing import FOLDER, check, uncovered
+from gateshift.archive.signing import FOLDER, asked_kinds, check, uncovered
 from gateshift.errors import InputError, JournalError
 from gateshift.migration.guard import Anchor
 from gateshift.migration.records import Head, Record, head_path, parse_line, read_head, read_records, split
@@ -116,6 +117,7 @@ def survey(
 ) -> list[Problem]:
     """Check as :func:`verify` does; the notes say what no seal covers, as while a run is under way."""
     found = _found(path)
+    kinds = asked_kinds(signers=signers, key=key, ask_kms=ask_kms)
     problems: list[Problem] = []
     try:
         for migration in found:
@@ -123,7 +125,7 @@ def survey(
             problems += _migration(migration, records)
             wrong = check(migration, records, signers=signers, key=key, ask_kms=ask_kms)
             problems += [Problem(path, what) for path, what in wrong]
-            if open_end := uncovered(records, ssh=signers is not None, cosign=bool(key), kms=ask_kms):
+            if open_end := uncovered(records, kinds):
                 problems.append(Problem(migration, open_end, note=True))
             if anchors is not None:
                 problems += _anchor(migration, records, anchors)
@@ -210,7 +212,7 @@ def _journal(path: Path, records: list[Record]) -> Iterator[Problem]:
 def _check_head(path: Path, newest: Head, records: list[Record]) -> Iterator[Problem]:
     beside = head_path(path)
     if not is_file(beside):
-        yield Problem(beside, "is not a file" if os.path.lexists(beside) else "is missing")
+        yield Problem(beside, lacking(beside))
         return
     with beside.open("rb"):  # one that may not be read is not a damaged one
         head = read_head(path)
@@ -241,7 +243,7 @@ def _reports(migration: Path, records: list[Record]) -> Iterator[Problem]:
     for name, digest in sorted(listed.items()):
         path = migration / name
         if not is_file(path):
-            yield Problem(path, "is not a file" if os.path.lexists(path) else "is missing")
+            yield Problem(path, lacking(path))
         elif file_digest(path) != digest:
             yield Problem(path, "was changed after it was written")
     pages = migration / "html"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from gateshift.archive.snapshots import read_snapshot
 from gateshift.archive.spoken import listed
 from gateshift.migration.records import Record
-from gateshift.words import gloss, tell, term
+from gateshift.words import decision_words, gloss, term
 
 __all__ = ["Change", "changes", "compared"]
 
@@ -149,7 +149,7 @@ def _facts(records: Sequence[Record], run: str) -> dict[str, str]:
         if record.kind == "stage.entered":
             facts["weight"] = f"{record.data['weight']} %"
         elif record.kind == "verdict":
-            facts["verdict"] = tell(f"decision.{str(record.data['decision']).lower()}")
+            facts["verdict"] = decision_words(str(record.data["decision"]))
             facts["reasons"] = listed(record.data.get("reasons"))
             seen = record.data.get("observed") or {}
             facts |= {name: f"{seen[name]:.4g}" for name in _COMPARED if seen.get(name) is not None}

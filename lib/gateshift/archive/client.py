@@ -304,7 +304,7 @@ class Runner:
     def _judge(self, index: int, cell: Any, task: asyncio.Future[Any]) -> tuple[CellStatus, Ending | None]:
         try:
             task.result()
-            for shown in (o for o in cell.outputs if o.output_type == "error"):
+            if shown := next((o for o in cell.outputs if o.output_type == "error"), None):
                 # Not raised (showtraceback); to papermill it is a failure as well, but after our seal.
                 raise CellExecutionError("", shown.ename, shown.evalue)
         except DeadKernelError:

@@ -31,6 +31,7 @@ __all__ = [
     "head_note",
     "is_file",
     "is_folder",
+    "lacking",
     "leftover",
     "misshapen",
 ]
@@ -53,6 +54,11 @@ def is_folder(path: Path) -> bool:
 def is_file(path: Path) -> bool:
     """Return whether *path* is a file itself: no link to bytes elsewhere, no pipe that waits."""
     return os.path.lexists(path) and stat.S_ISREG(path.lstat().st_mode)
+
+
+def lacking(path: Path) -> str:
+    """Say in words why *path* is no file itself: nothing is there, or something else."""
+    return "is not a file" if os.path.lexists(path) else "is missing"
 
 
 def entries(folder: Path) -> Iterator[Path]:

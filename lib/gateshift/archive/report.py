@@ -22,7 +22,7 @@ from gateshift.migration.identity import identity
 from gateshift.migration.journal import Journal, Record
 from gateshift.migration.state import State, VerdictMark
 from gateshift.notebook.theme import PAGE
-from gateshift.words import gloss, language, tell, term
+from gateshift.words import decision_words, gloss, language, tell, term
 
 __all__ = ["write_report"]
 
@@ -186,7 +186,7 @@ def _stages(records: Sequence[Record], state: State) -> str:
                     mark.stage + 1,
                     f"{entered.get('weight', '?')} %",
                     share,
-                    tell(f"decision.{mark.decision.lower()}"),
+                    decision_words(mark.decision),
                     listed(data.get("reasons")),
                     "; ".join(_figures(evidence)),
                     f"{spent:.0f} s",

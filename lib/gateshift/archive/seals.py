@@ -8,7 +8,6 @@ an executed notebook never changes any more, and the run's other files only by a
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gateshift.archive.files import file_digest
-from gateshift.archive.layout import entries, executing, is_file, leftover
+from gateshift.archive.layout import entries, executing, is_file, lacking, leftover
 from gateshift.archive.manifest import KEPT, MANIFEST, read_manifest
 from gateshift.migration.records import Record
 
@@ -122,7 +121,7 @@ def check_run(folder: Path, run: Run, records: Sequence[Record]) -> Iterator[Pro
     known = _manifests(folder)
     path, wanted = folder / MANIFEST, str(run.seals[-1].data["manifest"])
     if not is_file(path):
-        yield Problem(path, "is not a file" if os.path.lexists(path) else "is missing")
+        yield Problem(path, lacking(path))
         return
     yield from _earlier(folder, run, known)
     if wanted not in known:

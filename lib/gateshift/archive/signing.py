@@ -14,7 +14,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from gateshift.migration.journal import Journal
 from gateshift.migration.records import Head, Record
 from gateshift.plan import canonical_json, parse_json
 
-__all__ = ["FOLDER", "check", "sign", "uncovered"]
+__all__ = ["FOLDER", "asked_kinds", "check", "sign", "uncovered"]
 
 FOLDER = "signatures"
 _NAMESPACE = "gateshift"
@@ -98,8 +98,8 @@ def check(
     folder = migration / FOLDER
     listed = _listed(records)
     found = [(folder / n, "is missing") for n in sorted(listed) if not os.path.lexists(folder / n)]
-    for kind, asked in (("ssh", signers is not None), ("cosign", bool(key)), ("kms", ask_kms)):
-        if asked and not any(n.endswith(f"-{kind}.json") for n in listed):
+    for kind in asked_kinds(signers=signers, key=key, ask_kms=ask_kms):
+        if not any(n.endswith(f"-{kind}.json") for n in listed):
             found.append((folder, f"nothing is signed by a key of the kind that was asked for ({kind})"))
     for path in sorted(p for p in folder.glob("*") if not leftover(p)):
         pair = path.with_suffix(".sig" if path.suffix == ".json" else ".json")
@@ -118,12 +118,17 @@ def check(
     return found
 
 
-def uncovered(records: Sequence[Record], *, ssh: bool, cosign: bool, kms: bool) -> str:
-    """Say which records are newer than the newest signature of a kind that is asked for; empty when none.
+def asked_kinds(*, signers: Path | None, key: str, ask_kms: bool) -> list[str]:
+    """Return the kinds of signatures that the arguments of :func:`check` ask for."""
+    asked = {"ssh": signers is not None, "cosign": bool(key), "kms": ask_kms}
+    return [kind for kind, wanted in asked.items() if wanted]
+
+
+def uncovered(records: Sequence[Record], kinds: Collection[str]) -> str:
+    """Say which records are newer than the newest signature of one of *kinds*; empty when none are.
 
     A signature holds for the records up to its own. Who keeps an older one can write anew what follows it.
     """
-    kinds = {kind for kind, asked in (("ssh", ssh), ("cosign", cosign), ("kms", kms)) if asked}
     names = (name.removesuffix(".json").partition("-") for name in _listed(records) if name.endswith(".json"))
     signed = max((int(seq) for seq, _, kind in names if kind in kinds and seq.isdecimal()), default=0)
     later = [r.seq for r in records if r.seq > signed and r.kind != "note.signed"]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gateshift.migration.journal import Record
-from gateshift.words import gloss, known, tell, term
+from gateshift.words import decision_words, gloss, known, tell, term
 
 __all__ = ["column", "listed", "outcome_words", "said"]
 
@@ -82,7 +82,7 @@ _SAID: Mapping[str, Callable[[Data], str]] = {
     "verdict": _plain(
         "verdict",
         stage=_stage,
-        decision=lambda d: tell(f"decision.{str(d['decision']).lower()}"),
+        decision=lambda d: decision_words(str(d["decision"])),
         reasons=lambda d: listed(d.get("reasons")),
     ),
     "stage.promoted": _plain("stage_promoted", stage=_stage),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from gateshift.migration.journal import Record
-from gateshift.words import gloss, tell
+from gateshift.words import decision_words, gloss, tell
 
 __all__ = ["timeline_svg"]
 
@@ -44,7 +44,7 @@ def timeline_svg(records: Sequence[Record]) -> str:
             word = tell(
                 "timeline.verdict",
                 stage=int(record.data["stage"]) + 1,
-                decision=tell(f"decision.{str(record.data['decision']).lower()}"),
+                decision=decision_words(str(record.data["decision"])),
             )
             parts.append(_mark(x(record.unix), y(weight_now), shape, colour, word))
         elif record.kind == "rollback.started":

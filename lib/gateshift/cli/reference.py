@@ -21,6 +21,7 @@ from gateshift.apisix.readers import read_files
 from gateshift.archive.outcome import OUTCOMES
 from gateshift.cli import cli
 from gateshift.params import Params, TranslateParams
+from gateshift.params.base import listed_in
 from gateshift.translate import Target, Translation, translate
 from gateshift.words import catalogue
 
@@ -123,8 +124,7 @@ def _choices(field: FieldInfo) -> list[str]:
         found += [str(m.value) for m in getattr(kind, "__members__", {}).values()]
         found += [kind] if isinstance(kind, str) else []
     for mark in field.metadata:
-        if listed := re.fullmatch(r"\^\(([a-zA-Z|]+)\)\??\$", str(getattr(mark, "pattern", None))):
-            found += listed[1].split("|")
+        found += listed_in(str(getattr(mark, "pattern", None)))
     return list(dict.fromkeys(found))
 
 

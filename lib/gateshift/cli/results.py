@@ -10,7 +10,7 @@ from xml.etree import ElementTree as Xml
 
 from gateshift.archive.outcome import Outcome
 from gateshift.errors import GateshiftError
-from gateshift.migration.journal import read_records
+from gateshift.migration.journal import Record, read_records
 from gateshift.migration.state import State, fold
 from gateshift.notebook.show import PlanView, Table
 from gateshift.plan import Plan, Step
@@ -58,11 +58,15 @@ def json_line(found: Mapping[str, Any]) -> str:
     return json.dumps(found, ensure_ascii=False)
 
 
-def _state(folder: Path) -> State:
+def _records(folder: Path) -> tuple[Record, ...]:
     try:
-        return fold(read_records(folder / "journal.jsonl"))
+        return read_records(folder / "journal.jsonl")
     except (GateshiftError, OSError):
-        return State()
+        return ()
+
+
+def _state(folder: Path) -> State:
+    return fold(_records(folder))
 
 
 def plan_of(run: Path) -> Mapping[str, Any]:
@@ -180,11 +184,7 @@ def stands(run: Path, stages: int) -> str:
 
 def returned(run: Path) -> str:
     """Return the proof of a rollback that *run* finished: when the users were back; empty without one."""
-    try:
-        records = read_records(run.parent / "journal.jsonl")
-    except (GateshiftError, OSError):
-        return ""
-    for record in reversed(records):
+    for record in reversed(_records(run.parent)):
         if record.kind == "rollback.done" and record.data.get("seconds_to_users") is not None:
             return tell("rollback.proven", seconds=f"{record.data['seconds_to_users']:.0f}")
     return ""

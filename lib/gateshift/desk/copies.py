@@ -108,9 +108,7 @@ def keep(model: Mapping[str, Any], os_path: str, contents_manager: Any = None, *
 
 def _keep_safe(opened: Opened, log: Any) -> None:
     """Sign and copy as the run's params asked; what does not work is tried again by the next command."""
-    from gateshift.archive.copying import keep_safe  # noqa: PLC0415 - JupyterLab starts without them
-    from gateshift.params.model import ArchiveParams  # noqa: PLC0415 - as above
+    from gateshift.archive.adoption import keep_as_asked  # noqa: PLC0415 - JupyterLab starts without it
 
-    # As the kernel's params had them, checked there.
-    for warning in keep_safe(opened.folder.parent, ArchiveParams.model_construct(**opened.archive)):
+    for warning in keep_as_asked(opened):
         log.warning("archive: %s", warning)

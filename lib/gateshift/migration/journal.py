@@ -111,7 +111,7 @@ class Journal:
                 journal._write_head(Head())
             journal._open()
         except OSError as error:
-            raise _unwritable(journal.path, error) from None
+            raise Unwritable.of(journal.path, error) from None
         try:
             with journal._exclusive():
                 journal._catch_up()
@@ -255,7 +255,7 @@ class Journal:
                 self._reserve.keep(self._descriptor, self._size, len(record.line()))
             except OSError as error:
                 if not urgent:  # what is left is for the way back
-                    raise _unwritable(self.path, error) from None
+                    raise Unwritable.of(self.path, error) from None
             self._write(record.line())
         except Unwritable as error:
             if not urgent:
@@ -272,9 +272,11 @@ class Journal:
     def _land(self) -> None:
         """Write what the disk did not take earlier; raises :class:`Unwritable` when it still does not."""
         if self.unwritable:
-            raise _unwritable(self.path, OSError(errno.EROFS, self.unwritable))
+            raise Unwritable.of(self.path, OSError(errno.EROFS, self.unwritable))
         if not self._in_place():
-            raise _unwritable(self.path, OSError(errno.ESTALE, "the file was replaced or removed meanwhile"))
+            raise Unwritable.of(
+                self.path, OSError(errno.ESTALE, "the file was replaced or removed meanwhile")
+            )
         while self._adrift:
             self._write(self._adrift[0].line())
             self._adrift.pop(0)
@@ -311,7 +313,7 @@ class Journal:
             self._reserve.forget()
             with suppress(OSError):  # else the torn rest is repaired when the journal is opened
                 os.ftruncate(self._descriptor, self._size)
-            raise _unwritable(self.path, error) from None
+            raise Unwritable.of(self.path, error) from None
         self._size += len(line)
 
     def _write_head(self, head: Head) -> None:
@@ -360,7 +362,7 @@ class Journal:
             os.ftruncate(self._descriptor, self._size)
             os.fdatasync(self._descriptor)
         except OSError as error:
-            raise _unwritable(self.path, error) from None
+            raise Unwritable.of(self.path, error) from None
         self._reserve.forget()
         self.repaired = (
             f"the last line was torn ({len(rest)} bytes of record {self._head().seq + 1}) and was removed; "
@@ -389,10 +391,6 @@ class Journal:
             raise JournalError(f"{self.path}: record {head.seq} is not the one journal.head names")
         if head.seq < mine.seq:
             self._write_head(mine)
-
-
-def _unwritable(path: Path, error: OSError) -> Unwritable:
-    return Unwritable(f"{path}: cannot be written: {error.strerror or error}")
 
 
 def _cry(record: Record, why: Unwritable) -> None:

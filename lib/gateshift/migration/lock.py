@@ -150,7 +150,7 @@ class LocalLock(Renewing):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         except OSError as error:
-            raise Unwritable(f"{self.path}: cannot be written: {error.strerror or error}") from None
+            raise Unwritable.of(self.path, error) from None
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -163,7 +163,7 @@ class LocalLock(Renewing):
             try:
                 self._write()
             except OSError as error:
-                raise Unwritable(f"{self.path}: cannot be written: {error.strerror or error}") from None
+                raise Unwritable.of(self.path, error) from None
         except BaseException:
             self._descriptor = -1
             os.close(descriptor)

@@ -20,7 +20,18 @@ from pydantic import (
 
 from gateshift.params.unset import Unset, refuse
 
-__all__ = ["DnsName", "Model", "Name", "Quantity", "Ratio", "Seconds", "Url", "Version", "as_tuple"]
+__all__ = [
+    "DnsName",
+    "Model",
+    "Name",
+    "Quantity",
+    "Ratio",
+    "Seconds",
+    "Url",
+    "Version",
+    "as_tuple",
+    "listed_in",
+]
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -114,3 +125,9 @@ def _kinds(annotation: Any) -> Iterator[type]:
 def as_tuple(value: object) -> object:
     """Read a YAML list as a tuple; anything else is left to the field's own check."""
     return tuple(value) if isinstance(value, list) else value
+
+
+def listed_in(pattern: str) -> list[str]:
+    """Return the words that *pattern* lists and allows no other than, ``^(a|b)$``; empty for another."""
+    listed = re.fullmatch(r"\^\(([a-zA-Z]+(?:\|[a-zA-Z]+)+)\)\??\$", pattern)
+    return listed[1].split("|") if listed else []

@@ -18,7 +18,7 @@ import yaml
 from pydantic import ValidationError
 
 from gateshift.errors import ParamsError
-from gateshift.params.base import Model
+from gateshift.params.base import Model, listed_in
 from gateshift.params.model import Params
 from gateshift.params.needs import Needs
 from gateshift.params.unset import Unset, covers, refuse
@@ -180,9 +180,6 @@ _WORDS: Mapping[str, str] = {
 """What a person is to write, by pydantic's type of error; its own words speak of inputs and instances."""
 
 
-_LISTED = re.compile(r"\^\(([a-zA-Z]+(?:\|[a-zA-Z]+)+)\)\??\$")
-
-
 def _explain(error: ValidationError, source: str) -> str:
     lines = []
     for item in error.errors(include_url=False):
@@ -195,8 +192,8 @@ def _explain(error: ValidationError, source: str) -> str:
         elif known := _WORDS.get(item["type"]):
             context = item.get("ctx", {})
             # A pattern that only lists words is said as an enum's values are.
-            if listed := _LISTED.fullmatch(str(context.get("pattern", ""))):
-                known, words = _WORDS["enum"], [f"'{word}'" for word in listed[1].split("|")]
+            if listed := listed_in(str(context.get("pattern", ""))):
+                known, words = _WORDS["enum"], [f"'{word}'" for word in listed]
                 context = {"expected": " or ".join([", ".join(words[:-1]), words[-1]])}
             message = known.format(**context)
         lines.append(f"{source}: {key}: {message}")

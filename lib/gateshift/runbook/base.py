@@ -283,9 +283,9 @@ class Runbook:
         try:
             yield
         except OSError as error:
-            why = f"{error.filename or self.context.run_folder}: cannot be written: {error.strerror or error}"
+            why = Unwritable.of(error.filename or self.context.run_folder, error)
             if not self.way_back:
-                raise Unwritable(why) from None
+                raise why from None
             say(f"{why}; the rollback goes on without it")
 
     def record(self, kind: str, **data: Any) -> None:

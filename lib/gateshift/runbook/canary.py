@@ -25,8 +25,7 @@ from gateshift.runbook.resume import OBSERVED, fresh_verdict, observations, reco
 from gateshift.runbook.retreat import bring_back
 from gateshift.runbook.samples import KeptSamples
 from gateshift.runbook.shifting import clients_of, finish_waiting, keep_original, last_shift, make_weighted
-from gateshift.runbook.standing import decision_words
-from gateshift.words import gloss, tell
+from gateshift.words import decision_words, gloss, tell
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

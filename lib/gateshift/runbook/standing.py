@@ -16,7 +16,7 @@ from gateshift.migration.lock import holder_of
 from gateshift.migration.state import State
 from gateshift.params import Mode
 from gateshift.runbook.inputs import project_root
-from gateshift.words import gloss, tell
+from gateshift.words import decision_words, gloss, tell
 
 if TYPE_CHECKING:
     from gateshift.runbook.context import Context
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = [
     "PATIENCE",
     "changes_of",
-    "decision_words",
     "facts",
     "lock_words",
     "phase_words",
@@ -89,11 +88,6 @@ def typed(path: str) -> str:
 def phase_words(phase: str) -> str:
     """Return a phase in the language in use."""
     return tell(f"phase.{phase.replace(' ', '_')}")
-
-
-def decision_words(decision: str) -> str:
-    """Return a verdict's decision in the language in use."""
-    return tell(f"decision.{decision.lower()}")
 
 
 class _Asked:

@@ -15,7 +15,7 @@ from typing import Final
 
 import yaml
 
-__all__ = ["LANGUAGES", "catalogue", "gloss", "known", "language", "tell", "term", "use"]
+__all__ = ["LANGUAGES", "catalogue", "decision_words", "gloss", "known", "language", "tell", "term", "use"]
 
 LANGUAGES: Final = ("en", "zh")
 
@@ -111,6 +111,11 @@ def _pattern(sentence: str) -> str:
             seen.add(name[1])
             parts.append(f"(?P<{name[1]}>{_VALUE.get(name[1], '[^;]+?')})")
     return "".join(parts)
+
+
+def decision_words(decision: str) -> str:
+    """Return a verdict's decision in the language in use, however a record writes it."""
+    return tell(f"decision.{decision.lower()}")
 
 
 def term(text: str) -> str:
