@@ -27,6 +27,7 @@ __all__ = [
     "rejected",
     "route_names",
     "selector_text",
+    "takes_requests",
     "wanted_routes",
     "watch",
 ]
@@ -82,10 +83,14 @@ def pod_ready(pod: Object) -> bool:
     return any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
 
 
+def takes_requests(pod: Object) -> bool:
+    """True when the pod is ready and not on its way out."""
+    return pod_ready(pod) and not pod["metadata"].get("deletionTimestamp")
+
+
 def ready_gateways(cluster: Cluster, params: Params) -> list[Object]:
-    """Return the gateway pods that take requests: ready, and not on their way out."""
-    pods = gateway_pods(cluster, params)
-    return [p for p in pods if pod_ready(p) and not p["metadata"].get("deletionTimestamp")]
+    """Return the gateway pods that take requests (:func:`takes_requests`)."""
+    return [p for p in gateway_pods(cluster, params) if takes_requests(p)]
 
 
 def _patience(params: Params) -> float:

@@ -15,16 +15,16 @@ from gateshift.cluster.gateways import (
     disconnected,
     gateway_pods,
     load_balancer_name,
-    pod_ready,
     proxy_status,
     ready_gateways,
     rejected,
+    takes_requests,
 )
 from gateshift.cluster.objects import API_GATEWAY, MANAGED_BY, MANAGER, Object, name_of
 from gateshift.cluster.operator import istiod_name
 from gateshift.cluster.reach import Reach
 from gateshift.cluster.tools import run_istioctl
-from gateshift.cluster.waiting import deployment_standing
+from gateshift.cluster.waiting import deployment_standing, hopeless, pod_problem
 from gateshift.errors import ClusterError
 from gateshift.params.model import Params
 from gateshift.traffic import probes
@@ -36,8 +36,9 @@ _ROUTES = ("HTTPRoute", "GRPCRoute")
 LIMIT = 90.0
 """Seconds for all checks together; functional probes have limits of their own."""
 
-_AUTOSCALER = 30.0
-"""Seconds; the autoscaler's controller looks every 15 s, so a gateway just installed may still be one pod."""
+_STARTING = 45.0
+"""Seconds for pods that lack: the autoscaler looks every 15 s, and a pod that it asks for has to start."""
+_LOOK_AGAIN = 1.0
 _LOOKS = 3
 _PAUSE = 2.0
 """Looks at what may be on its way (a push, a gateway that connects), and the seconds between them."""
@@ -181,39 +182,49 @@ class _Checks:
         return load_balancer_name(self.cluster, istio.namespace, istio.gateway_service)
 
     def istiod(self) -> Iterator[Check]:
-        yield self._deployment("istiod", istiod_name(self.params.istio))
+        namespace, name = self.params.istio.namespace, istiod_name(self.params.istio)
+        why = "it serves the gateway's configuration"
+        if lacking := self._awaited(name, lambda: self._standing(name)):
+            yield failed("istiod", lacking, why, f"kubectl -n {namespace} describe deployment {name}")
+        else:
+            yield passed("istiod", "ready", why)
 
-    def _growing(self) -> bool:
-        """Tell whether the autoscaler has still to ask for the pods that it must have at least."""
-        istio = self.params.istio
-        deployment = self.cluster.get("Deployment", istio.gateway_service, istio.namespace)
-        replicas = (deployment or {}).get("spec", {}).get("replicas")
-        return replicas is not None and replicas < istio.gateway.replicas_min
+    def _standing(self, name: str) -> str:
+        return deployment_standing(self.cluster.get("Deployment", name, self.params.istio.namespace))
 
     def gateway(self) -> Iterator[Check]:
-        wanted = self.params.istio.gateway.replicas_min
-        deadline = time.monotonic() + _AUTOSCALER
-        while True:
-            pods = gateway_pods(self.cluster, self.params)
-            ready = sum(1 for p in pods if pod_ready(p))
-            if ready >= wanted or time.monotonic() >= deadline or not self._growing():
-                break
-            time.sleep(1.0)
-        why = "fewer gateways than planned cannot carry the traffic of the last stage"
-        text = f"{ready} of {len(pods)} pods ready, at least {wanted} wanted"
-        if ready < wanted:
-            remedy = f"kubectl -n {self.params.istio.namespace} describe pods"
-            yield failed("gateway pods", text, why, remedy)
-        else:
-            yield passed("gateway pods", text, why)
+        istio = self.params.istio
+        pods: list[Object] = []
 
-    def _deployment(self, label: str, name: str) -> Check:
-        namespace = self.params.istio.namespace
-        standing = deployment_standing(self.cluster.get("Deployment", name, namespace))
-        why = "it serves the gateway's configuration"
-        if standing:
-            return failed(label, standing, why, f"kubectl -n {namespace} describe deployment {name}")
-        return passed(label, "ready", why)
+        def lacking() -> str:
+            nonlocal pods
+            pods = gateway_pods(self.cluster, self.params)
+            if sum(1 for p in pods if takes_requests(p)) >= istio.gateway.replicas_min:
+                return ""
+            return "; ".join([told(), *[problem for p in pods if (problem := pod_problem(p))][:3]])
+
+        def told() -> str:
+            ready = sum(1 for p in pods if takes_requests(p))
+            return f"{ready} of {len(pods)} pods ready, at least {istio.gateway.replicas_min} wanted"
+
+        why = "fewer gateways than planned cannot carry the traffic of the last stage"
+        if found := self._awaited(istio.gateway_service, lacking):
+            yield failed("gateway pods", found, why, f"kubectl -n {istio.namespace} describe pods")
+        else:
+            yield passed("gateway pods", told(), why)
+
+    def _awaited(self, name: str, look: Callable[[], str]) -> str:
+        """Return what the Deployment lacks by *look*, an empty text for nothing.
+
+        Pods on their way are waited for; what does not heal by waiting (image, quota, crash) is told at once.
+        """
+        deadline = time.monotonic() + _STARTING
+        while found := look():
+            stuck = hopeless(self.cluster, self.params.istio.namespace, name)
+            if stuck or time.monotonic() >= deadline:
+                return "; ".join([found, *stuck[:3]])
+            time.sleep(_LOOK_AGAIN)
+        return ""
 
     def resources(self) -> Iterator[Check]:
         why = "a gateway without routes answers 404 to everybody"
