@@ -123,6 +123,23 @@ def test_kms_key_signs_and_is_asked_again(migration: Path) -> None:
         sign(migration, "arn:aws:kms:us-east-1:123456789012:key/none")
 
 
+@pytest.mark.usefixtures("aws")
+def test_a_forged_archive_signed_by_a_kms_key_of_its_own_is_found_by_naming_the_key(migration: Path) -> None:
+    ours, theirs = (
+        boto3.client("kms").create_key(KeyUsage="SIGN_VERIFY", KeySpec="ECC_NIST_P256")["KeyMetadata"]["Arn"]
+        for _ in range(2)
+    )
+    sign(migration, theirs)
+    assert audit.verify(migration, ask_kms=True) == [], "KMS answers for whatever key is named"
+    (problem,) = audit.verify(migration, ask_kms=True, kms_key=ours)
+    assert problem.path.suffix == ".sig"
+    assert audit.verify(migration, ask_kms=True, kms_key=theirs) == []
+    done = CliRunner().invoke(audit_group, ["verify", str(migration), "--kms-key", ours])
+    assert (done.exit_code, "CHANGED" in done.output) == (1, True)
+    assert CliRunner().invoke(audit_group, ["verify", str(migration), "--kms-key", theirs]).exit_code == 0
+    assert CliRunner().invoke(audit_group, ["verify", str(migration), "--kms-key", ""]).exit_code == 2
+
+
 def test_cosign_is_called_as_its_manual_says(
     migration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,6 +143,7 @@ def test_an_older_archive_sealed_twice_is_told_of(tmp_path: Path) -> None:
     archive = make(tmp_path / "demo")
     with Journal.open(archive / "journal.jsonl", who="ann", run=RUN) as journal:
         (archive / RUN / "plan.json").write_text('{"edited": true}')
+        (archive / RUN / "journal.jsonl").unlink()  # which no run had then
         journal.append("archive.sealed", run=RUN, manifest=seal(archive / RUN))
     assert audit.verify(archive) == []
     (note,) = [p for p in audit.survey(archive) if p.path.name == "manifest.json"]

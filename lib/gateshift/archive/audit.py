@@ -65,7 +65,8 @@ def one_migration(path: Path) -> Path:
 def _is_migration(path: Path) -> bool:
     journal = path / "journal.jsonl"
     if any(os.path.lexists(p) for p in (journal, head_path(journal))):
-        return True
+        # A run has its own part of the journal in its folder, and the migration is the folder above.
+        return not os.path.lexists(path.absolute().parent / journal.name)
     # Both may have been deleted; a run that was sealed with a journal still says that there was one.
     return any("journal" in (read_manifest(p.parent) or {}) for p in path.glob("*/manifest.json"))
 
@@ -94,15 +95,18 @@ def verify(
     signers: Path | None = None,
     key: str = "",
     ask_kms: bool = False,
+    kms_key: str = "",
 ) -> list[Problem]:
     """Check the migration, or every migration, at *path*; an empty list means nothing was changed.
 
     *head* is the hash of any record noted earlier elsewhere: it must still be in the journal. *anchors* are
-    the heads the cluster keeps, by migration. *signers*, *key* and *ask_kms* are for
-    :func:`gateshift.archive.signing.check`. Raises :class:`~gateshift.errors.InputError` when there is no
+    the heads the cluster keeps, by migration. *signers*, *key*, *ask_kms* and *kms_key* are
+    for :func:`gateshift.archive.signing.check`. Raises :class:`~gateshift.errors.InputError` when there is no
     archive, or a file that may not be read.
     """
-    found = survey(path, head=head, anchors=anchors, signers=signers, key=key, ask_kms=ask_kms)
+    found = survey(
+        path, head=head, anchors=anchors, signers=signers, key=key, ask_kms=ask_kms, kms_key=kms_key
+    )
     return [problem for problem in found if not problem.note]
 
 
@@ -114,6 +118,7 @@ def survey(
     signers: Path | None = None,
     key: str = "",
     ask_kms: bool = False,
+    kms_key: str = "",
 ) -> list[Problem]:
     """Check as :func:`verify` does; the notes say what no seal covers, as while a run is under way."""
     found = _found(path)
@@ -123,7 +128,7 @@ def survey(
         for migration in found:
             records: list[Record] = []
             problems += _migration(migration, records)
-            wrong = check(migration, records, signers=signers, key=key, ask_kms=ask_kms)
+            wrong = check(migration, records, signers=signers, key=key, ask_kms=ask_kms, kms_key=kms_key)
             problems += [Problem(path, what) for path, what in wrong]
             if open_end := uncovered(records, kinds):
                 problems.append(Problem(migration, open_end, note=True))

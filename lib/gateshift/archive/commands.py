@@ -67,7 +67,8 @@ def audit_group() -> None:
 @click.option("--cluster", "params_file", help="Params file: compare with the heads its cluster keeps.")
 @click.option("--signers", type=_FOLDER, help="allowed_signers file: SSH signatures must be by one of them.")
 @click.option("--key", help="Public key for signatures by cosign.")
-@click.option("--kms", is_flag=True, help="Ask AWS KMS about signatures by its keys.")
+@click.option("--kms", is_flag=True, help="Ask AWS KMS about signatures, by the keys that they name.")
+@click.option("--kms-key", help="Ask AWS KMS; its signatures must be by this key (ARN or alias/NAME).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def _verify(  # noqa: PLR0917 - click passes by name
     path: Path | None,
@@ -76,6 +77,7 @@ def _verify(  # noqa: PLR0917 - click passes by name
     signers: Path | None,
     key: str | None,
     kms: bool,
+    kms_key: str | None,
     as_json: bool,
 ) -> None:
     """Check hash chain, manifests and reports at PATH (all of outputs by default).
@@ -85,7 +87,8 @@ def _verify(  # noqa: PLR0917 - click passes by name
     """
     where = path or _outputs()
     try:
-        for name, given in (("--head", head), ("--cluster", params_file), ("--key", key)):
+        given_to = {"--head": head, "--cluster": params_file, "--key": key, "--kms-key": kms_key}
+        for name, given in given_to.items():
             if given is not None and not given.strip():
                 # Of a variable that is not set: "ok" would be taken for the comparison that was asked for.
                 raise InputError(
@@ -93,7 +96,13 @@ def _verify(  # noqa: PLR0917 - click passes by name
                 )
         kept = _anchors(params_file) if params_file else None
         found = audit.survey(
-            where, head=head or "", anchors=kept, signers=signers, key=key or "", ask_kms=kms
+            where,
+            head=head or "",
+            anchors=kept,
+            signers=signers,
+            key=key or "",
+            ask_kms=kms or bool(kms_key),
+            kms_key=kms_key or "",
         )
         problems, notes = [p for p in found if not p.note], [p for p in found if p.note]
         heads = {m.name: audit.head_of(m).hash for m in audit.migrations_in(where)} if not problems else {}

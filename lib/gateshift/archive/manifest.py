@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gateshift.archive.excerpt import JOURNAL, excerpt
 from gateshift.archive.files import atomic_write, file_digest
 from gateshift.archive.layout import is_file, leftover
 from gateshift.archive.parquet import METRICS, write_metrics
@@ -62,6 +63,9 @@ def seal(folder: Path, *, journal: Journal | None = None) -> str:
             # A table of what lies beside it: a line that it cannot read must not cost the run its seal.
             with suppress(ValueError, KeyError, TypeError):
                 write_metrics(recording)
+    if journal is not None and journal.records:
+        own = excerpt(journal.records, folder.name, journal.records[-1].seq)
+        atomic_write(folder / JOURNAL, own)
     content: dict[str, Any] = {
         "schema": 1,
         "run": folder.name,

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gateshift.archive.excerpt import JOURNAL, judged
 from gateshift.archive.files import file_digest
 from gateshift.archive.layout import entries, executing, is_file, lacking, leftover
 from gateshift.archive.manifest import KEPT, MANIFEST, read_manifest
@@ -163,6 +164,12 @@ def _sealed(
     def may_be_new(name: str) -> bool:
         return run.is_attempt(name, listed) and executing(folder / name)
 
+    anchor = manifest.get("journal") or {}
+    seq = anchor.get("seq", 0)
+    own = listed.pop(JOURNAL, None), there.pop(JOURNAL, None)
+    what, note = judged(records, run.name, seq, *own)
+    if what:
+        yield Problem(folder / JOURNAL, what, note=note)
     opened = run.opened_after(run.sealed)
     for name, what, note in _differences(listed, there, opened, may_be_new):
         yield Problem(folder / name, what, note=note)
@@ -172,8 +179,6 @@ def _sealed(
             yield Problem(path, "is missing")
         elif file_digest(path) != digest:
             yield Problem(path, "was changed after it was sealed")
-    anchor = manifest.get("journal") or {}
-    seq = anchor.get("seq", 0)
     if seq and (seq > len(records) or records[seq - 1].hash != anchor.get("hash")):
         yield Problem(folder / MANIFEST, f"names a record {seq} that the journal does not have")
 
@@ -227,7 +232,7 @@ def _earlier(folder: Path, run: Run, known: Mapping[str, Path]) -> Iterator[Prob
         if later not in known:
             continue  # named as changed, or as missing, by itself
         old, new = (
-            {n: str(e["sha256"]) for n, e in (_read(known[d]).get("files") or {}).items()}
+            {n: str(e["sha256"]) for n, e in (_read(known[d]).get("files") or {}).items() if n != JOURNAL}
             for d in (digest, later)
         )
         opened = run.opened_after(before.seq, after.seq)

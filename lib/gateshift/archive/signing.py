@@ -83,14 +83,16 @@ def check(
     signers: Path | None = None,
     key: str = "",
     ask_kms: bool = False,
+    kms_key: str = "",
     endpoint_url: str | None = None,
 ) -> list[tuple[Path, str]]:
     """Return what is wrong with the signatures of *migration*: (file, sentence) each; empty when all hold.
 
     Their bytes are compared with the digests in the journal. SSH signatures are checked by ssh-keygen where
     it is installed, for being by one of *signers* (an allowed_signers file) when it is given; cosign's with
-    *key*, its public key; KMS is asked when *ask_kms*. Whoever asks for a kind of signature and finds none
-    of it is told so: an archive that was made anew has none either. Raises
+    *key*, its public key; KMS is asked when *ask_kms* about the key that the statement names, or about
+    *kms_key* when it is given: whoever made the archive anew may name a key of their own. Whoever asks for a
+    kind of signature and finds none of it is told so: an archive that was made anew has none either. Raises
     :class:`~gateshift.errors.InputError` when there is no file *signers*.
     """
     if signers is not None and not signers.is_file():
@@ -113,7 +115,7 @@ def check(
             # Without this a statement that is listed alone would count as signed and never be checked.
             found.append((path, "has no signature that the journal knows"))
         elif path.suffix == ".json" and is_file(pair):
-            kms = ask_kms, endpoint_url
+            kms = ask_kms, kms_key, endpoint_url
             found += _one(path, pair, migration.name, records, signers=signers, key=key, kms=kms)
     return found
 
@@ -148,7 +150,7 @@ def _one(
     *,
     signers: Path | None,
     key: str,
-    kms: tuple[bool, str | None],
+    kms: tuple[bool, str, str | None],
 ) -> list[tuple[Path, str]]:
     text, sealed = path.read_bytes(), signature.read_bytes()
     try:
@@ -171,7 +173,8 @@ def _one(
     elif kind == "cosign":
         wrong = _cosign_check(text, sealed, key)
     elif kind == "kms":
-        wrong = _kms_check(text, sealed, str(said.get("key", "")), kms[1]) if kms[0] else ""
+        ask, wanted, endpoint = kms
+        wrong = _kms_check(text, sealed, wanted or str(said.get("key", "")), endpoint) if ask else ""
     else:
         wrong = f"is by an unknown signer {kind}"
     return [*problems, (signature, wrong)] if wrong else problems

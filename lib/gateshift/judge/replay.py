@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from gateshift.errors import InputError
 from gateshift.judge.model import Sample, Side, Verdict
 from gateshift.judge.verdict import EDITION, judge
+from gateshift.migration.records import journals_below
 from gateshift.params.model import JudgeParams, StageParams
 from gateshift.plan import canonical_json, digest_of
 
@@ -188,7 +189,7 @@ def replay(path: str | Path) -> tuple[Replayed, ...]:
     own = [(rec, verdict) for rec in recordings for verdict in rec.verdicts]
     results = [_one([rec], verdict, rec.path) for rec, verdict in own]
     known = {canonical_json(verdict) for _, verdict in own}
-    for journal in [] if path.is_file() else sorted(path.rglob("journal.jsonl")):
+    for journal in [] if path.is_file() else journals_below(path):
         for verdict in _journal_verdicts(journal):
             wanted = {key: verdict.get(key) for key in ("decision", "reasons", "evidence")}
             if canonical_json(wanted) not in known:

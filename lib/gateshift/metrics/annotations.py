@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 
 from gateshift.errors import InputError, MetricsError
-from gateshift.migration.journal import read_records
+from gateshift.migration.records import journals_below, read_records
 from gateshift.plan import digest_of
 
 __all__ = ["TAGS", "Annotation", "annotations_of", "post"]
@@ -45,7 +45,7 @@ class Annotation:
 
 def annotations_of(folder: Path) -> tuple[Annotation, ...]:
     """Return the verdicts in the journals below *folder*, oldest first."""
-    paths = sorted(folder.rglob("journal.jsonl"))
+    paths = journals_below(folder)
     if not paths:
         raise InputError(f"{folder}: no journal.jsonl below it")
     found = []

@@ -26,6 +26,7 @@ __all__ = [
     "Record",
     "hash_of",
     "head_path",
+    "journals_below",
     "parse_line",
     "parse_lines",
     "read_head",
@@ -182,6 +183,12 @@ def read_records(path: str | Path) -> tuple[Record, ...]:
     except OSError as error:
         raise JournalError(f"{path}: cannot be read: {error.strerror}") from None
     return tuple(parse_lines(path, split(raw)[0], Head(), 0))
+
+
+def journals_below(folder: Path) -> list[Path]:
+    """Return the journals of the migrations at or below *folder*, without the parts of it that runs have."""
+    found = sorted(folder.rglob("journal.jsonl"))
+    return [p for p in found if not p.parent.with_name(p.name).exists()]
 
 
 def parse_lines(path: Path, lines: list[bytes], head: Head, number: int) -> Iterator[Record]:

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from gateshift.cli.notebooks import run_notebook
+from gateshift.cli.results import checks_of
 from gateshift.cli.shared import short_path
 from gateshift.errors import Interrupted, LabError
 from gateshift.migration.journal import read_records
 from gateshift.runbook.approvals import write_approval
+from gateshift.words import gloss, term
 
 __all__ = ["Director", "Leg"]
 
@@ -74,6 +76,9 @@ class Director:
                 hint=f"run `gateshift rehearse` again; what was done is in {short_path(self.folder)}",
             )
         if leg.exit_code not in expect:
+            for check in checks_of(leg.path.parent):
+                if check["result"] == "fail":  # in a pipeline's log this is all that is left of them
+                    self.narrate(f"  [fail] {term(check['name'])}: {gloss(check['measured'])}")
             wanted = " or ".join(str(code) for code in sorted(expect))
             raise LabError(
                 f"{what} ended with exit code {leg.exit_code}, expected {wanted}: {leg.error}",
