@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from gateshift import words
 from gateshift.rehearse.director import Director
 from gateshift.rehearse.screen import Screen
-from gateshift.rehearse.table import stage_table
+from gateshift.rehearse.table import folded, stage_table
 from tests.words.reading import PHRASE
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -78,3 +78,17 @@ def test_the_summary_speaks_the_language_in_use_and_fits(
     assert bool(PHRASE.search(joined)) is (lang == "en")
     for word in {"en": ("promote", "rollback", "[pass]"), "zh": ("晋级", "回滚", "[通过]")}[lang]:
         assert word in shown
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_how_a_rehearsal_failed_fits_and_its_path_can_be_copied(
+    monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    path = "outputs/rehearsal-20261130t174030/40_verify-20261130T174106349Z/40_verify-attempt2.ipynb"
+    lines = folded(
+        f"失败：第一次迁移：{'网关的副本尚未就绪，' * 12}请查看 {path} 。\nsecond line"
+    ).splitlines()
+    assert max(cell_len(line) for line in lines if path not in line) <= columns
+    assert [line.strip() for line in lines if path in line] == [path]
+    assert lines[-1] == "second line"

@@ -129,8 +129,11 @@ def _shared(wanted: Sequence[int], room: int) -> list[int]:
     return widths
 
 
-def wrapped(text: str, width: int) -> list[str]:
-    """Break *text* into lines of at most *width* terminal columns, between words where it can be."""
+def wrapped(text: str, width: int, *, paths_whole: bool = False) -> list[str]:
+    """Break *text* into lines of at most *width* terminal columns, between words where it can be.
+
+    With *paths_whole* a longer word of narrow characters alone stays in one piece, to be copied.
+    """
     lines: list[str] = []
     for paragraph in text.splitlines() or [""]:
         line = ""
@@ -142,7 +145,8 @@ def wrapped(text: str, width: int) -> list[str]:
             if line:
                 lines.append(line)
             line = word
-            while columns_of(line) > width:
+            narrow = columns_of(line) == len(line)
+            while columns_of(line) > width and not (paths_whole and narrow):
                 cut = len(line)
                 while columns_of(line[:cut]) > width:
                     cut -= 1

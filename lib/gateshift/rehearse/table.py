@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import shutil
-import textwrap
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
@@ -53,12 +52,9 @@ def _width() -> int:
 
 
 def folded(text: str) -> str:
-    """Return *text* in lines no wider than the terminal, broken between words."""
-    lines = [
-        textwrap.wrap(line, _width(), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-        for line in text.splitlines()
-    ]
-    return "\n".join(part for one in lines for part in one)
+    """Return *text* in lines no wider than the terminal, broken between words; a path stays in one piece."""
+    lines = (wrapped(line, _width() - 2, paths_whole=True) for line in text.splitlines())
+    return "\n".join(f"{'  ' if i else ''}{part}" for one in lines for i, part in enumerate(one))
 
 
 def _rows(records: tuple[Record, ...]) -> dict[int, dict[str, Any]]:
