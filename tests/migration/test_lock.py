@@ -54,8 +54,32 @@ def test_lock_of_another_machine_waits_for_its_expiry(tmp_path: Path) -> None:
     path.write_text(json.dumps({"who": "eve", "process": there.text(), "nonce": "n", "expires": now + 30}))
     with pytest.raises(LockHeld, match="eve holds"):
         LocalLock(path, clock=lambda: now).acquire()
-    with LocalLock(path, clock=lambda: now + 31) as lock:
+    waited: list[float] = []
+    with LocalLock(path, clock=lambda: now + 31, sleep=waited.append) as lock:
         lock.check()
+    assert waited == [21.0], "a third of its time, in which one that lives renews"
+
+
+@pytest.mark.parametrize("apart", [-86_400.0, -120.0, 86_400.0])
+@pytest.mark.parametrize("lives", [True, False])
+def test_a_lock_of_a_machine_with_another_clock_is_judged_by_its_renewals(
+    tmp_path: Path, apart: float, lives: bool
+) -> None:
+    path = tmp_path / "lock"
+    now = 1_000_000.0
+    held = {"who": "eve", "process": Process("elsewhere", 1, "1", "boot").text(), "nonce": "n"}
+
+    def renew(after: float = 0.0) -> None:
+        path.write_text(json.dumps({**held, "renewed": after, "expires": now + apart + after + 60.0}))
+
+    renew()
+    lock = LocalLock(path, clock=lambda: now, sleep=renew if lives else lambda _: None)
+    if lives:
+        with pytest.raises(LockHeld, match="eve holds"):
+            lock.acquire()
+    else:
+        with lock:
+            lock.check()
 
 
 def test_released_lock_is_free_and_unheld_lock_writes_nothing(tmp_path: Path) -> None:
