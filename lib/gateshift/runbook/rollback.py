@@ -252,12 +252,19 @@ class Rollback(Runbook):
 
 
 def _told(causes: tuple[Cause, ...]) -> str:
-    """Name the likeliest causes, each with its troubleshooting tree (the notebook's name becomes a link)."""
-    likely = [cause for cause in causes if cause.level is not Level.INFO][:3]
+    """Name the likeliest causes, each with its troubleshooting tree (the notebook's name becomes a link).
+
+    One cause at several places (services, pods) is named once, with what was seen at each.
+    """
+    places: dict[tuple[str, str, str], list[str]] = {}
+    for cause in causes:
+        if cause.level is not Level.INFO:
+            key = cause.title, cause.symptom, _TREES.get(cause.symptom, cause.reference)
+            places.setdefault(key, []).append(shorten(cause.evidence, 160, placeholder=" …"))
     return "; ".join(
-        f"{'likely' if i == 0 else 'or'} {cause.title} ({shorten(cause.evidence, 160, placeholder=' …')}; "
-        f"90_troubleshoot with symptom={cause.symptom}, {_TREES.get(cause.symptom, cause.reference)})"
-        for i, cause in enumerate(likely)
+        f"{'likely' if i == 0 else 'or'} {title} ({'; '.join(seen[:3])}; "
+        f"90_troubleshoot with symptom={symptom}, {tree})"
+        for i, ((title, symptom, tree), seen) in enumerate(list(places.items())[:3])
     )
 
 
