@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 
 from gateshift.cluster import front
 from gateshift.cluster.acceptance import missing_from_gateway
+from gateshift.cluster.analysis import judge_findings, parse_analysis
 from gateshift.cluster.checks import Check, Item, failed, passed, run_items, warned
 from gateshift.cluster.client import Cluster
+from gateshift.cluster.failures import persist
 from gateshift.cluster.gateways import (
     disconnected,
     gateway_pods,
@@ -25,11 +27,10 @@ from gateshift.cluster.operator import istiod_name
 from gateshift.cluster.reach import Reach
 from gateshift.cluster.tools import run_istioctl
 from gateshift.cluster.waiting import deployment_standing, hopeless, pod_problem
-from gateshift.errors import ClusterError
 from gateshift.params.model import Params
 from gateshift.traffic import probes
 
-__all__ = ["Finding", "judge_findings", "parse_analysis", "probe_checks", "run"]
+__all__ = ["probe_checks", "run"]
 
 _ROUTES = ("HTTPRoute", "GRPCRoute")
 
@@ -39,74 +40,14 @@ LIMIT = 90.0
 _STARTING = 45.0
 """Seconds for pods that lack: the autoscaler looks every 15 s, and a pod that it asks for has to start."""
 _LOOK_AGAIN = 1.0
+_PATIENCE = 30.0
+"""Seconds for a look that fails in a way that heals: istioctl asks every istiod, also one just starting."""
 _LOOKS = 3
 _PAUSE = 2.0
 """Looks at what may be on its way (a push, a gateway that connects), and the seconds between them."""
 
 Probing = Callable[[str], Iterable[Check]]
 """Runs the params' probes against a gateway's address and returns one check for each."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One message of ``istioctl analyze``."""
-
-    code: str
-    level: str
-    origin: str
-    message: str
-
-
-def parse_analysis(printed: str) -> tuple[Finding, ...]:
-    """Read the output of ``istioctl analyze -o json`` (an array, or prose when nothing was found).
-
-    Raises :class:`ClusterError` on anything else: an unreadable analysis is not a clean one.
-    """
-    text = printed.strip()
-    if not text.startswith("["):
-        if "No validation issues found" in text:
-            return ()
-        raise ClusterError(f"`istioctl analyze` printed something unknown: {text[:120]!r}")
-    try:
-        answer = json.loads(text)
-    except ValueError:
-        raise ClusterError("`istioctl analyze` printed broken JSON") from None
-    return tuple(
-        Finding(
-            str(item.get("code", "")),
-            str(item.get("level", "")),
-            str(item.get("origin", "")),
-            str(item.get("message", "")),
-        )
-        for item in answer or []
-    )
-
-
-# Messages that are no defect of a north-south migration, with the reason.
-_HARMLESS = {
-    "IST0102": "the namespace is not labelled for injection: intended, sidecars come later",
-    "IST0103": "a pod without sidecar: intended, sidecars come later",
-    "IST0118": "a port of an unrelated Service without a protocol name",
-}
-# An artefact: a Sidecar whose selector matches WorkloadEntries only is reported as matching nothing.
-_NOT_OURS_TO_JUDGE = {"IST0101": "Sidecar"}
-
-
-def judge_findings(
-    findings: Iterable[Finding], ours: Iterable[Object]
-) -> tuple[list[Finding], list[Finding]]:
-    """Split into (errors, warnings) that matter; findings about others' objects are warnings at most."""
-    names = {f"{o['kind']} {o['metadata'].get('namespace', '')}/{o['metadata']['name']}" for o in ours}
-    errors: list[Finding] = []
-    warnings: list[Finding] = []
-    for finding in findings:
-        if finding.code in _HARMLESS or finding.level == "Info":
-            continue
-        if finding.origin.startswith(_NOT_OURS_TO_JUDGE.get(finding.code, "\0")):
-            continue
-        about_ours = any(finding.origin == n or finding.origin.startswith(f"{n} ") for n in names)
-        (errors if finding.level == "Error" and about_ours else warnings).append(finding)
-    return errors, warnings
 
 
 def run(
@@ -160,7 +101,12 @@ def run(
                 ],
             )
         )
+    items = [replace(item, look=partial(_patiently, item.look)) for item in items]
     return run_items(items, limit=limit, progress=progress)
+
+
+def _patiently(look: Callable[[], Iterable[Check]]) -> tuple[Check, ...]:
+    return persist(lambda: tuple(look()), time.monotonic() + _PATIENCE)
 
 
 def _settled(look: Callable[[], str]) -> str:
