@@ -18,7 +18,6 @@ from gateshift.cluster.gateways import (
     gateway_pods,
     load_balancer_name,
     proxy_status,
-    ready_gateways,
     rejected,
     takes_requests,
 )
@@ -44,7 +43,12 @@ _PATIENCE = 30.0
 """Seconds for a look that fails in a way that heals: istioctl asks every istiod, also one just starting."""
 _LOOKS = 3
 _PAUSE = 2.0
-"""Looks at what may be on its way (a push, a gateway that connects), and the seconds between them."""
+_SETTLING = 15.0
+"""Looks at what may be on its way, the seconds between them, and those that they go on for at least.
+
+istiod gathers changes for up to 10 s before it pushes, and a gateway whose istiod is replaced connects again
+after pauses that grow.
+"""
 
 Probing = Callable[[str], Iterable[Check]]
 """Runs the params' probes against a gateway's address and returns one check for each."""
@@ -111,11 +115,14 @@ def _patiently(look: Callable[[], Iterable[Check]]) -> tuple[Check, ...]:
 
 def _settled(look: Callable[[], str]) -> str:
     """Return what *look* finds amiss, an empty text for nothing; what is on its way gets some seconds."""
-    for _ in range(_LOOKS - 1):
-        if not (found := look()):
-            return found
+    deadline = time.monotonic() + _SETTLING
+    looks = 0
+    while found := look():
+        looks += 1
+        if looks >= _LOOKS and time.monotonic() >= deadline:
+            break
         time.sleep(_PAUSE)
-    return look()
+    return found
 
 
 class _Checks:
@@ -233,12 +240,8 @@ class _Checks:
 
     def synced(self) -> Iterator[Check]:
         why = "a proxy that rejected a push keeps its old configuration for ever"
-        statuses, apart = self._statuses()
+        statuses, bad, apart = self._statuses()
         behind = rejected(statuses)
-        gateways = {
-            f"{name_of(p)}.{self.params.istio.namespace}" for p in gateway_pods(self.cluster, self.params)
-        }
-        bad = [b for b in behind if "ERROR" in b or b.partition(": ")[0] in gateways]
         if not statuses:
             yield failed("proxy status", "no proxy is connected to istiod", why, "read the gateway's log")
         elif bad:
@@ -256,23 +259,27 @@ class _Checks:
                 f"kubectl -n {self.params.istio.namespace} logs <pod> says why; a policy on port 15012 may",
             )
 
-    def _statuses(self) -> tuple[dict[str, dict[str, str]], list[str]]:
-        """Return what istiod says of its proxies, and the gateways that take requests without it.
+    def _statuses(self) -> tuple[dict[str, dict[str, str]], list[str], list[str]]:
+        """Return what istiod says of its proxies, which of it holds, and the gateways that it does not know.
 
-        A push under way (STALE) and a gateway that has just become ready are waited for.
+        A push under way (STALE) and a gateway that has just become ready are waited for. What only warns is
+        not: in a large mesh some sidecar is behind at any moment, and would use up the looks.
         """
         statuses: dict[str, dict[str, str]] = {}
+        bad: list[str] = []
         apart: list[str] = []
 
         def look() -> str:
-            nonlocal statuses, apart
+            nonlocal statuses, bad, apart
             statuses = proxy_status(self.params)
-            ready = [name_of(p) for p in ready_gateways(self.cluster, self.params)]
-            apart = disconnected(self.params, ready, statuses)
-            return "; ".join([*apart, *rejected(statuses)])
+            pods = gateway_pods(self.cluster, self.params)
+            gateways = {f"{name_of(p)}.{self.params.istio.namespace}" for p in pods}
+            bad = [b for b in rejected(statuses) if "ERROR" in b or b.partition(": ")[0] in gateways]
+            apart = disconnected(self.params, [name_of(p) for p in pods if takes_requests(p)], statuses)
+            return "; ".join([*apart, *bad]) if statuses else "no proxy is connected"
 
         _settled(look)
-        return statuses, apart
+        return statuses, bad, apart
 
     def _hosts(self) -> list[str]:
         """Hosts that can be asked for; a wildcard cannot."""
