@@ -324,7 +324,7 @@ def _address(params: Params, target: str) -> probes.Address:
 def probe_checks(params: Params, target: str) -> Iterator[Check]:
     """Send the params' probes through the gateway at *target* (a load balancer's name or address)."""
     why = "the guide's functional checks, before DNS knows the new gateway"
-    for result in probes.run(params.verify.probes, _address(params, target)):
+    for result in probes.run(params.verify.probes, _address(params, target), patient=True):
         name = f"probe {result.name}"
         if result.ok:
             yield passed(name, f"{result.kind} {result.status} in {result.seconds * 1000:.0f} ms", why)
