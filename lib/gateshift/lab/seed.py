@@ -9,7 +9,7 @@ from gateshift.errors import LabError
 from gateshift.lab import topology
 from gateshift.lab.api import Api
 
-__all__ = ["first_objects", "node_address", "seed", "simple_records"]
+__all__ = ["first_objects", "has_address", "node_address", "pods_ready", "seed", "simple_records"]
 
 
 def seed(api: Api, *, limit: float = 20.0) -> None:
@@ -28,6 +28,21 @@ def seed(api: Api, *, limit: float = 20.0) -> None:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.2)
+
+
+def pods_ready(api: Api) -> bool:
+    """Tell whether all pods of the old gateway are ready."""
+    apps = f"/apis/apps/v1/namespaces/{topology.APISIX_NAMESPACE}"
+    deployment = api.get(f"{apps}/deployments/{topology.APISIX_DEPLOYMENT}") or {}
+    ready = deployment.get("status", {}).get("readyReplicas", 0)
+    return bool(ready == deployment.get("spec", {}).get("replicas"))
+
+
+def has_address(api: Api) -> bool:
+    """Tell whether the old gateway's Service has its load balancer's name."""
+    core = f"/api/v1/namespaces/{topology.APISIX_NAMESPACE}"
+    service = api.get(f"{core}/services/{topology.APISIX_SERVICE}") or {}
+    return bool(service.get("status", {}).get("loadBalancer", {}).get("ingress"))
 
 
 def simple_records(url: str) -> None:
