@@ -68,6 +68,14 @@ class TestState:
         with pytest.raises(LabError):
             state.lab_dir(name)
 
+    def test_a_clock_that_is_set_makes_no_running_part_dead(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        created = state.process_started(os.getpid())
+        assert created is not None
+        # The kernel's time of boot, from which psutil tells the start of a process, goes with the clock.
+        monkeypatch.setattr("psutil._pslinux.boot_time", lambda: time.time() - 60.0)
+        assert state.alive(os.getpid(), created)
+        assert not state.alive(os.getpid(), created - 0.01)
+
     def test_a_stopped_lab_resolves_nothing(self, home: Path) -> None:
         folder = state.lab_dir("demo")
         folder.mkdir(parents=True)
