@@ -82,9 +82,10 @@ def answers(address: Address, hosts: Sequence[str], *, tls: bool) -> Iterator[Ch
         )
         return
     pairs = [(place, host) for place in places for host in hosts]
+    context = address.context() if tls else None  # one for all: reading the authorities takes its time
 
     def ask(pair: tuple[str, str]) -> str:
-        return _ask(pair[0], port, pair[1], address, tls=tls)
+        return _ask(pair[0], port, pair[1], context)
 
     # Side by side: an address that is silent takes the whole time limit for each host.
     with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -110,11 +111,11 @@ def _twice(ask: Callable[[_T], str], one: _T) -> str:
     return ask(one) or ask(one)
 
 
-def _ask(place: str, port: int, host: str, address: Address, *, tls: bool) -> str:
+def _ask(place: str, port: int, host: str, context: ssl.SSLContext | None) -> str:
     bare = f"[{place}]" if ":" in place else place
-    url = f"{'https' if tls else 'http'}://{bare}:{port}/"
+    url = f"{'https' if context else 'http'}://{bare}:{port}/"
     try:
-        with httpx.Client(verify=address.context(), trust_env=False, timeout=_TIMEOUT) as client:
+        with httpx.Client(verify=context or False, trust_env=False, timeout=_TIMEOUT) as client:
             client.get(url, headers={"host": host}, extensions={"sni_hostname": host})
     except httpx.TimeoutException:
         return f"{_LATE} within {_TIMEOUT:g} s"
