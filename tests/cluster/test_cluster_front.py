@@ -18,8 +18,10 @@ from typing import Any
 import certifi
 import pytest
 
-from gateshift.cluster import front
+from gateshift.cluster import front, verify
 from gateshift.cluster.checks import Check
+from gateshift.cluster.client import Cluster
+from gateshift.params.model import Params, VerifyParams
 from gateshift.traffic.probes import Address
 from tests.cluster.conftest import make_params
 from tests.cluster.test_cluster_preflight import tls_secret
@@ -121,6 +123,41 @@ def test_hosts_that_are_silent_are_asked_side_by_side(monkeypatch: pytest.Monkey
         (bad,) = front.answers(address, [f"h{n}.shop.com" for n in range(12)], tls=False)
     assert "for h0.shop.com: no answer within 0.5 s" in bad.measured
     assert time.monotonic() - begun < 4
+
+
+def test_a_name_that_the_cloud_has_still_to_publish_is_waited_for(
+    served: Front, params: Params, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Verify as a pipeline runs it right behind the install; the system's resolver is what is told here."""
+    monkeypatch.setattr(front, "_LOOK_AGAIN", 0.05)
+    monkeypatch.setattr(verify, "_STARTING", 0.0)
+    monkeypatch.setattr(verify, "_PATIENCE", 0.0)
+    real, asked = socket.getaddrinfo, []
+
+    def resolver(host: Any, port: Any, *more: Any, **named: Any) -> Any:
+        if host != LB:
+            return real(host, port, *more, **named)
+        asked.append(host)
+        if len(asked) < 4:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return real("127.0.0.1", served.port, *more, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
+    probes = [{"name": "one", "kind": "http", "host": "api.shop.com", "path": "/", "expect": 404}]
+    given = params.model_copy(update={"verify": VerifyParams.model_validate({"probes": probes})})
+    said: list[str] = []
+    checks = verify.run(given, cluster, istio_target=LB, progress=said.append, probing=lambda _: [])
+    assert said[0].startswith(f"load balancer: {LB} does not resolve yet")
+    assert not [c for c in checks if "does not resolve" in c.measured]
+
+
+def test_a_name_that_never_comes_is_said_by_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(front, "_PUBLISHED", 0.2)
+    monkeypatch.setattr(front, "_LOOK_AGAIN", 0.05)
+    nowhere = Address("no-such-name.invalid")
+    front.await_name(nowhere)
+    (lost,) = front.answers(nowhere, ["api.shop.com"], tls=False)
+    assert (lost.status, "does not resolve" in lost.measured) == ("fail", True)
 
 
 class Slow:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -23,11 +24,14 @@ from gateshift.cluster.objects import Object
 from gateshift.params.model import Params
 from gateshift.traffic.probes import Address
 
-__all__ = ["answers", "certificates", "servers_of", "tls_hosts"]
+__all__ = ["answers", "await_name", "certificates", "servers_of", "tls_hosts"]
 
 _TIMEOUT = 5.0
 _AT_ONCE = 32
 _LATE = "no answer"
+_PUBLISHED = 90.0
+_LOOK_AGAIN = 2.0
+"""Seconds for the cloud to publish the name of a load balancer that it has just made, and between looks."""
 _HANDSHAKES = 3
 """Handshakes that may time out before the certificate counts as not served."""
 
@@ -65,6 +69,26 @@ def tls_hosts(gateways: Iterable[Object], hosts: Sequence[str]) -> dict[str, str
                     if matches and exact >= found.get(host, (-1, ""))[0]:
                         found[host] = (exact, str(name))
     return {host: name for host, (_, name) in found.items()}
+
+
+def await_name(address: Address, progress: Callable[[str], None] | None = None) -> None:
+    """Wait until the load balancer's name resolves, as long as that takes with one just made.
+
+    A Service has its name minutes before DNS does. One that does not resolve by then is left to the checks.
+    """
+    name, port = address.endpoint(tls=False)
+    deadline = time.monotonic() + _PUBLISHED
+    said = False
+    while time.monotonic() < deadline:
+        try:
+            socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            if progress and not said:
+                progress(f"load balancer: {name} does not resolve yet: {error.strerror or error}")
+                said = True
+        else:
+            return
+        time.sleep(_LOOK_AGAIN)
 
 
 def answers(address: Address, hosts: Sequence[str], *, tls: bool) -> Iterator[Check]:

@@ -105,6 +105,8 @@ def run(
                 ],
             )
         )
+    if istio_target:
+        front.await_name(_address(params, istio_target), progress)
     items = [replace(item, look=partial(_patiently, item.look)) for item in items]
     return run_items(items, limit=limit, progress=progress)
 
