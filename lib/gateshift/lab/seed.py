@@ -33,7 +33,7 @@ def seed(api: Api, *, limit: float = 20.0) -> None:
 def pods_ready(api: Api) -> bool:
     """Tell whether all pods of the old gateway are ready."""
     apps = f"/apis/apps/v1/namespaces/{topology.APISIX_NAMESPACE}"
-    deployment = api.get(f"{apps}/deployments/{topology.APISIX_DEPLOYMENT}") or {}
+    deployment = _seen(api, f"{apps}/deployments/{topology.APISIX_DEPLOYMENT}")
     ready = deployment.get("status", {}).get("readyReplicas", 0)
     return bool(ready == deployment.get("spec", {}).get("replicas"))
 
@@ -41,8 +41,16 @@ def pods_ready(api: Api) -> bool:
 def has_address(api: Api) -> bool:
     """Tell whether the old gateway's Service has its load balancer's name."""
     core = f"/api/v1/namespaces/{topology.APISIX_NAMESPACE}"
-    service = api.get(f"{core}/services/{topology.APISIX_SERVICE}") or {}
+    service = _seen(api, f"{core}/services/{topology.APISIX_SERVICE}")
     return bool(service.get("status", {}).get("loadBalancer", {}).get("ingress"))
+
+
+def _seen(api: Api, path: str) -> dict[str, Any]:
+    """Return an object as far as it can be seen: whoever waits for it asks again, up to a limit."""
+    try:
+        return api.get(path) or {}
+    except LabError:
+        return {}
 
 
 def simple_records(url: str) -> None:
