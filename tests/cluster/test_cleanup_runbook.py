@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 
 from gateshift.errors import Blocked, GateClosed, NotEnoughEvidence
+from gateshift.runbook import cleanup
 from gateshift.runbook.cleanup import Cleanup
+from gateshift.runbook.setup import Preflight
 from tests.archive import story
 from tests.cluster.conftest import FakeApi, make_params
 from tests.metrics.prometheus import Scrapes, serve
@@ -40,6 +43,19 @@ class World:
 
         def answer(query: str, at: float) -> Any:
             scrapes.apisix = {"old": {"200": 5000.0 + (requests if at > now - 5 else 0.0)}}
+            return scrapes(query, at)
+
+        self.prometheus.responder = answer
+
+    def silent(self, seconds: float) -> None:
+        """APISIX serves nothing, and does not answer its scrapes from now on for so many seconds."""
+        scrapes = Scrapes()
+        now = time.time()
+
+        def answer(query: str, at: float) -> Any:
+            away = now <= at < now + seconds
+            scrapes.apisix = {} if away else {"old": {"200": 5000.0}}
+            scrapes.up = {"old": 0 if away else 1}
             return scrapes(query, at)
 
         self.prometheus.responder = answer
@@ -79,6 +95,7 @@ def world(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[World]:
     monkeypatch.setenv("GATESHIFT_RUN", "cleanup-1")
+    monkeypatch.setattr(cleanup, "_SCRAPED", 0.0)
     for name in ("apisix", "istio-system", "shop"):
         api.add("Namespace", name)
     labels = {"app.kubernetes.io/name": "apisix"}
@@ -142,6 +159,17 @@ def test_clean_up_goes_when_nothing_forbids_it(world: World) -> None:
     assert world.api.find("Namespace", "apisix") is None
     assert world.api.find("Namespace", "shop")
     assert runbook.context.state.phase.value == "cleaned"
+
+
+def test_one_scrape_that_failed_is_waited_out(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cleanup, "_SCRAPED", 15.0)
+    runbook = world.open()
+    world.silent(1.5)
+    with closing(runbook):
+        assert "APISIX served nothing" in str(runbook.read())
+    world.silent(1.5)
+    with closing(Preflight(runbook.params, {})) as preflight:
+        assert preflight._read_metrics() == 0.0
 
 
 def test_a_clean_up_that_died_goes_on_although_nobody_scrapes_apisix_any_more(world: World) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.server
+import itertools
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,10 @@ from typing import Any
 import certifi
 import pytest
 
-from gateshift.cluster import front
+from gateshift.cluster import front, verify
 from gateshift.cluster.checks import Check
+from gateshift.cluster.client import Cluster
+from gateshift.params.model import Params, VerifyParams
 from gateshift.traffic.probes import Address
 from tests.cluster.conftest import make_params
 from tests.cluster.test_cluster_preflight import tls_secret
@@ -119,6 +123,99 @@ def test_hosts_that_are_silent_are_asked_side_by_side(monkeypatch: pytest.Monkey
         (bad,) = front.answers(address, [f"h{n}.shop.com" for n in range(12)], tls=False)
     assert "for h0.shop.com: no answer within 0.5 s" in bad.measured
     assert time.monotonic() - begun < 4
+
+
+def test_a_name_that_the_cloud_has_still_to_publish_is_waited_for(
+    served: Front, params: Params, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Verify as a pipeline runs it right behind the install; the system's resolver is what is told here."""
+    monkeypatch.setattr(front, "_LOOK_AGAIN", 0.05)
+    monkeypatch.setattr(verify, "_STARTING", 0.0)
+    monkeypatch.setattr(verify, "_PATIENCE", 0.0)
+    real, asked = socket.getaddrinfo, []
+
+    def resolver(host: Any, port: Any, *more: Any, **named: Any) -> Any:
+        if host != LB:
+            return real(host, port, *more, **named)
+        asked.append(host)
+        if len(asked) < 4:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return real("127.0.0.1", served.port, *more, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
+    probes = [{"name": "one", "kind": "http", "host": "api.shop.com", "path": "/", "expect": 404}]
+    given = params.model_copy(update={"verify": VerifyParams.model_validate({"probes": probes})})
+    said: list[str] = []
+    checks = verify.run(given, cluster, istio_target=LB, progress=said.append, probing=lambda _: [])
+    assert said[0].startswith(f"load balancer: {LB} does not resolve yet")
+    assert not [c for c in checks if "does not resolve" in c.measured]
+
+
+def test_a_name_that_never_comes_is_said_by_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(front, "_PUBLISHED", 0.2)
+    monkeypatch.setattr(front, "_LOOK_AGAIN", 0.05)
+    nowhere = Address("no-such-name.invalid")
+    front.await_name(nowhere)
+    (lost,) = front.answers(nowhere, ["api.shop.com"], tls=False)
+    assert (lost.status, "does not resolve" in lost.measured) == ("fail", True)
+
+
+class Slow:
+    """A server that takes each connection, and never serves the *silent* ones (the first is 1)."""
+
+    def __init__(self, port: int, silent: Callable[[int], bool]) -> None:
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self.socket.getsockname()[1]
+        self._to, self._silent, self._open = port, silent, []  # type: ignore[var-annotated]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        for n in itertools.count(1):
+            try:
+                taken, _ = self.socket.accept()
+            except OSError:
+                return
+            self._open.append(taken)
+            if not self._silent(n):
+                behind = socket.create_connection(("127.0.0.1", self._to))
+                for pair in ((taken, behind), (behind, taken)):
+                    threading.Thread(target=self._pass_on, args=pair, daemon=True).start()
+
+    @staticmethod
+    def _pass_on(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.parametrize(
+    ("silent", "status"),
+    [
+        (lambda n: n == 1, "pass"),  # one slow moment
+        (lambda n: n in {1, 3}, "fail"),  # some are dropped: luck is no proof
+        (lambda n: True, "fail"),
+    ],
+)
+def test_a_late_answer_is_asked_for_again(
+    served: Front, monkeypatch: pytest.MonkeyPatch, silent: Callable[[int], bool], status: str
+) -> None:
+    monkeypatch.setattr(front, "_TIMEOUT", 2.0)
+    slow = Slow(served.port, silent)
+    address = Front(slow.port, served.secret, served.ca).address()
+    (check,) = front.answers(address, ["api.shop.com"], tls=True)
+    slow.socket.close()
+    assert check.status == status
+    assert ("no answer within 2 s" in check.measured) == (status == "fail")
+
+
+def test_a_handshake_that_is_late_is_made_again(served: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(front, "_TIMEOUT", 2.0)
+    for silent, status in ((lambda n: n == 1, "pass"), (lambda n: True, "fail")):
+        slow = Slow(served.port, silent)
+        check = look(Front(slow.port, served.secret, served.ca), served.secret)
+        slow.socket.close()
+        assert check.status == status, check
 
 
 def test_a_listener_of_the_gateway_api_is_a_server() -> None:

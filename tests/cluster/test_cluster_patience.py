@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from gateshift.cluster import acceptance, apply, install
+from gateshift.cluster import acceptance, apply, install, verify
+from gateshift.cluster.checks import Check
 from gateshift.cluster.client import Cluster
 from gateshift.cluster.failures import ApiError, HopelessError
 from gateshift.cluster.gateways import watch
@@ -78,6 +79,37 @@ def test_a_missing_istioctl_is_told_at_once(cluster: Cluster, kubeconfig: str) -
     params = make_params(kubeconfig, istio={"istioctl": "/nowhere/istioctl", "ready_timeout": "20s"})
     with pytest.raises(HopelessError, match="was not found"):
         acceptance.wait_in_sync(params, cluster, [])
+
+
+def verified(params: Params, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Check:
+    """What verify says of the proxies; istiod's Deployment, which is not there, is not waited for."""
+    monkeypatch.setattr(verify, "_STARTING", 0.0)
+    checks = verify.run(params, cluster, istio_target="127.0.0.1")
+    return next(c for c in checks if c.name == "proxy status")
+
+
+@pytest.mark.usefixtures("gateway")
+def test_one_error_of_istioctl_fails_no_check_of_verify(
+    cluster: Cluster, istioctl: Istioctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = "[ $1 != proxy-status ] || mkdir $D/asked 2>/dev/null || GOOD=1\n"
+    bad = "[ $1 != proxy-status ] || [ $GOOD ] || { echo 'istiod-2: connection refused' >&2; exit 1; }\n"
+    params = istioctl(once + bad + proxies(configStatus="SYNCED"))
+    check = verified(params, cluster, monkeypatch)
+    assert (check.status, check.measured) == ("pass", "1 proxies in sync")
+
+
+@pytest.mark.usefixtures("gateway")
+def test_an_error_of_istioctl_that_lasts_fails_the_check_with_its_reason(
+    cluster: Cluster, istioctl: Istioctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "_PATIENCE", 0.6)
+    params = istioctl("echo 'istiod-2: connection refused' >&2; exit 1")
+    check = verified(params, cluster, monkeypatch)
+    assert (check.status, check.measured) == (
+        "fail",
+        "`istioctl proxy-status` failed: istiod-2: connection refused",
+    )
 
 
 def test_an_error_that_lasts_is_told_with_its_hint_at_the_end() -> None:

@@ -91,7 +91,8 @@ def test_a_gap_moves_the_beginning_of_the_stable_time() -> None:
 
 
 @pytest.fixture
-def calm(api: FakeApi, params: Params) -> Params:
+def calm(api: FakeApi, params: Params, monkeypatch: pytest.MonkeyPatch) -> Params:
+    monkeypatch.setattr(stable, "_PATIENCE", 0.0)
     selector = {"app": "istio-ingressgateway"}
     balancer = {"loadBalancer": {"ingress": [{"hostname": "new.elb.example.com"}]}}
     spec = {"type": "LoadBalancer", "selector": selector}
@@ -124,6 +125,19 @@ def test_a_calm_day(calm: Params, cluster: Cluster) -> None:
     assert 80 < day.certificates["shop-tls"] < 91
     assert day.notes == ("no functional checks: verify.probes is empty",)
     json.dumps(day.as_json())
+
+
+def test_an_api_server_that_is_away_for_a_moment_makes_no_day_unstable(
+    calm: Params, cluster: Cluster, api: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stable, "_PATIENCE", 20.0)
+    back = time.monotonic() + 1.2
+    api.refuse = lambda *_: (503, {"message": "starting"}) if time.monotonic() < back else None
+    assert stable.look(calm, cluster, seconds=60).problems == ()
+    api.refuse = lambda *_: (403, {"message": "forbidden"})
+    begun = time.monotonic()
+    assert stable.look(calm, cluster, seconds=60).problems[0].startswith("not seen: ")
+    assert time.monotonic() - begun < 10, "a missing right does not heal"
 
 
 def test_a_crash_is_no_stable_day_but_a_new_pod_is(calm: Params, cluster: Cluster, api: FakeApi) -> None:

@@ -68,6 +68,7 @@ esac
 @pytest.fixture
 def istioctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Istioctl:
     monkeypatch.setattr(verify, "_PAUSE", 0.01)
+    monkeypatch.setattr(verify, "_SETTLING", 0.0)
     return Istioctl(tmp_path)
 
 
@@ -155,3 +156,20 @@ def test_what_is_behind_holds_only_at_the_gateways_or_when_rejected(  # noqa: PL
 def test_a_push_under_way_is_waited_for(params: Params, cluster: Cluster, istioctl: Istioctl) -> None:
     istioctl.says(status_of(g_1__istio_system="STALE", g_2__istio_system="SYNCED"), BOTH)
     assert [c.status for c in proxies(params, cluster)] == ["pass"]
+
+
+def test_a_gateway_that_connects_again_after_growing_pauses_is_waited_for(
+    params: Params, cluster: Cluster, istioctl: Istioctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "_SETTLING", 15.0)
+    istioctl.says(*[ONE] * 5, BOTH)
+    assert [c.status for c in proxies(params, cluster)] == ["pass"]
+
+
+def test_sidecars_that_are_behind_use_up_no_look_at_the_gateways(
+    params: Params, cluster: Cluster, istioctl: Istioctl
+) -> None:
+    both = {"g_1__istio_system": "SYNCED", "g_2__istio_system": "SYNCED"}
+    busy = [status_of(**both, **{f"shop_{n}__shop": "STALE"}) for n in (1, 2)]
+    istioctl.says(*busy, status_of(**{**both, "g_2__istio_system": "STALE"}), BOTH)
+    assert [c.status for c in proxies(params, cluster)] == ["warn"]

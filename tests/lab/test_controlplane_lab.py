@@ -262,10 +262,14 @@ def test_a_killed_envoy_stays_down_until_its_pod_is_replaced(tools: Tools) -> No
     assert not alive(envoy.pid, envoy.created)
     time.sleep(3)
     assert tools.get("/api/v1/auth/login") == 0
-    ready = tools.run(
-        "kubectl", "get", "deployment", "-n", "istio-system", "istio-ingressgateway", "-o", "json"
-    )
-    assert not json.loads(ready.stdout)["status"].get("readyReplicas")
+
+    def counted() -> int:
+        ready = tools.run(
+            "kubectl", "get", "deployment", "-n", "istio-system", "istio-ingressgateway", "-o", "json"
+        )
+        return int(json.loads(ready.stdout)["status"].get("readyReplicas", 0))
+
+    assert eventually(lambda: counted() == 0)
     tools.run("kubectl", "delete", "pod", "-n", "istio-system", "-l", "istio=ingressgateway", "--wait=false")
     assert eventually(lambda: tools.get("/api/v1/auth/login") == 200, 40)
 

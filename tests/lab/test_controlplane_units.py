@@ -13,9 +13,12 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -64,6 +67,14 @@ class TestState:
     def test_refuses_names_that_are_no_plain_word(self, home: Path, name: str) -> None:
         with pytest.raises(LabError):
             state.lab_dir(name)
+
+    def test_a_clock_that_is_set_makes_no_running_part_dead(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        created = state.process_started(os.getpid())
+        assert created is not None
+        # The kernel's time of boot, from which psutil tells the start of a process, goes with the clock.
+        monkeypatch.setattr("psutil._pslinux.boot_time", lambda: time.time() - 60.0)
+        assert state.alive(os.getpid(), created)
+        assert not state.alive(os.getpid(), created - 0.01)
 
     def test_a_stopped_lab_resolves_nothing(self, home: Path) -> None:
         folder = state.lab_dir("demo")
@@ -415,3 +426,70 @@ class TestCommand:
         with pytest.raises(LabError, match="no APISIX configuration") as caught:
             dataparts.sample_configuration(str(home / "none.yaml"))
         assert "--config" in caught.value.hint
+
+
+class TestReset:
+    """A lab whose API server has everything, and an old gateway that is ready from some look on."""
+
+    @pytest.fixture
+    def server(self, home: Path) -> Iterator[dict[str, Any]]:
+        folder = state.lab_dir("demo")
+        folder.mkdir(parents=True)
+        authority = Authority(folder / "pki")
+        authority.issue("admin", "admin")
+        pair = authority.issue("api", "api", names=["127.0.0.1"])
+        knobs: dict[str, Any] = {"ready_at": 1, "fails_at": set(), "looks": 0, "asked": []}
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                knobs["asked"].append(f"{self.command} {self.path}")
+                body: dict[str, Any] = {}
+                status = 200
+                if self.path.endswith(f"deployments/{topology.APISIX_DEPLOYMENT}"):
+                    knobs["looks"] += 1
+                    ready = knobs["looks"] >= knobs["ready_at"]
+                    status = 500 if knobs["looks"] in knobs["fails_at"] else 200
+                    body = {"spec": {"replicas": 2}, "status": {"readyReplicas": 2 if ready else 1}}
+                elif self.path.endswith(f"services/{topology.APISIX_SERVICE}"):
+                    body = {"status": {"loadBalancer": {"ingress": [{"hostname": "old.example.com"}]}}}
+                data = json.dumps(body).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815 - the base class's names
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        httpd.daemon_threads = True
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(pair.certificate, pair.key)
+        httpd.socket = context.wrap_socket(httpd.socket, server_side=True)
+        threading.Thread(target=httpd.serve_forever, args=(0.02,), daemon=True).start()
+        # Nobody listens on the discard port: a reset that gets as far as the faults says so.
+        values = {"api_url": f"https://127.0.0.1:{httpd.server_port}", "faults_url": "http://127.0.0.1:9"}
+        me = state.Part("supervisor", os.getpid(), state.process_started(os.getpid()) or 0.0, "x.log")
+        main = {"phase": "ready", "values": values, "supervisor": me.as_json()}
+        state.write_json(folder / "state.json", main)
+        yield knobs
+        httpd.shutdown()
+        httpd.server_close()
+
+    def test_the_old_gateway_is_waited_for(self, server: dict[str, Any]) -> None:
+        server |= {"ready_at": 4, "fails_at": {2}}  # one answer of an overloaded API server ends no wait
+        with pytest.raises(httpx.ConnectError):
+            lifecycle.reset("demo")
+        assert server["looks"] == 4
+        assert server["asked"][-1].endswith(f"services/{topology.APISIX_SERVICE}")
+
+    def test_an_old_gateway_that_is_not_ready_is_told(
+        self, server: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(lifecycle, "_RESET_LIMIT", 0.5)
+        server["ready_at"] = 1000
+        with pytest.raises(LabError, match="the old gateway of lab demo was not ready"):
+            lifecycle.reset("demo")

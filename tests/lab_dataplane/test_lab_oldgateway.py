@@ -8,6 +8,7 @@ import socket
 import ssl
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import aiohttp
@@ -101,10 +102,14 @@ def test_cors_answers_preflight_and_decorates_allowed_origins_only(plane: Plane)
 
 def test_limit_req_rejects_beyond_rate_and_burst(plane: Plane) -> None:
     time.sleep(1.2)  # an empty bucket to begin with
-    statuses = Counter(plane.ask("GET", "/api/v1/catalog/search?q=timer").status_code for _ in range(25))
-    assert statuses[200] >= 6
-    assert statuses[429] >= 10
+    begun = time.monotonic()
+    with ThreadPoolExecutor(
+        25
+    ) as pool:  # one after the other they are too slow for the limit on a busy machine
+        asked = [pool.submit(plane.ask, "GET", "/api/v1/catalog/search?q=timer") for _ in range(25)]
+    statuses = Counter(one.result().status_code for one in asked)
     assert set(statuses) == {200, 429}
+    assert 6 <= statuses[200] <= 7 + 5 * (time.monotonic() - begun)  # burst, and the rate since
 
 
 def test_traffic_split_follows_its_weights(plane: Plane) -> None:

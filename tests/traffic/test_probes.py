@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -84,11 +85,40 @@ def test_nobody_listens(kind: str, unused_port: int) -> None:
 
 @pytest.fixture
 def unused_port() -> int:
-    import socket
-
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("late", "method", "ok", "asked"),
+    [
+        ({1}, "GET", True, 3),  # one slow moment
+        ({1, 3}, "GET", False, 3),  # a gateway that drops some does not pass by luck
+        ({1, 2, 3}, "GET", False, 2),
+        ({1}, "POST", False, 1),  # it may change data
+    ],
+)
+def test_a_late_answer_is_asked_for_again(late: set[int], method: str, ok: bool, asked: int) -> None:
+    taken: list[socket.socket] = []
+
+    def answer() -> None:
+        while True:
+            try:
+                taken.append(server.accept()[0])
+            except OSError:
+                return
+            if len(taken) not in late:
+                taken[-1].recv(65536)
+                taken[-1].sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=answer, daemon=True).start()
+        address = at(server.getsockname()[1])
+        (result,) = run([probe(method=method)], address, timeout=2.0, patient=True)
+        server.shutdown(socket.SHUT_RDWR)
+    assert (result.ok, len(taken)) == (ok, asked)
+    assert ("within 2 s" in result.why) == (not ok)
 
 
 def test_websocket_upgrade_and_echo() -> None:

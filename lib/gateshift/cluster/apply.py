@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from gateshift.cluster.client import Cluster
-from gateshift.cluster.failures import HopelessError, heals
+from gateshift.cluster.failures import HopelessError, persist
 from gateshift.cluster.objects import (
     API_GATEWAY,
     CREATED,
@@ -318,7 +318,8 @@ def undo(cluster: Cluster, snapshot: Mapping[str, Any], *, patience: float = _PA
     """Put everything in *snapshot* back as it was, last change first; return what could not be restored.
 
     Only our own change is undone: an object that somebody changed since is named, not overwritten. What may
-    heal (no answer, overload) is tried again, for *patience* seconds in all.
+    heal (no answer, overload) is tried again, for *patience* seconds in all; in place and not after the
+    others, because the order in which things are taken back keeps routes behind their policies.
     """
     if snapshot.get("cluster") != cluster.uid:
         raise Blocked("this snapshot was taken from another cluster", hint="check cluster.context")
@@ -326,27 +327,10 @@ def undo(cluster: Cluster, snapshot: Mapping[str, Any], *, patience: float = _PA
     deadline = time.monotonic() + patience
     for entry in reversed(snapshot["objects"]):
         try:
-            _persist(partial(_put_back, cluster, entry), deadline)
+            persist(partial(_put_back, cluster, entry), deadline)
         except ClusterError as error:
             left.append(f"{_entry_title(entry)}: {error}")
     return left
-
-
-def _persist(act: Callable[[], None], deadline: float) -> None:
-    """Repeat *act* with growing pauses while its failure may heal, until *deadline* (monotonic seconds).
-
-    In place and not after the others: the order in which things are taken back keeps routes behind their
-    policies.
-    """
-    pause = 0.5
-    while True:
-        try:
-            return act()
-        except ClusterError as error:
-            if not heals(error) or time.monotonic() + pause > deadline:
-                raise
-        time.sleep(pause)
-        pause = min(pause * 2, 8.0)
 
 
 def _put_back(cluster: Cluster, entry: Mapping[str, Any]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import urllib3
 
@@ -18,7 +20,10 @@ __all__ = [
     "explain_status",
     "explain_transport",
     "heals",
+    "persist",
 ]
+
+_T = TypeVar("_T")
 
 
 class ApiError(ClusterError):
@@ -59,6 +64,19 @@ def heals(error: ClusterError) -> bool:
     if isinstance(error, ApiError):
         return error.status not in _OURS_TO_CORRECT
     return not isinstance(error, (HopelessError, NotServedError))
+
+
+def persist(act: Callable[[], _T], deadline: float) -> _T:
+    """Repeat *act* with growing pauses while its failure may heal, until *deadline* (monotonic seconds)."""
+    pause = 0.5
+    while True:
+        try:
+            return act()
+        except ClusterError as error:
+            if not heals(error) or time.monotonic() + pause > deadline:
+                raise
+        time.sleep(pause)
+        pause = min(pause * 2, 8.0)
 
 
 _WEBHOOK = re.compile(r'admission webhook "([^"]+)" denied the request:? ?(.*)', re.S)

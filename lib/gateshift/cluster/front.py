@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from cryptography import x509
@@ -23,10 +24,18 @@ from gateshift.cluster.objects import Object
 from gateshift.params.model import Params
 from gateshift.traffic.probes import Address
 
-__all__ = ["answers", "certificates", "servers_of", "tls_hosts"]
+__all__ = ["answers", "await_name", "certificates", "servers_of", "tls_hosts"]
 
 _TIMEOUT = 5.0
 _AT_ONCE = 32
+_LATE = "no answer"
+_PUBLISHED = 90.0
+_LOOK_AGAIN = 2.0
+"""Seconds for the cloud to publish the name of a load balancer that it has just made, and between looks."""
+_HANDSHAKES = 3
+"""Handshakes that may time out before the certificate counts as not served."""
+
+_T = TypeVar("_T")
 
 
 def servers_of(gateway: Object) -> list[dict[str, Any]]:
@@ -62,6 +71,26 @@ def tls_hosts(gateways: Iterable[Object], hosts: Sequence[str]) -> dict[str, str
     return {host: name for host, (_, name) in found.items()}
 
 
+def await_name(address: Address, progress: Callable[[str], None] | None = None) -> None:
+    """Wait until the load balancer's name resolves, as long as that takes with one just made.
+
+    A Service has its name minutes before DNS does. One that does not resolve by then is left to the checks.
+    """
+    name, port = address.endpoint(tls=False)
+    deadline = time.monotonic() + _PUBLISHED
+    said = False
+    while time.monotonic() < deadline:
+        try:
+            socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            if progress and not said:
+                progress(f"load balancer: {name} does not resolve yet: {error.strerror or error}")
+                said = True
+        else:
+            return
+        time.sleep(_LOOK_AGAIN)
+
+
 def answers(address: Address, hosts: Sequence[str], *, tls: bool) -> Iterator[Check]:
     """Ask every address of the load balancer for every host; any HTTP answer counts, a silence does not."""
     why = "an address that does not answer takes its share of the users with it"
@@ -77,14 +106,18 @@ def answers(address: Address, hosts: Sequence[str], *, tls: bool) -> Iterator[Ch
         )
         return
     pairs = [(place, host) for place in places for host in hosts]
+    context = address.context() if tls else None  # one for all: reading the authorities takes its time
+
+    def ask(pair: tuple[str, str]) -> str:
+        return _ask(pair[0], port, pair[1], context)
+
     # Side by side: an address that is silent takes the whole time limit for each host.
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        told = pool.map(lambda pair: _ask(pair[0], port, pair[1], address, tls=tls), pairs)
-        silent = [
-            f"{place}:{port} for {host}: {said}"
-            for (place, host), said in zip(pairs, told, strict=True)
-            if said
-        ]
+        told = dict(zip(pairs, pool.map(ask, pairs), strict=True))
+        late = [pair for pair, said in told.items() if said.startswith(_LATE)]
+        if len(late) <= _AT_ONCE:  # more of them are no slow moment of this machine or of the gateway
+            told |= zip(late, pool.map(lambda pair: _twice(ask, pair), late), strict=True)
+    silent = [f"{place}:{port} for {host}: {said}" for (place, host), said in told.items() if said]
     if silent:
         yield failed(
             "load balancer answers",
@@ -97,14 +130,19 @@ def answers(address: Address, hosts: Sequence[str], *, tls: bool) -> Iterator[Ch
         yield passed("load balancer answers", text, why)
 
 
-def _ask(place: str, port: int, host: str, address: Address, *, tls: bool) -> str:
+def _twice(ask: Callable[[_T], str], one: _T) -> str:
+    """Return what is wrong at one of two more questions: an address that drops some must not pass by luck."""
+    return ask(one) or ask(one)
+
+
+def _ask(place: str, port: int, host: str, context: ssl.SSLContext | None) -> str:
     bare = f"[{place}]" if ":" in place else place
-    url = f"{'https' if tls else 'http'}://{bare}:{port}/"
+    url = f"{'https' if context else 'http'}://{bare}:{port}/"
     try:
-        with httpx.Client(verify=address.context(), trust_env=False, timeout=_TIMEOUT) as client:
+        with httpx.Client(verify=context or False, trust_env=False, timeout=_TIMEOUT) as client:
             client.get(url, headers={"host": host}, extensions={"sni_hostname": host})
     except httpx.TimeoutException:
-        return f"no answer within {_TIMEOUT:g} s"
+        return f"{_LATE} within {_TIMEOUT:g} s"
     except httpx.HTTPError as error:
         return str(error) or type(error).__name__
     return ""
@@ -154,7 +192,10 @@ def certificates(
 def _served(address: Address, host: str) -> tuple[x509.Certificate | None, str]:
     """Return the certificate that is served for *host*, and what a verifying client says of it."""
     problem = ""
-    for context in (address.context(), _blind()):
+    left = _HANDSHAKES
+    contexts = [_blind(), address.context()]
+    while contexts:
+        context = contexts[-1]
         try:
             with (
                 socket.create_connection(address.endpoint(tls=True), timeout=_TIMEOUT) as raw,
@@ -164,7 +205,11 @@ def _served(address: Address, host: str) -> tuple[x509.Certificate | None, str]:
                 return (x509.load_der_x509_certificate(pem) if pem else None), problem
         except ssl.SSLCertVerificationError as error:
             problem = error.verify_message or str(error)
-        except (OSError, TimeoutError) as error:
+            contexts.pop()
+        except OSError as error:
+            left -= 1
+            if isinstance(error, TimeoutError) and left:
+                continue
             return None, f"TLS to {':'.join(map(str, address.endpoint(tls=True)))} failed: {error}"
     return None, problem
 

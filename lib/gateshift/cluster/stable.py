@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 from gateshift.cluster import daylog, verify
 from gateshift.cluster.certificates import certificate_problems, days_left
 from gateshift.cluster.client import Cluster
+from gateshift.cluster.failures import persist
 from gateshift.cluster.front import servers_of
 from gateshift.cluster.gateways import gateway_pods, load_balancer_name, pod_ready, selector_text
 from gateshift.cluster.logs import Pattern
@@ -23,6 +25,8 @@ __all__ = ["Day", "look"]
 
 _SIDECARS = 50
 """Sidecars whose logs are read; in a larger mesh those of the first pods by name."""
+_PATIENCE = 60.0
+"""Seconds in which an API server that is away may come back: after a day not seen two weeks begin anew."""
 _SETTLING = 120.0
 """Seconds that a pod may take to become ready: an autoscaler or a drain starts pods at any hour."""
 
@@ -83,7 +87,7 @@ def look(params: Params, cluster: Cluster, *, seconds: float, before: Mapping[st
 
 def _safely(part: Callable[[], Day]) -> Day:
     try:
-        return part()
+        return persist(part, time.monotonic() + _PATIENCE)
     except ClusterError as error:
         return Day((f"not seen: {error}",), ())
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 
 from gateshift.cluster import front
 from gateshift.cluster.acceptance import missing_from_gateway
+from gateshift.cluster.analysis import judge_findings, parse_analysis
 from gateshift.cluster.checks import Check, Item, failed, passed, run_items, warned
 from gateshift.cluster.client import Cluster
+from gateshift.cluster.failures import persist
 from gateshift.cluster.gateways import (
     disconnected,
     gateway_pods,
     load_balancer_name,
     proxy_status,
-    ready_gateways,
     rejected,
     takes_requests,
 )
@@ -25,11 +26,10 @@ from gateshift.cluster.operator import istiod_name
 from gateshift.cluster.reach import Reach
 from gateshift.cluster.tools import run_istioctl
 from gateshift.cluster.waiting import deployment_standing, hopeless, pod_problem
-from gateshift.errors import ClusterError
 from gateshift.params.model import Params
 from gateshift.traffic import probes
 
-__all__ = ["Finding", "judge_findings", "parse_analysis", "probe_checks", "run"]
+__all__ = ["probe_checks", "run"]
 
 _ROUTES = ("HTTPRoute", "GRPCRoute")
 
@@ -39,74 +39,19 @@ LIMIT = 90.0
 _STARTING = 45.0
 """Seconds for pods that lack: the autoscaler looks every 15 s, and a pod that it asks for has to start."""
 _LOOK_AGAIN = 1.0
+_PATIENCE = 30.0
+"""Seconds for a look that fails in a way that heals: istioctl asks every istiod, also one just starting."""
 _LOOKS = 3
 _PAUSE = 2.0
-"""Looks at what may be on its way (a push, a gateway that connects), and the seconds between them."""
+_SETTLING = 15.0
+"""Looks at what may be on its way, the seconds between them, and those that they go on for at least.
+
+istiod gathers changes for up to 10 s before it pushes, and a gateway whose istiod is replaced connects again
+after pauses that grow.
+"""
 
 Probing = Callable[[str], Iterable[Check]]
 """Runs the params' probes against a gateway's address and returns one check for each."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One message of ``istioctl analyze``."""
-
-    code: str
-    level: str
-    origin: str
-    message: str
-
-
-def parse_analysis(printed: str) -> tuple[Finding, ...]:
-    """Read the output of ``istioctl analyze -o json`` (an array, or prose when nothing was found).
-
-    Raises :class:`ClusterError` on anything else: an unreadable analysis is not a clean one.
-    """
-    text = printed.strip()
-    if not text.startswith("["):
-        if "No validation issues found" in text:
-            return ()
-        raise ClusterError(f"`istioctl analyze` printed something unknown: {text[:120]!r}")
-    try:
-        answer = json.loads(text)
-    except ValueError:
-        raise ClusterError("`istioctl analyze` printed broken JSON") from None
-    return tuple(
-        Finding(
-            str(item.get("code", "")),
-            str(item.get("level", "")),
-            str(item.get("origin", "")),
-            str(item.get("message", "")),
-        )
-        for item in answer or []
-    )
-
-
-# Messages that are no defect of a north-south migration, with the reason.
-_HARMLESS = {
-    "IST0102": "the namespace is not labelled for injection: intended, sidecars come later",
-    "IST0103": "a pod without sidecar: intended, sidecars come later",
-    "IST0118": "a port of an unrelated Service without a protocol name",
-}
-# An artefact: a Sidecar whose selector matches WorkloadEntries only is reported as matching nothing.
-_NOT_OURS_TO_JUDGE = {"IST0101": "Sidecar"}
-
-
-def judge_findings(
-    findings: Iterable[Finding], ours: Iterable[Object]
-) -> tuple[list[Finding], list[Finding]]:
-    """Split into (errors, warnings) that matter; findings about others' objects are warnings at most."""
-    names = {f"{o['kind']} {o['metadata'].get('namespace', '')}/{o['metadata']['name']}" for o in ours}
-    errors: list[Finding] = []
-    warnings: list[Finding] = []
-    for finding in findings:
-        if finding.code in _HARMLESS or finding.level == "Info":
-            continue
-        if finding.origin.startswith(_NOT_OURS_TO_JUDGE.get(finding.code, "\0")):
-            continue
-        about_ours = any(finding.origin == n or finding.origin.startswith(f"{n} ") for n in names)
-        (errors if finding.level == "Error" and about_ours else warnings).append(finding)
-    return errors, warnings
 
 
 def run(
@@ -160,16 +105,26 @@ def run(
                 ],
             )
         )
+    if istio_target:
+        front.await_name(_address(params, istio_target), progress)
+    items = [replace(item, look=partial(_patiently, item.look)) for item in items]
     return run_items(items, limit=limit, progress=progress)
+
+
+def _patiently(look: Callable[[], Iterable[Check]]) -> tuple[Check, ...]:
+    return persist(lambda: tuple(look()), time.monotonic() + _PATIENCE)
 
 
 def _settled(look: Callable[[], str]) -> str:
     """Return what *look* finds amiss, an empty text for nothing; what is on its way gets some seconds."""
-    for _ in range(_LOOKS - 1):
-        if not (found := look()):
-            return found
+    deadline = time.monotonic() + _SETTLING
+    looks = 0
+    while found := look():
+        looks += 1
+        if looks >= _LOOKS and time.monotonic() >= deadline:
+            break
         time.sleep(_PAUSE)
-    return look()
+    return found
 
 
 class _Checks:
@@ -287,12 +242,8 @@ class _Checks:
 
     def synced(self) -> Iterator[Check]:
         why = "a proxy that rejected a push keeps its old configuration for ever"
-        statuses, apart = self._statuses()
+        statuses, bad, apart = self._statuses()
         behind = rejected(statuses)
-        gateways = {
-            f"{name_of(p)}.{self.params.istio.namespace}" for p in gateway_pods(self.cluster, self.params)
-        }
-        bad = [b for b in behind if "ERROR" in b or b.partition(": ")[0] in gateways]
         if not statuses:
             yield failed("proxy status", "no proxy is connected to istiod", why, "read the gateway's log")
         elif bad:
@@ -310,23 +261,27 @@ class _Checks:
                 f"kubectl -n {self.params.istio.namespace} logs <pod> says why; a policy on port 15012 may",
             )
 
-    def _statuses(self) -> tuple[dict[str, dict[str, str]], list[str]]:
-        """Return what istiod says of its proxies, and the gateways that take requests without it.
+    def _statuses(self) -> tuple[dict[str, dict[str, str]], list[str], list[str]]:
+        """Return what istiod says of its proxies, which of it holds, and the gateways that it does not know.
 
-        A push under way (STALE) and a gateway that has just become ready are waited for.
+        A push under way (STALE) and a gateway that has just become ready are waited for. What only warns is
+        not: in a large mesh some sidecar is behind at any moment, and would use up the looks.
         """
         statuses: dict[str, dict[str, str]] = {}
+        bad: list[str] = []
         apart: list[str] = []
 
         def look() -> str:
-            nonlocal statuses, apart
+            nonlocal statuses, bad, apart
             statuses = proxy_status(self.params)
-            ready = [name_of(p) for p in ready_gateways(self.cluster, self.params)]
-            apart = disconnected(self.params, ready, statuses)
-            return "; ".join([*apart, *rejected(statuses)])
+            pods = gateway_pods(self.cluster, self.params)
+            gateways = {f"{name_of(p)}.{self.params.istio.namespace}" for p in pods}
+            bad = [b for b in rejected(statuses) if "ERROR" in b or b.partition(": ")[0] in gateways]
+            apart = disconnected(self.params, [name_of(p) for p in pods if takes_requests(p)], statuses)
+            return "; ".join([*apart, *bad]) if statuses else "no proxy is connected"
 
         _settled(look)
-        return statuses, apart
+        return statuses, bad, apart
 
     def _hosts(self) -> list[str]:
         """Hosts that can be asked for; a wildcard cannot."""
@@ -371,7 +326,7 @@ def _address(params: Params, target: str) -> probes.Address:
 def probe_checks(params: Params, target: str) -> Iterator[Check]:
     """Send the params' probes through the gateway at *target* (a load balancer's name or address)."""
     why = "the guide's functional checks, before DNS knows the new gateway"
-    for result in probes.run(params.verify.probes, _address(params, target)):
+    for result in probes.run(params.verify.probes, _address(params, target), patient=True):
         name = f"probe {result.name}"
         if result.ok:
             yield passed(name, f"{result.kind} {result.status} in {result.seconds * 1000:.0f} ms", why)

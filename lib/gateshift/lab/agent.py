@@ -32,7 +32,7 @@ from gateshift.lab import mesh, topology
 from gateshift.lab.api import Api
 from gateshift.lab.egress import EgressProxy
 from gateshift.lab.process import Child, become_subreaper, spawn, stop, tail
-from gateshift.lab.state import AGENT_FILE, Part, lab_dir, write_json
+from gateshift.lab.state import AGENT_FILE, Part, lab_dir, process_started, write_json
 
 __all__ = ["NodeAgent", "main"]
 
@@ -337,7 +337,8 @@ def _envoy_of(child: Child) -> Part | None:
     try:
         for process in psutil.Process(child.process.pid).children(recursive=True):
             if process.name() == "envoy":
-                return Part("gateway-envoy", process.pid, float(process.create_time()), child.part.log)
+                created = process_started(process.pid) or 0.0
+                return Part("gateway-envoy", process.pid, created, child.part.log)
     except psutil.Error:
         return None
     return None

@@ -20,8 +20,8 @@ from gateshift.errors import LabError
 from gateshift.lab import build
 from gateshift.lab.api import Api
 from gateshift.lab.dataparts import sample_configuration
-from gateshift.lab.process import kill_parts
-from gateshift.lab.seed import seed, simple_records
+from gateshift.lab.process import kill_parts, wait_for
+from gateshift.lab.seed import has_address, pods_ready, seed, simple_records
 from gateshift.lab.state import STATE_FILE, LabState, alive, lab_dir, load, state_home, write_json
 
 __all__ = ["down", "forget_migrations", "lines", "reset", "status", "up"]
@@ -29,6 +29,7 @@ __all__ = ["down", "forget_migrations", "lines", "reset", "status", "up"]
 _START_LIMIT = 180.0
 _LEASE = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/gateshift"
 _STOP_LIMIT = 20.0
+_RESET_LIMIT = 60.0
 
 Say = Callable[[str], None]
 
@@ -116,6 +117,12 @@ def reset(name: str = "default") -> None:
     with Api(state["api_url"], pki / "ca.crt", pki / "admin.crt", pki / "admin.key") as api:
         seed(api, limit=60.0)
         api.delete(_LEASE)
+        # A preflight that follows at once must not find the old gateway's pods while they start.
+        if not wait_for(lambda: pods_ready(api) and has_address(api), timeout=_RESET_LIMIT):
+            raise LabError(
+                f"the old gateway of lab {name} was not ready {_RESET_LIMIT:.0f} s after the reset",
+                hint=f"all logs are in {state.directory / 'logs'}",
+            )
     with httpx.Client(timeout=10, trust_env=False) as client:
         client.delete(f"{state['faults_url']}/faults").raise_for_status()
         client.put(f"{state['traffic_url']}/rate", json={"rate": state["rate"]}).raise_for_status()

@@ -9,7 +9,7 @@ from gateshift.errors import LabError
 from gateshift.lab import topology
 from gateshift.lab.api import Api
 
-__all__ = ["first_objects", "node_address", "seed", "simple_records"]
+__all__ = ["first_objects", "has_address", "node_address", "pods_ready", "seed", "simple_records"]
 
 
 def seed(api: Api, *, limit: float = 20.0) -> None:
@@ -28,6 +28,29 @@ def seed(api: Api, *, limit: float = 20.0) -> None:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.2)
+
+
+def pods_ready(api: Api) -> bool:
+    """Tell whether all pods of the old gateway are ready."""
+    apps = f"/apis/apps/v1/namespaces/{topology.APISIX_NAMESPACE}"
+    deployment = _seen(api, f"{apps}/deployments/{topology.APISIX_DEPLOYMENT}")
+    ready = deployment.get("status", {}).get("readyReplicas", 0)
+    return bool(ready == deployment.get("spec", {}).get("replicas"))
+
+
+def has_address(api: Api) -> bool:
+    """Tell whether the old gateway's Service has its load balancer's name."""
+    core = f"/api/v1/namespaces/{topology.APISIX_NAMESPACE}"
+    service = _seen(api, f"{core}/services/{topology.APISIX_SERVICE}")
+    return bool(service.get("status", {}).get("loadBalancer", {}).get("ingress"))
+
+
+def _seen(api: Api, path: str) -> dict[str, Any]:
+    """Return an object as far as it can be seen: whoever waits for it asks again, up to a limit."""
+    try:
+        return api.get(path) or {}
+    except LabError:
+        return {}
 
 
 def simple_records(url: str) -> None:

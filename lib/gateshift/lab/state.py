@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from gateshift.errors import LabError
 
 __all__ = [
@@ -35,10 +33,12 @@ __all__ = [
 STATE_FILE = "state.json"
 AGENT_FILE = "agent.json"
 
+_TICKS = os.sysconf("SC_CLK_TCK")
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One process of the lab. ``created`` is its start time (unix seconds), so a reused pid is noticed."""
+    """One process of the lab. ``created`` is its start (seconds since boot), so a reused pid is noticed."""
 
     name: str
     pid: int
@@ -148,20 +148,23 @@ def names() -> tuple[str, ...]:
 
 
 def process_started(pid: int) -> float | None:
-    """Return when process *pid* started (unix seconds), or None when there is none."""
+    """Return when process *pid* started (seconds since boot), or None when there is none.
+
+    Not the time of day: that comes from the kernel's time of boot, which moves when the clock is set.
+    """
     try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        return float(process.create_time())
-    except psutil.Error:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
         return None
+    fields = stat.rpartition(")")[2].split()
+    # A zombie has ended: it waits only for its parent to take notice.
+    return None if fields[0] in {"Z", "X"} else int(fields[19]) / _TICKS
 
 
 def alive(pid: int, created: float) -> bool:
     """Tell whether *pid* is still the process that started at *created* (a reused pid is another one)."""
     started = process_started(pid)
-    return started is not None and abs(started - created) < 1.0
+    return started is not None and abs(started - created) < 0.5 / _TICKS
 
 
 def write_json(path: Path, data: Mapping[str, Any] | list[dict[str, Any]]) -> None:

@@ -27,7 +27,7 @@ from gateshift.errors import LabError
 from gateshift.lab import account, controlplane, dataparts, prometheus, topology
 from gateshift.lab.build import Binaries
 from gateshift.lab.process import Child, Ports, become_subreaper, kill_parts, spawn, stop, tail, wait_for
-from gateshift.lab.seed import node_address, seed
+from gateshift.lab.seed import has_address, node_address, pods_ready, seed
 from gateshift.lab.state import AGENT_FILE, STATE_FILE, Part, lab_dir, process_started, write_json
 
 __all__ = ["Supervisor", "main"]
@@ -121,10 +121,10 @@ class Supervisor:
                 self._values.update(self._ready_line(part, child))
             self._await("prometheus", lambda: prometheus.ready(layout))
             self._save("starting", "pods of the old gateway")
-            self._await("kwok", lambda: _old_gateway_ready(api.get(_APISIX_DEPLOYMENT)))
+            self._await("kwok", lambda: pods_ready(api))
             node = f"/api/v1/nodes/{topology.NODE_NAME}/status"
             api.merge(node, node_address(ports["kwok"]))
-            self._await("node-agent", lambda: _has_address(api.get(_APISIX_SERVICE)))
+            self._await("node-agent", lambda: has_address(api))
         if self.options["rate"] > 0:
             self._let_clients_run()
 
@@ -285,21 +285,6 @@ class Supervisor:
         if text != self._written:
             write_json(self.folder / STATE_FILE, data)
             self._written = text
-
-
-_APISIX_DEPLOYMENT = (
-    f"/apis/apps/v1/namespaces/{topology.APISIX_NAMESPACE}/deployments/{topology.APISIX_DEPLOYMENT}"
-)
-_APISIX_SERVICE = f"/api/v1/namespaces/{topology.APISIX_NAMESPACE}/services/{topology.APISIX_SERVICE}"
-
-
-def _old_gateway_ready(deployment: Mapping[str, Any] | None) -> bool:
-    status = (deployment or {}).get("status", {})
-    return bool(status.get("readyReplicas", 0) == (deployment or {}).get("spec", {}).get("replicas"))
-
-
-def _has_address(service: Mapping[str, Any] | None) -> bool:
-    return bool((service or {}).get("status", {}).get("loadBalancer", {}).get("ingress"))
 
 
 def main() -> int:

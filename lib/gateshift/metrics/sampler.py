@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Iterator, Mapping
+import time as clock
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,7 +17,7 @@ from gateshift.metrics.counters import Process, Snapshot, Target, counted, cover
 from gateshift.metrics.source import Answer, PrometheusSource
 from gateshift.params.model import MetricsParams
 
-__all__ = ["REFERENCE_INTERVALS", "Sampler"]
+__all__ = ["REFERENCE_INTERVALS", "Sampler", "until_known"]
 
 _STALE_STEPS = 4.0
 """Scrapes that may fail to come before a series counts as stale; one second more forgives jitter."""
@@ -303,6 +304,18 @@ class Sampler:
             if self._targets(selector, now, 0.0):
                 still.append((job, instance))
         return tuple(still)
+
+
+def until_known(look: Callable[[], Side], *, seconds: float, every: float) -> Side:
+    """Return what *look* sees, asked again every *every* seconds while figures are missing, for *seconds*.
+
+    One scrape that is late takes a process's series away until the next one: for a question that is asked
+    once, and not of each interval, that is no answer yet. A lack that lasts is returned as such.
+    """
+    deadline = clock.monotonic() + seconds
+    while (side := look()).missing is not None and clock.monotonic() < deadline:
+        clock.sleep(every)
+    return side
 
 
 def _lack(error: _NoData | MetricsError) -> Missing:

@@ -13,6 +13,7 @@ import yaml
 
 from gateshift.errors import InputError, LabError
 from gateshift.lab.state import LabState, Part, lab_dir, load
+from gateshift.rehearse.ledger import PATIENCE
 
 __all__ = ["FAULTS", "Fault", "clear", "find"]
 
@@ -38,7 +39,7 @@ class Fault:
 def _backend(**fault: object) -> Inject:
     def inject(lab: LabState) -> None:
         body = {"service": "*", "gateway": "istio", **fault}
-        httpx.put(f"{lab['faults_url']}/faults", json=body, timeout=5).raise_for_status()
+        httpx.put(f"{lab['faults_url']}/faults", json=body, timeout=PATIENCE).raise_for_status()
 
     return inject
 
@@ -96,7 +97,7 @@ def _scrape_again(lab: LabState) -> None:
 
 
 def _quiet(lab: LabState) -> None:
-    httpx.put(f"{lab['traffic_url']}/rate", json={"rate": 1 / 60}, timeout=5).raise_for_status()
+    httpx.put(f"{lab['traffic_url']}/rate", json={"rate": 1 / 60}, timeout=PATIENCE).raise_for_status()
 
 
 _BAD = frozenset({4})
@@ -137,5 +138,5 @@ def find(name: str) -> Fault:
 def clear(lab: LabState) -> None:
     """Remove every backend fault, let Prometheus scrape the gateway again and clients ask as before."""
     _scrape_again(lab)
-    httpx.put(f"{lab['traffic_url']}/rate", json={"rate": lab["rate"]}, timeout=5).raise_for_status()
-    httpx.delete(f"{lab['faults_url']}/faults", timeout=5).raise_for_status()
+    httpx.put(f"{lab['traffic_url']}/rate", json={"rate": lab["rate"]}, timeout=PATIENCE).raise_for_status()
+    httpx.delete(f"{lab['faults_url']}/faults", timeout=PATIENCE).raise_for_status()

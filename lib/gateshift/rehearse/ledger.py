@@ -6,7 +6,10 @@ import httpx
 
 from gateshift.lab.state import LabState
 
-__all__ = ["ClientLedger"]
+__all__ = ["PATIENCE", "ClientLedger"]
+
+PATIENCE = 30.0
+"""Seconds for an answer of the lab's clients and backends, which share a busy machine with all the rest."""
 
 
 class ClientLedger:
@@ -16,7 +19,7 @@ class ClientLedger:
         self._clients = str(lab["traffic_url"])
         self._backends = str(lab["faults_url"])
         for url in (self._clients, self._backends):
-            httpx.delete(f"{url}/stats", timeout=5).raise_for_status()
+            httpx.delete(f"{url}/stats", timeout=PATIENCE).raise_for_status()
 
     def unexplained(self) -> list[str]:
         """Return a sentence for errors that the backends did not make; empty when every error is explained.
@@ -24,8 +27,8 @@ class ClientLedger:
         A client error is a 5xx, a gRPC error status, a broken connection, or any other status than the call
         expects (a 404 on a path that must exist is an error here, too).
         """
-        problems = httpx.get(f"{self._clients}/errors", timeout=5).json()
-        gateways = httpx.get(f"{self._backends}/stats", timeout=5).json()["gateways"]
+        problems = httpx.get(f"{self._clients}/errors", timeout=PATIENCE).json()
+        gateways = httpx.get(f"{self._backends}/stats", timeout=PATIENCE).json()["gateways"]
         made = sum(g["errors"] + g["cut"] + g["hung"] for g in gateways.values())
         if len(problems) <= made:
             return []
@@ -36,5 +39,5 @@ class ClientLedger:
 
     def requests(self) -> int:
         """Requests the clients sent."""
-        summary = httpx.get(f"{self._clients}/stats", timeout=5).json()
+        summary = httpx.get(f"{self._clients}/stats", timeout=PATIENCE).json()
         return int(sum(side["requests"] for side in summary["gateways"].values()))

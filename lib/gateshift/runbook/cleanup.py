@@ -14,6 +14,8 @@ from gateshift.cluster import restore as cluster_restore
 from gateshift.cluster import strict as cluster_strict
 from gateshift.cluster.exported import shown
 from gateshift.errors import Blocked, InputError, NotEnoughEvidence
+from gateshift.judge.model import Side
+from gateshift.metrics.sampler import until_known
 from gateshift.migration.state import Phase
 from gateshift.notebook.progress import say
 from gateshift.notebook.show import Note
@@ -23,6 +25,9 @@ from gateshift.runbook.base import Runbook
 from gateshift.runbook.shifting import settle, split_settling, with_settling
 
 __all__ = ["Cleanup"]
+
+_SCRAPED = 15.0
+"""Seconds at least in which a scrape that failed may be followed by one that does not."""
 
 
 class Cleanup(Runbook):
@@ -84,8 +89,14 @@ class Cleanup(Runbook):
         # As long as one stable run's interval, but never reaching back before the stable time.
         soak = self.params.soak
         window = max(min(soak.sample_every, soak.stable_for), self.params.metrics.step * 3)
-        now = time.time()
-        seen = self.context.sampler.served(now - window, now)
+
+        def look() -> Side:
+            now = time.time()
+            return self.context.sampler.served(now - window, now)
+
+        step = self.params.metrics.step
+        patience = 0.0 if self.resuming else max(_SCRAPED, 4 * step)
+        seen = until_known(look, seconds=patience, every=step)
         if seen.requests is None and self.resuming:  # its processes are gone by now, and nobody scrapes them
             return Note("pass", "DNS at 100 % Istio; APISIX was idle when this clean-up began")
         if seen.requests is None:

@@ -10,7 +10,8 @@ from gateshift.archive.files import atomic_write
 from gateshift.cluster import preflight as cluster_preflight
 from gateshift.cluster import verify as cluster_verify
 from gateshift.errors import Blocked, MetricsError
-from gateshift.judge.model import MissingKind
+from gateshift.judge.model import MissingKind, Side
+from gateshift.metrics.sampler import until_known
 from gateshift.notebook.progress import say
 from gateshift.notebook.show import Note, Table
 from gateshift.plan import Plan
@@ -21,6 +22,9 @@ from gateshift.translate import prove, write_translation
 from gateshift.words import gloss, tell, term
 
 __all__ = ["Preflight", "Translate", "Verify"]
+
+_SCRAPED = 12.0
+"""Seconds in which a scrape that failed may be followed by one that does not; a check has 19."""
 
 
 def checks_table(title: str, checks: Sequence[Any], context: Context) -> Table:
@@ -75,8 +79,13 @@ class Preflight(Runbook):
         return translate_now(self.context, read_configuration(self.context)).objects
 
     def _read_metrics(self) -> float | None:
-        now = self.context.now()
-        side = self.context.sampler.sample(now - self.params.metrics.step * 4, now).baseline
+        step = self.params.metrics.step
+
+        def look() -> Side:
+            now = self.context.now()
+            return self.context.sampler.sample(now - step * 4, now).baseline
+
+        side = until_known(look, seconds=_SCRAPED, every=min(step, 1.0))
         if side.missing is not None and side.missing.kind is MissingKind.QUERY_ERROR:
             # Not a matter of APISIX's metrics: nobody could be asked for them.
             raise MetricsError(side.missing.detail, hint="check metrics.url and its credentials in params")
