@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from gateshift import __version__
+from gateshift.cli.outlet import outlets
 from gateshift.errors import GateshiftError, Unwritable
 from gateshift.loopback import reach_directly
 from gateshift.words import tell
@@ -92,6 +93,12 @@ def main() -> None:
     With ``--json`` the last line of the standard output is JSON even then.
     """
     reach_directly()
+    # `explain` may read without end: it stops with its reader. Whatever else was begun is finished.
+    with outlets(filters=sys.argv[1:2] == ["explain"]):
+        _run()
+
+
+def _run() -> NoReturn:
     try:
         code = cli.main(standalone_mode=False)
     except GateshiftError as error:
