@@ -129,3 +129,24 @@ def test_an_archive_that_was_altered_is_a_failure_and_no_bad_input(typed, tmp_pa
     code, _, err = typed("audit", "export", str(altered), str(tmp_path / "m.tar.gz"))
     assert code == 1, err
     assert typed("audit", "export", str(tmp_path / "nope"))[0] == 2
+
+
+def test_an_archive_that_is_not_there_is_told_as_any_other_mistake(
+    typed, monkeypatch, tmp_path: Path
+) -> None:  # type: ignore[no-untyped-def]
+    """A program got the next step inside the error, and `see --help` in its place."""
+    nowhere = str(tmp_path / "nope")
+    for words, hint in (
+        (("history", nowhere, "--json"), "name a folder of migrations, such as outputs"),
+        (
+            ("audit", "verify", nowhere, "--json"),
+            "name a migration's folder (outputs/<migration>), or outputs itself",
+        ),
+    ):
+        code, out, err = typed(*words)
+        told = json.loads(out)
+        assert (code, told["exit_code"], told["hint"]) == (2, 2, hint)
+        assert "\n" not in told["error"]
+        assert err == f"error: {told['error']}\nhint: {hint}\n"
+    monkeypatch.setenv("GATESHIFT_LANG", "zh")
+    assert typed("history", nowhere)[2].startswith(f"错误：{nowhere}：没有该目录\n提示：")

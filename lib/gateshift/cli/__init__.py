@@ -44,7 +44,7 @@ _COMMANDS = {
     "shift": ("gateshift.cli.traffic", "shift", "Show the weights, plan others, put them right."),
     "explain": ("gateshift.apisix.explain", "explain_command", "Say which APISIX route takes each request."),
     "history": ("gateshift.archive.commands", "history_command", "List migrations and their outcomes."),
-    "audit": ("gateshift.archive.commands", "audit_group", "Verify an archive's hash chain and manifest."),
+    "audit": ("gateshift.archive.commands", "audit_group", "Verify an archive, sign, copy or pack it."),
     "judge": ("gateshift.judge.command", "judge_group", "Recompute verdicts from recorded samples."),
     "lab": ("gateshift.lab.cli", "lab", "Start, stop and inspect the rehearsal lab."),
     "rehearse": ("gateshift.rehearse.command", "rehearse", "Run a whole migration in the lab."),
@@ -111,7 +111,7 @@ def _run() -> NoReturn:
         _end(1, str(error), Unwritable.default_hint)
     except click.ClickException as error:
         error.show()
-        _end(error.exit_code, error.format_message(), "see --help")
+        _end(error.exit_code, error.format_message(), getattr(error, "hint", "see --help"))
     except (click.Abort, KeyboardInterrupt):
         click.echo(tell("cli.interrupted"), err=True)
         click.echo(tell("cli.hint", text=tell("cli.interrupted.next")), err=True)
