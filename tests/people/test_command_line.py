@@ -131,6 +131,42 @@ def test_an_archive_that_was_altered_is_a_failure_and_no_bad_input(typed, tmp_pa
     assert typed("audit", "export", str(tmp_path / "nope"))[0] == 2
 
 
+def test_an_empty_params_file_is_called_empty(typed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """Not NoneType, which is a word of Python."""
+    file = tmp_path / "p.yaml"
+    for text, said in (("", "this one is empty"), ("- 1", "this is a list or a single value")):
+        file.write_text(text)
+        code, _, err = typed("status", "-f", str(file))
+        assert code == 2
+        assert err.startswith(f"error: {file}: a params file is a mapping of keys, {said}\n")
+
+
+def test_a_recording_without_a_stage_is_no_recording(typed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """It was called one whose verdicts are missing, with exit code 0."""
+    file = tmp_path / "samples.jsonl"
+    file.write_text("")
+    code, out, err = typed("judge", "replay", str(file))
+    assert (code, out) == (2, "")
+    assert f"{file}: no stage is recorded in it" in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("translate", "--in", "params/lab/apisix.yaml", "--out", "{tmp}", "--requests", "-5"),
+        ("lab", "up", "--rate", "-5"),
+        ("lab", "up", "--ttl", "-1"),
+        ("lab", "down", "--name", "no/name"),
+        ("rehearse", "--lab", "no/name"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_bad_input(typed, words: tuple[str, ...], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = typed(*(word.format(tmp=tmp_path / "out") for word in words))
+    assert code == 2
+    assert "not in the range" in err or "is no name for a lab" in err
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_archive_that_is_not_there_is_told_as_any_other_mistake(
     typed, monkeypatch, tmp_path: Path
 ) -> None:  # type: ignore[no-untyped-def]

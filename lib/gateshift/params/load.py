@@ -66,8 +66,10 @@ def load(
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ParamsError(f"{path}:{where} is not valid YAML: {getattr(error, 'problem', error)}") from None
+    if data is None:
+        raise ParamsError(f"{path}: a params file is a mapping of keys, this one is empty")
     if not isinstance(data, dict):
-        raise ParamsError(f"{path}: a params file is a mapping of keys, this is {type(data).__name__}")
+        raise ParamsError(f"{path}: a params file is a mapping of keys, this is a list or a single value")
     for key, value in (overrides or {}).items():
         _set(data, key, value)
     return validate(data, source=str(path), resolvers=resolvers, needs=needs)
