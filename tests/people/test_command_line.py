@@ -131,6 +131,32 @@ def test_an_archive_that_was_altered_is_a_failure_and_no_bad_input(typed, tmp_pa
     assert typed("audit", "export", str(tmp_path / "nope"))[0] == 2
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("status", "-f", "{params}"),
+        ("status", "-f", "{params}", "--json"),
+        ("approve", "-f", "{params}", "abcd"),
+        ("rollback", "-f", "{params}", "--act", "--yes"),
+        ("history",),
+        ("audit", "verify"),
+    ],
+)
+def test_outside_of_a_clone_nothing_is_called_not_started(  # type: ignore[no-untyped-def]
+    typed, words: tuple[str, ...], monkeypatch, tmp_path: Path
+) -> None:
+    """Production may be at 50 %: its journal is only not here, and a rollback could not prove its end."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GATESHIFT_ROOT", raising=False)
+    code, _, err = typed(*(word.format(params=ROOT / "params" / "production.yaml") for word in words))
+    assert code == 2
+    assert err == (
+        f"error: {tmp_path} has no notebooks\n"
+        "hint: run this in a clone of gateshift, or set GATESHIFT_ROOT to one\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_empty_params_file_is_called_empty(typed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     """Not NoneType, which is a word of Python."""
     file = tmp_path / "p.yaml"
@@ -160,7 +186,10 @@ def test_a_recording_without_a_stage_is_no_recording(typed, tmp_path: Path) -> N
         ("rehearse", "--lab", "no/name"),
     ],
 )
-def test_a_value_that_cannot_be_meant_is_bad_input(typed, words: tuple[str, ...], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_value_that_cannot_be_meant_is_bad_input(  # type: ignore[no-untyped-def]
+    typed, words: tuple[str, ...], monkeypatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GATESHIFT_LAB", "default")  # `rehearse` names its own
     code, _, err = typed(*(word.format(tmp=tmp_path / "out") for word in words))
     assert code == 2
     assert "not in the range" in err or "is no name for a lab" in err

@@ -24,9 +24,9 @@ _FOLDER = click.Path(path_type=Path)
 
 
 def _outputs() -> Path:
-    from gateshift.runbook.inputs import project_root  # noqa: PLC0415 - not needed when a path is given
+    from gateshift.runbook.inputs import in_clone  # noqa: PLC0415 - not needed when a path is given
 
-    return project_root() / "outputs"
+    return in_clone() / "outputs"
 
 
 @click.command("history")
@@ -86,8 +86,8 @@ def _verify(  # noqa: PLR0917 - click passes by name
     Exit code 0: nothing was changed; a note names what no seal covers yet. 1: something was; each finding
     names its file. 2: no archive there, or a file that may not be read.
     """
-    where = path or _outputs()
     try:
+        where = path or _outputs()
         given_to = {"--head": head, "--cluster": params_file, "--key": key, "--kms-key": kms_key}
         for name, given in given_to.items():
             if given is not None and not given.strip():

@@ -15,7 +15,7 @@ from gateshift.errors import InputError
 from gateshift.migration.journal import read_records
 from gateshift.migration.state import State, fold
 from gateshift.params import only
-from gateshift.runbook.inputs import migration_folder, project_root
+from gateshift.runbook.inputs import in_clone, migration_folder, project_root
 from gateshift.runbook.order import NOTEBOOKS, due_notebook
 from gateshift.words import tell, use
 
@@ -91,11 +91,7 @@ def check_environment() -> None:
             f"this Python ({sys.executable}) lacks {', '.join(missing)}",
             hint="run `make install` in the clone and use .venv/bin/gateshift",
         )
-    root = project_root()
-    if not (root / "notebooks").is_dir():
-        raise InputError(
-            f"{root} has no notebooks", hint="run this in a clone of gateshift, or set GATESHIFT_ROOT to one"
-        )
+    in_clone()
 
 
 def _state(folder: Path) -> State:

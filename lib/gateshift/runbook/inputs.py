@@ -12,10 +12,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gateshift.errors import LabError, ParamsError
+from gateshift.errors import InputError, LabError, ParamsError
 from gateshift.params import Needs, Params, load, validate
 
-__all__ = ["collect", "migration_folder", "project_root", "resolvers"]
+__all__ = ["collect", "in_clone", "migration_folder", "project_root", "resolvers"]
 
 _PLAIN = (str, int, float, bool, list, dict, type(None))
 _SHELL = {"In", "Out", "exit", "quit", "open", "get_ipython"}
@@ -34,6 +34,20 @@ def project_root(start: Path | None = None) -> Path:
         if (folder / "notebooks").is_dir() and (folder / "params").is_dir():
             return folder
     return here
+
+
+def in_clone() -> Path:
+    """Return the project's root; raises :class:`~gateshift.errors.InputError` outside of a clone.
+
+    For commands that a journal which is not there would mislead: production has begun, and "not started"
+    is what an empty folder would say.
+    """
+    root = project_root()
+    if not (root / "notebooks").is_dir():
+        raise InputError(
+            f"{root} has no notebooks", hint="run this in a clone of gateshift, or set GATESHIFT_ROOT to one"
+        )
+    return root
 
 
 def migration_folder(params: Params) -> Path:
