@@ -27,7 +27,7 @@ from gateshift.runbook.inputs import migration_folder, project_root, resolvers
 from gateshift.runbook.order import NOTEBOOKS
 from gateshift.words import tell, use
 
-__all__ = ["run_notebook", "tell_pipeline"]
+__all__ = ["forms_of", "run_notebook", "tell_pipeline"]
 
 
 def run_notebook(
@@ -255,3 +255,13 @@ def diagnose(context: click.Context, arguments: tuple[str, ...]) -> None:
 
 
 report = _command("report", "Write the report of the migration: one self-contained page.")
+
+
+def forms_of(verb: str) -> tuple[tuple[str, click.Command], ...]:
+    """Return the commands behind a verb that chooses by its arguments, each with how it is called."""
+    from gateshift.diagnose.command import lint_command  # noqa: PLC0415 - clients take a second to load
+
+    return {
+        "translate": (("translate", _translate_notebook), ("translate --in", translate_command)),
+        "diagnose": (("diagnose", _diagnose_notebook), ("diagnose --files", lint_command)),
+    }.get(verb, ())
