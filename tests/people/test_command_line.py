@@ -120,6 +120,29 @@ def test_a_terminal_is_told_that_the_users_are_back_and_what_is_next(  # type: i
         assert str(outcome.path) in archived
 
 
+def test_a_terminal_is_told_where_the_report_is(  # type: ignore[no-untyped-def]
+    monkeypatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It named the executed notebook only, which nobody asked for."""
+    monkeypatch.chdir(ROOT)
+    run = tmp_path / "m" / "99_report-1"
+    run.mkdir(parents=True)
+    page = run.parent / "report.html"
+    for there in (False, True):
+        if there:
+            page.write_text("")
+        outcome = Outcome(0, run / "99_report.ipynb")
+        notebooks.tell_pipeline(
+            "report", "params/lab.yaml", {}, outcome, as_json=False, junit=None, summary=None
+        )
+        assert (f"report: {page}" in capsys.readouterr().out.splitlines()) is there
+
+
+def test_help_names_what_may_be_chosen(typed) -> None:  # type: ignore[no-untyped-def]
+    assert "errors-2" in typed("rehearse", "--help")[1]
+    assert "Usage: gateshift open [OPTIONS] [VERB]" in typed("open", "--help")[1]
+
+
 def test_an_archive_that_was_altered_is_a_failure_and_no_bad_input(typed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     """A job that ships archives must tell the two apart: one is corrected, of the other people are told."""
     altered = tmp_path / "m"

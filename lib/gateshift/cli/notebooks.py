@@ -174,6 +174,8 @@ def tell_pipeline(
         # A notebook ends with its closing card; a terminal has only what is printed.
         if verb == "rollback" and params.mode is Mode.ACT and outcome.exit_code == 0:
             click.echo(results.returned(run))
+        if verb == "report" and (page := run.parent / "report.html").is_file():
+            click.echo(tell("cli.report", path=short_path(page)))
         click.echo(results.stands(run, len(params.stages)))
         click.echo(tell("cli.archived", path=short_path(outcome.path)))
 

@@ -25,7 +25,7 @@ _NEEDED = ("jupyterlab", "ipykernel", "papermill", "matplotlib")
 
 
 @click.command("open")
-@click.argument("verb", required=False, type=click.Choice(sorted(NOTEBOOKS)))
+@click.argument("verb", required=False, metavar="[VERB]", type=click.Choice(sorted(NOTEBOOKS)))
 @PARAMS
 @click.option("-p", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key, for this check.")
 @click.option("--lab", "with_lab", is_flag=True, help="Start the rehearsal lab first, to practise.")
@@ -49,7 +49,7 @@ def open_command(  # noqa: PLR0917 - click passes by name
     print_only: bool,
     more: tuple[str, ...],
 ) -> None:
-    """Open JupyterLab at the notebook that is due, or at that of VERB.
+    """Open JupyterLab at the notebook that is due, or at that of VERB (preflight, canary, rollback, …).
 
     Checks the environment and the params file first. The notebooks that open are working copies under
     outputs/<migration>/desk/; the clone's own stay as they are.
