@@ -138,6 +138,31 @@ def test_a_terminal_is_told_where_the_report_is(  # type: ignore[no-untyped-def]
         assert (f"report: {page}" in capsys.readouterr().out.splitlines()) is there
 
 
+@pytest.mark.parametrize(
+    ("verb", "given", "said"),
+    [
+        ("diagnose", "window=5m", "window: write a number of seconds"),
+        ("diagnose", "window=0", "window: write a number of seconds"),
+        ("diagnose", "window=.nan", "window: write a number of seconds"),
+        ("soak", "samples=many", "samples: write a whole number, 1 or more"),
+        ("soak", "samples=0", "samples: write a whole number, 1 or more"),
+        ("soak", "samples=true", "samples: write a whole number, 1 or more"),
+        ("install", "undo=never", "undo: write true or false"),
+        ("cleanup", "strict_mtls=1", "strict_mtls: write true or false"),
+    ],
+)
+def test_a_parameter_of_one_notebook_is_checked_before_it_runs(  # type: ignore[no-untyped-def]  # noqa: PLR0917 - pytest passes by name
+    typed, verb: str, given: str, said: str, monkeypatch, tmp_path: Path
+) -> None:
+    """One was called a defect of gateshift, with a traceback; `undo=never` took the installation back."""
+    code, _, err = typed(verb, "-p", given, "-p", f"outputs={tmp_path}")
+    assert code == 2
+    assert said in err
+    monkeypatch.setenv("GATESHIFT_LANG", "zh")
+    assert "参数单元格" in typed(verb, "-p", given, "-p", f"outputs={tmp_path}")[2]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_help_names_what_may_be_chosen(typed) -> None:  # type: ignore[no-untyped-def]
     assert "errors-2" in typed("rehearse", "--help")[1]
     assert "Usage: gateshift open [OPTIONS] [VERB]" in typed("open", "--help")[1]

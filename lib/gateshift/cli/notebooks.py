@@ -23,7 +23,7 @@ from gateshift.notify import problem
 from gateshift.params import Mode, Params, load, needs_of, secrets_of
 from gateshift.params.load import parse_override
 from gateshift.runbook.context import Context
-from gateshift.runbook.inputs import migration_folder, project_root, resolvers
+from gateshift.runbook.inputs import check_own, migration_folder, project_root, resolvers
 from gateshift.runbook.order import NOTEBOOKS
 from gateshift.words import tell, use
 
@@ -44,6 +44,7 @@ def run_notebook(
     values with references unresolved, so that no secret is written into the archived copy.
     """
     own, top = _split(overrides)
+    check_own(own)
     name = NOTEBOOKS[verb]
     params = load(params_file, overrides=top, resolvers=resolvers(), needs=needs_of(name))
     root = project_root()
