@@ -163,6 +163,14 @@ def test_a_parameter_of_one_notebook_is_checked_before_it_runs(  # type: ignore[
     assert list(tmp_path.iterdir()) == []
 
 
+def test_half_a_digest_is_told_to_be_half_a_digest(typed) -> None:  # type: ignore[no-untyped-def]
+    """Who is used to the prompt gives four characters; a regular expression did not say what is missing."""
+    code, _, err = typed("rollback", "--act", "--approve", "3f9c", "-f", "params/lab.yaml")
+    assert code == 2
+    assert "approve: write the whole digest that the plan shows, 16 characters" in err
+    assert "or the value given for it with the command" in err
+
+
 def test_help_names_what_may_be_chosen(typed) -> None:  # type: ignore[no-untyped-def]
     assert "errors-2" in typed("rehearse", "--help")[1]
     assert "Usage: gateshift open [OPTIONS] [VERB]" in typed("open", "--help")[1]
