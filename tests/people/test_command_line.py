@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -161,6 +162,19 @@ def test_a_parameter_of_one_notebook_is_checked_before_it_runs(  # type: ignore[
     monkeypatch.setenv("GATESHIFT_LANG", "zh")
     assert "参数单元格" in typed(verb, "-p", given, "-p", f"outputs={tmp_path}")[2]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_key_that_is_written_twice_is_named(typed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """The second counted silently: of two migrations, or of two sets of stages."""
+    text = (ROOT / "params" / "production.yaml").read_text()
+    file = tmp_path / "p.yaml"
+    for more, key in (("migration: other\n", "migration"), ("more: {a: 1, a: 2}\n", "a")):
+        file.write_text(text + more)
+        code, _, err = typed("status", "-f", str(file))
+        assert code == 2
+        assert re.search(rf"line \d+: {key} is written twice in its section\n", err)
+    file.write_text("a: &a {x: 1}\nb: {<<: *a, x: 2}\n")
+    assert "written twice" not in typed("status", "-f", str(file))[2]
 
 
 def test_half_a_digest_is_told_to_be_half_a_digest(typed) -> None:  # type: ignore[no-untyped-def]
