@@ -208,6 +208,7 @@ def test_an_archive_that_was_altered_is_a_failure_and_no_bad_input(typed, tmp_pa
         ("status", "-f", "{params}", "--json"),
         ("approve", "-f", "{params}", "abcd"),
         ("rollback", "-f", "{params}", "--act", "--yes"),
+        ("shift", "-f", "{params}", "--restore", "--act"),
         ("history",),
         ("audit", "verify"),
     ],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateshift.cli.shared import OVERRIDES, PARAMS
+from gateshift.cli.shared import OVERRIDES, PARAMS, known_folder
 from gateshift.errors import InputError
 from gateshift.params import Params, load, needs_of
 from gateshift.params.load import parse_override
@@ -59,8 +59,10 @@ def shift(  # noqa: PLR0917 - click passes by name
             raise InputError("--act needs --to or --restore", hint="`gateshift shift` shows the weights")
         values["mode"] = "act"
         values |= {"approve": approve} if approve else {}
+        params = _load(params_file, values, "shift")
+        known_folder(params)
         _act(
-            _load(params_file, values, "shift"),
+            params,
             {"to": percent, "restore": restore, "params_file": params_file},
         )
         return
