@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ SECTIONS: dict[str, list[tuple[str, str]]] = {
     ],
     "Understand": [
         ("How verdicts are reached", "verdicts.md"),
-        ("What becomes what", "translation.md"),
+        ("Translation", "translation.md"),
+        ("What becomes what", "reference/becomes.md"),
         ("Plugins", "plugins.md"),
         ("Moving traffic", "dns.md"),
         ("Clusters", "clusters.md"),
@@ -44,18 +46,21 @@ SECTIONS: dict[str, list[tuple[str, str]]] = {
 }
 
 
+# The names are their own: a generated page would silently take the place of a written one.
+GENERATED: dict[str, Callable[[], str]] = {
+    "reference/params.md": lambda: reference.params_page(
+        ROOT / "params" / "production.yaml", ROOT / "docs" / "params_remarks.yaml"
+    ),
+    "reference/commands.md": reference.commands_page,
+    "reference/errors.md": reference.errors_page,
+    "reference/becomes.md": lambda: reference.translation_page(ROOT / "docs" / "translation_rows.yaml"),
+}
+
+
 def on_files(files: Files, config: Any) -> Files:
     """Add the generated pages, then lay out the navigation over all that is there."""
-    pages = {
-        "reference/params.md": reference.params_page(
-            ROOT / "params" / "production.yaml", ROOT / "docs" / "params_remarks.yaml"
-        ),
-        "reference/commands.md": reference.commands_page(),
-        "reference/errors.md": reference.errors_page(),
-        "translation.md": reference.translation_page(ROOT / "docs" / "translation_rows.yaml"),
-    }
-    for path, text in pages.items():
-        files.append(File.generated(config, path, content=text))
+    for path, make in GENERATED.items():
+        files.append(File.generated(config, path, content=make()))
     there = {file.src_uri for file in files.documentation_pages()}
     nav: list[Any] = [
         {title: [{name: path} for name, path in pages if path in there]} for title, pages in SECTIONS.items()

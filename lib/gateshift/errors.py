@@ -75,7 +75,8 @@ class ParamsError(InputError):
     """A params file or override is wrong; names file, key and remedy."""
 
     default_hint = (
-        "correct the params file; `params/production.yaml` shows how, `make docs` builds a page of all keys"
+        "correct the params file, or the value given for it with the command; `params/production.yaml` "
+        "shows how, `make docs` builds a page of all keys"
     )
 
 

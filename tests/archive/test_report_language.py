@@ -23,6 +23,21 @@ def _afterwards() -> Iterator[None]:
     words.use("")
 
 
+def test_what_is_said_of_a_rollback_is_what_was_measured(tmp_path: Path) -> None:
+    """The provider accepts weights before its servers have them, and it need not be DNS that moves them."""
+    source = sorted(SAMPLES.glob("*/journal.jsonl"))[0].parent
+    folder = tmp_path / source.name
+    shutil.copytree(source, folder)
+    for lang, label, ended in (
+        ("en", "until the weights were accepted", "ended: rolled back (stage 2 rolled back: "),
+        ("zh", "回滚：权重被接受用时", "运行结束：已回滚（"),
+    ):
+        words.use(lang)
+        page = unescape(write_report(folder).read_text(encoding="utf-8"))
+        assert label in page
+        assert ended in page
+
+
 def test_the_report_of_a_rehearsal_speaks_chinese(tmp_path: Path) -> None:
     source = sorted(SAMPLES.glob("*/journal.jsonl"))[0].parent
     folder = tmp_path / source.name

@@ -23,7 +23,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from gateshift.errors import LabError
+from gateshift.errors import InputError, LabError
 from gateshift.lab import build, cli, controlplane, crilog, dataparts, lifecycle, mesh, seed, state, topology
 from gateshift.lab.certs import Authority
 from gateshift.lab.egress import EgressProxy
@@ -65,7 +65,7 @@ class TestState:
 
     @pytest.mark.parametrize("name", ["", "../x", "A", "a b", "-a", "x" * 60])
     def test_refuses_names_that_are_no_plain_word(self, home: Path, name: str) -> None:
-        with pytest.raises(LabError):
+        with pytest.raises(InputError):
             state.lab_dir(name)
 
     def test_a_clock_that_is_set_makes_no_running_part_dead(self, monkeypatch: pytest.MonkeyPatch) -> None:

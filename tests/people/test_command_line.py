@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,6 +121,75 @@ def test_a_terminal_is_told_that_the_users_are_back_and_what_is_next(  # type: i
         assert str(outcome.path) in archived
 
 
+def test_a_terminal_is_told_where_the_report_is(  # type: ignore[no-untyped-def]
+    monkeypatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It named the executed notebook only, which nobody asked for."""
+    monkeypatch.chdir(ROOT)
+    run = tmp_path / "m" / "99_report-1"
+    run.mkdir(parents=True)
+    page = run.parent / "report.html"
+    for there in (False, True):
+        if there:
+            page.write_text("")
+        outcome = Outcome(0, run / "99_report.ipynb")
+        notebooks.tell_pipeline(
+            "report", "params/lab.yaml", {}, outcome, as_json=False, junit=None, summary=None
+        )
+        assert (f"report: {page}" in capsys.readouterr().out.splitlines()) is there
+
+
+@pytest.mark.parametrize(
+    ("verb", "given", "said"),
+    [
+        ("diagnose", "window=5m", "window: write a number of seconds"),
+        ("diagnose", "window=0", "window: write a number of seconds"),
+        ("diagnose", "window=.nan", "window: write a number of seconds"),
+        ("soak", "samples=many", "samples: write a whole number, 1 or more"),
+        ("soak", "samples=0", "samples: write a whole number, 1 or more"),
+        ("soak", "samples=true", "samples: write a whole number, 1 or more"),
+        ("install", "undo=never", "undo: write true or false"),
+        ("cleanup", "strict_mtls=1", "strict_mtls: write true or false"),
+    ],
+)
+def test_a_parameter_of_one_notebook_is_checked_before_it_runs(  # type: ignore[no-untyped-def]  # noqa: PLR0917 - pytest passes by name
+    typed, verb: str, given: str, said: str, monkeypatch, tmp_path: Path
+) -> None:
+    """One was called a defect of gateshift, with a traceback; `undo=never` took the installation back."""
+    code, _, err = typed(verb, "-p", given, "-p", f"outputs={tmp_path}")
+    assert code == 2
+    assert said in err
+    monkeypatch.setenv("GATESHIFT_LANG", "zh")
+    assert "参数单元格" in typed(verb, "-p", given, "-p", f"outputs={tmp_path}")[2]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_key_that_is_written_twice_is_named(typed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """The second counted silently: of two migrations, or of two sets of stages."""
+    text = (ROOT / "params" / "production.yaml").read_text()
+    file = tmp_path / "p.yaml"
+    for more, key in (("migration: other\n", "migration"), ("more: {a: 1, a: 2}\n", "a")):
+        file.write_text(text + more)
+        code, _, err = typed("status", "-f", str(file))
+        assert code == 2
+        assert re.search(rf"line \d+: {key} is written twice in its section\n", err)
+    file.write_text("a: &a {x: 1}\nb: {<<: *a, x: 2}\n")
+    assert "written twice" not in typed("status", "-f", str(file))[2]
+
+
+def test_half_a_digest_is_told_to_be_half_a_digest(typed) -> None:  # type: ignore[no-untyped-def]
+    """Who is used to the prompt gives four characters; a regular expression did not say what is missing."""
+    code, _, err = typed("rollback", "--act", "--approve", "3f9c", "-f", "params/lab.yaml")
+    assert code == 2
+    assert "approve: write the whole digest that the plan shows, 16 characters" in err
+    assert "or the value given for it with the command" in err
+
+
+def test_help_names_what_may_be_chosen(typed) -> None:  # type: ignore[no-untyped-def]
+    assert "errors-2" in typed("rehearse", "--help")[1]
+    assert "Usage: gateshift open [OPTIONS] [VERB]" in typed("open", "--help")[1]
+
+
 def test_an_archive_that_was_altered_is_a_failure_and_no_bad_input(typed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     """A job that ships archives must tell the two apart: one is corrected, of the other people are told."""
     altered = tmp_path / "m"
@@ -129,3 +199,90 @@ def test_an_archive_that_was_altered_is_a_failure_and_no_bad_input(typed, tmp_pa
     code, _, err = typed("audit", "export", str(altered), str(tmp_path / "m.tar.gz"))
     assert code == 1, err
     assert typed("audit", "export", str(tmp_path / "nope"))[0] == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("status", "-f", "{params}"),
+        ("status", "-f", "{params}", "--json"),
+        ("approve", "-f", "{params}", "abcd"),
+        ("rollback", "-f", "{params}", "--act", "--yes"),
+        ("shift", "-f", "{params}", "--restore", "--act"),
+        ("history",),
+        ("audit", "verify"),
+    ],
+)
+def test_outside_of_a_clone_nothing_is_called_not_started(  # type: ignore[no-untyped-def]
+    typed, words: tuple[str, ...], monkeypatch, tmp_path: Path
+) -> None:
+    """Production may be at 50 %: its journal is only not here, and a rollback could not prove its end."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GATESHIFT_ROOT", raising=False)
+    code, _, err = typed(*(word.format(params=ROOT / "params" / "production.yaml") for word in words))
+    assert code == 2
+    assert err == (
+        f"error: {tmp_path} has no notebooks\n"
+        "hint: run this in a clone of gateshift, or set GATESHIFT_ROOT to one\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_params_file_is_called_empty(typed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """Not NoneType, which is a word of Python."""
+    file = tmp_path / "p.yaml"
+    for text, said in (("", "this one is empty"), ("- 1", "this is a list or a single value")):
+        file.write_text(text)
+        code, _, err = typed("status", "-f", str(file))
+        assert code == 2
+        assert err.startswith(f"error: {file}: a params file is a mapping of keys, {said}\n")
+
+
+def test_a_recording_without_a_stage_is_no_recording(typed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """It was called one whose verdicts are missing, with exit code 0."""
+    file = tmp_path / "samples.jsonl"
+    file.write_text("")
+    code, out, err = typed("judge", "replay", str(file))
+    assert (code, out) == (2, "")
+    assert f"{file}: no stage is recorded in it" in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("translate", "--in", "params/lab/apisix.yaml", "--out", "{tmp}", "--requests", "-5"),
+        ("lab", "up", "--rate", "-5"),
+        ("lab", "up", "--ttl", "-1"),
+        ("lab", "down", "--name", "no/name"),
+        ("rehearse", "--lab", "no/name"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_bad_input(  # type: ignore[no-untyped-def]
+    typed, words: tuple[str, ...], monkeypatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GATESHIFT_LAB", "default")  # `rehearse` names its own
+    code, _, err = typed(*(word.format(tmp=tmp_path / "out") for word in words))
+    assert code == 2
+    assert "not in the range" in err or "is no name for a lab" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_archive_that_is_not_there_is_told_as_any_other_mistake(
+    typed, monkeypatch, tmp_path: Path
+) -> None:  # type: ignore[no-untyped-def]
+    """A program got the next step inside the error, and `see --help` in its place."""
+    nowhere = str(tmp_path / "nope")
+    for words, hint in (
+        (("history", nowhere, "--json"), "name a folder of migrations, such as outputs"),
+        (
+            ("audit", "verify", nowhere, "--json"),
+            "name a migration's folder (outputs/<migration>), or outputs itself",
+        ),
+    ):
+        code, out, err = typed(*words)
+        told = json.loads(out)
+        assert (code, told["exit_code"], told["hint"]) == (2, 2, hint)
+        assert "\n" not in told["error"]
+        assert err == f"error: {told['error']}\nhint: {hint}\n"
+    monkeypatch.setenv("GATESHIFT_LANG", "zh")
+    assert typed("history", nowhere)[2].startswith(f"错误：{nowhere}：没有该目录\n提示：")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO, Any
 
 import click
 
@@ -23,9 +24,9 @@ _FOLDER = click.Path(path_type=Path)
 
 
 def _outputs() -> Path:
-    from gateshift.runbook.inputs import project_root  # noqa: PLC0415 - not needed when a path is given
+    from gateshift.runbook.inputs import in_clone  # noqa: PLC0415 - not needed when a path is given
 
-    return project_root() / "outputs"
+    return in_clone() / "outputs"
 
 
 @click.command("history")
@@ -36,7 +37,7 @@ def history_command(outputs: Path | None, as_json: bool) -> None:
     try:
         entries = listing(_there(outputs) if outputs else _outputs())
     except GateshiftError as error:
-        raise _as_click(error) from None
+        raise _Refused(error) from None
     if as_json:
         click.echo(json.dumps([e.as_json() for e in entries]))
         return
@@ -58,10 +59,10 @@ def history_command(outputs: Path | None, as_json: bool) -> None:
 
 @click.group("audit")
 def audit_group() -> None:
-    """Verify an archive, or pack it for a ticket."""
+    """Verify an archive, sign it, copy it to S3, or pack it for a ticket."""
 
 
-@audit_group.command("verify")
+@audit_group.command("verify", short_help="Check hash chain, manifests and reports.")
 @click.argument("path", type=_FOLDER, required=False)
 @click.option("--head", help="Hash noted earlier elsewhere; it must still be in the journal.")
 @click.option("--cluster", "params_file", help="Params file: compare with the heads its cluster keeps.")
@@ -85,8 +86,8 @@ def _verify(  # noqa: PLR0917 - click passes by name
     Exit code 0: nothing was changed; a note names what no seal covers yet. 1: something was; each finding
     names its file. 2: no archive there, or a file that may not be read.
     """
-    where = path or _outputs()
     try:
+        where = path or _outputs()
         given_to = {"--head": head, "--cluster": params_file, "--key": key, "--kms-key": kms_key}
         for name, given in given_to.items():
             if given is not None and not given.strip():
@@ -108,7 +109,7 @@ def _verify(  # noqa: PLR0917 - click passes by name
         heads = {m.name: audit.head_of(m).hash for m in audit.migrations_in(where)} if not problems else {}
         open_runs = [r for m in audit.migrations_in(where) for r in audit.unsealed(m)] if not problems else []
     except GateshiftError as error:
-        raise _as_click(error) from None
+        raise _Refused(error) from None
     if as_json:
         answer = {
             "ok": not problems,
@@ -128,7 +129,7 @@ def _verify(  # noqa: PLR0917 - click passes by name
     click.get_current_context().exit(1 if problems else 0)
 
 
-@audit_group.command("export")
+@audit_group.command("export", short_help="Verify a migration and pack it for a ticket.")
 @click.argument("migration", type=_FOLDER)
 @click.argument("target", type=_FOLDER, required=False)
 def _export(migration: Path, target: Path | None) -> None:
@@ -137,11 +138,11 @@ def _export(migration: Path, target: Path | None) -> None:
         folder = audit.one_migration(migration)
         made = export(folder, target or Path(f"{folder.name}.tar.gz"))
     except GateshiftError as error:
-        raise _as_click(error) from None
+        raise _Refused(error) from None
     click.echo(f"{made}  head {audit.head_of(folder).hash}")
 
 
-@audit_group.command("sign")
+@audit_group.command("sign", short_help="Sign the head of a migration's journal.")
 @click.argument("migration", type=_FOLDER)
 @click.option("--key", required=True, help="SSH private key, cosign.key, or a KMS key (arn:aws:kms:…).")
 def _sign(migration: Path, key: str) -> None:
@@ -149,11 +150,11 @@ def _sign(migration: Path, key: str) -> None:
     try:
         made = sign(audit.one_migration(migration), key)
     except GateshiftError as error:
-        raise _as_click(error) from None
+        raise _Refused(error) from None
     click.echo(f"signed: {made}")
 
 
-@audit_group.command("copy")
+@audit_group.command("copy", short_help="Copy a migration to S3, under object lock.")
 @click.argument("migration", type=_FOLDER)
 @click.option("--bucket", required=True, help="S3 bucket with object lock.")
 @click.option("--prefix", default="", help="Put in front of the migration's name.")
@@ -172,7 +173,7 @@ def _copy(migration: Path, bucket: str, prefix: str, retain_days: int, mode: str
             raise JournalError(f"not copied: {problems[0]}", hint="`gateshift audit verify` lists all")
         keys = copy_to_s3(migration, bucket, prefix=prefix, retain_days=retain_days, mode=mode)
     except GateshiftError as error:
-        raise _as_click(error) from None
+        raise _Refused(error) from None
     click.echo(f"copied {len(keys)} files to s3://{bucket}, locked for {retain_days} days")
 
 
@@ -194,7 +195,15 @@ def _anchors(params_file: str) -> Mapping[str, Anchor]:
     return anchors((lease.get("metadata") or {}).get("annotations") or {})
 
 
-def _as_click(error: GateshiftError) -> click.ClickException:
-    shown = click.ClickException(f"{gloss(str(error))}\n  {tell('cli.next', text=gloss(error.hint))}")
-    shown.exit_code = error.exit_code  # type: ignore[misc]  # click declares it for the class
-    return shown
+class _Refused(click.ClickException):
+    """One error as every other command says it; a program gets its hint, too."""
+
+    def __init__(self, error: GateshiftError) -> None:
+        super().__init__(str(error))
+        self.exit_code = error.exit_code  # type: ignore[misc]  # click declares it for the class
+        self.hint = error.hint
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        del file
+        click.echo(tell("cli.error", text=gloss(self.message)), err=True)
+        click.echo(tell("cli.hint", text=gloss(self.hint)), err=True)

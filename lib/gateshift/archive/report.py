@@ -146,7 +146,7 @@ def _outcome(state: State, records: Sequence[Record]) -> str:
     done = next((r for r in reversed(records) if r.kind == "rollback.done"), None)
     if done is not None:
         for key, label in (
-            ("seconds_to_dns", "rollback: until DNS had it"),
+            ("seconds_to_dns", "rollback: until the weights were accepted"),
             ("seconds_to_users", "rollback: until users were back"),
         ):
             value = done.data.get(key)

@@ -103,10 +103,10 @@ _SAID: Mapping[str, Callable[[Data], str]] = {
     "cleanup.done": _plain("cleanup_done"),
     "journal.repaired": _plain("journal_repaired", bytes=lambda d: d["dropped_bytes"]),
     "reconciled": _plain("reconciled", weight=lambda d: d["weight"]),
-    "run.ended": _plain(
-        "run_ended",
-        notebook=lambda d: d["notebook"],
-        outcome=lambda d: term(str(d["outcome"])),
-        error=lambda d: gloss(str(d.get("error") or "")),
+    "run.ended": lambda d: tell(
+        "report.said.run_ended_why" if d.get("error") else "report.said.run_ended",
+        notebook=d["notebook"],
+        outcome=term(str(d["outcome"])),
+        error=gloss(str(d.get("error") or "")),
     ),
 }

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from gateshift import __version__
+from gateshift.cli.outlet import outlets
 from gateshift.errors import GateshiftError, Unwritable
 from gateshift.loopback import reach_directly
 from gateshift.words import tell
@@ -43,7 +44,7 @@ _COMMANDS = {
     "shift": ("gateshift.cli.traffic", "shift", "Show the weights, plan others, put them right."),
     "explain": ("gateshift.apisix.explain", "explain_command", "Say which APISIX route takes each request."),
     "history": ("gateshift.archive.commands", "history_command", "List migrations and their outcomes."),
-    "audit": ("gateshift.archive.commands", "audit_group", "Verify an archive's hash chain and manifest."),
+    "audit": ("gateshift.archive.commands", "audit_group", "Verify an archive, sign, copy or pack it."),
     "judge": ("gateshift.judge.command", "judge_group", "Recompute verdicts from recorded samples."),
     "lab": ("gateshift.lab.cli", "lab", "Start, stop and inspect the rehearsal lab."),
     "rehearse": ("gateshift.rehearse.command", "rehearse", "Run a whole migration in the lab."),
@@ -92,6 +93,12 @@ def main() -> None:
     With ``--json`` the last line of the standard output is JSON even then.
     """
     reach_directly()
+    # `explain` may read without end: it stops with its reader. Whatever else was begun is finished.
+    with outlets(filters=sys.argv[1:2] == ["explain"]):
+        _run()
+
+
+def _run() -> NoReturn:
     try:
         code = cli.main(standalone_mode=False)
     except GateshiftError as error:
@@ -104,7 +111,7 @@ def main() -> None:
         _end(1, str(error), Unwritable.default_hint)
     except click.ClickException as error:
         error.show()
-        _end(error.exit_code, error.format_message(), "see --help")
+        _end(error.exit_code, error.format_message(), getattr(error, "hint", "see --help"))
     except (click.Abort, KeyboardInterrupt):
         click.echo(tell("cli.interrupted"), err=True)
         click.echo(tell("cli.hint", text=tell("cli.interrupted.next")), err=True)

@@ -23,11 +23,11 @@ from gateshift.notify import problem
 from gateshift.params import Mode, Params, load, needs_of, secrets_of
 from gateshift.params.load import parse_override
 from gateshift.runbook.context import Context
-from gateshift.runbook.inputs import migration_folder, project_root, resolvers
+from gateshift.runbook.inputs import check_own, migration_folder, project_root, resolvers
 from gateshift.runbook.order import NOTEBOOKS
 from gateshift.words import tell, use
 
-__all__ = ["run_notebook", "tell_pipeline"]
+__all__ = ["forms_of", "run_notebook", "tell_pipeline"]
 
 
 def run_notebook(
@@ -44,6 +44,7 @@ def run_notebook(
     values with references unresolved, so that no secret is written into the archived copy.
     """
     own, top = _split(overrides)
+    check_own(own)
     name = NOTEBOOKS[verb]
     params = load(params_file, overrides=top, resolvers=resolvers(), needs=needs_of(name))
     root = project_root()
@@ -174,6 +175,8 @@ def tell_pipeline(
         # A notebook ends with its closing card; a terminal has only what is printed.
         if verb == "rollback" and params.mode is Mode.ACT and outcome.exit_code == 0:
             click.echo(results.returned(run))
+        if verb == "report" and (page := run.parent / "report.html").is_file():
+            click.echo(tell("cli.report", path=short_path(page)))
         click.echo(results.stands(run, len(params.stages)))
         click.echo(tell("cli.archived", path=short_path(outcome.path)))
 
@@ -255,3 +258,13 @@ def diagnose(context: click.Context, arguments: tuple[str, ...]) -> None:
 
 
 report = _command("report", "Write the report of the migration: one self-contained page.")
+
+
+def forms_of(verb: str) -> tuple[tuple[str, click.Command], ...]:
+    """Return the commands behind a verb that chooses by its arguments, each with how it is called."""
+    from gateshift.diagnose.command import lint_command  # noqa: PLC0415 - clients take a second to load
+
+    return {
+        "translate": (("translate", _translate_notebook), ("translate --in", translate_command)),
+        "diagnose": (("diagnose", _diagnose_notebook), ("diagnose --files", lint_command)),
+    }.get(verb, ())

@@ -15,7 +15,7 @@ from gateshift.errors import InputError
 from gateshift.migration.journal import read_records
 from gateshift.migration.state import State, fold
 from gateshift.params import only
-from gateshift.runbook.inputs import migration_folder, project_root
+from gateshift.runbook.inputs import in_clone, migration_folder, project_root
 from gateshift.runbook.order import NOTEBOOKS, due_notebook
 from gateshift.words import tell, use
 
@@ -25,7 +25,7 @@ _NEEDED = ("jupyterlab", "ipykernel", "papermill", "matplotlib")
 
 
 @click.command("open")
-@click.argument("verb", required=False, type=click.Choice(sorted(NOTEBOOKS)))
+@click.argument("verb", required=False, metavar="[VERB]", type=click.Choice(sorted(NOTEBOOKS)))
 @PARAMS
 @click.option("-p", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key, for this check.")
 @click.option("--lab", "with_lab", is_flag=True, help="Start the rehearsal lab first, to practise.")
@@ -49,7 +49,7 @@ def open_command(  # noqa: PLR0917 - click passes by name
     print_only: bool,
     more: tuple[str, ...],
 ) -> None:
-    """Open JupyterLab at the notebook that is due, or at that of VERB.
+    """Open JupyterLab at the notebook that is due, or at that of VERB (preflight, canary, rollback, …).
 
     Checks the environment and the params file first. The notebooks that open are working copies under
     outputs/<migration>/desk/; the clone's own stay as they are.
@@ -91,11 +91,7 @@ def check_environment() -> None:
             f"this Python ({sys.executable}) lacks {', '.join(missing)}",
             hint="run `make install` in the clone and use .venv/bin/gateshift",
         )
-    root = project_root()
-    if not (root / "notebooks").is_dir():
-        raise InputError(
-            f"{root} has no notebooks", hint="run this in a clone of gateshift, or set GATESHIFT_ROOT to one"
-        )
+    in_clone()
 
 
 def _state(folder: Path) -> State:

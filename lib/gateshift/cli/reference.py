@@ -20,6 +20,7 @@ from gateshift import errors
 from gateshift.apisix.readers import read_files
 from gateshift.archive.outcome import OUTCOMES
 from gateshift.cli import cli
+from gateshift.cli.notebooks import forms_of
 from gateshift.params import Params, TranslateParams
 from gateshift.params.base import listed_in
 from gateshift.translate import Target, Translation, translate
@@ -201,7 +202,8 @@ def commands_page() -> str:
     lines = ["# Command reference", "", "Generated from `gateshift --help`.", ""]
     context = click.Context(cli, info_name="gateshift")
     for name in cli.list_commands(context):
-        lines += _command(name, cli.get_command(context, name), context, 2)
+        for called, command in forms_of(name) or ((name, cli.get_command(context, name)),):
+            lines += _command(called, command, context, 2)
     return "\n".join(lines) + "\n"
 
 
@@ -317,7 +319,8 @@ def translation_page(file: Path) -> str:
         "",
         (
             "The guide's twelve rows, each translated when this page was built. Every plugin is listed in "
-            "[plugins](plugins.md); every field of your own configuration in the ledger of `20_translate`."
+            "[plugins](../plugins.md), the rest is under [translation](../translation.md); every "
+            "field of your own configuration in the ledger of `20_translate`."
         ),
     ]
     for number, row in enumerate(rows(file), 1):

@@ -9,10 +9,10 @@ import click
 
 from gateshift.params import Needs, Params, load
 from gateshift.params.load import parse_override
-from gateshift.runbook.inputs import resolvers
+from gateshift.runbook.inputs import in_clone, migration_folder, resolvers
 from gateshift.words import gloss, tell
 
-__all__ = ["OVERRIDES", "PARAMS", "complain", "load_params", "short_path"]
+__all__ = ["OVERRIDES", "PARAMS", "complain", "known_folder", "load_params", "short_path"]
 
 PARAMS = click.option(
     "-f", "--params", "params_file", default="params/lab.yaml", show_default=True, help="Params file."
@@ -27,6 +27,13 @@ def load_params(params_file: str, overrides: Sequence[str], needs: Needs) -> Par
     """
     values = dict(parse_override(o) for o in overrides)
     return load(params_file, overrides=values, resolvers=resolvers(), needs=needs)
+
+
+def known_folder(params: Params) -> Path:
+    """Return the migration's folder; raises InputError where a relative ``outputs`` is in no clone."""
+    if not Path(params.outputs).is_absolute():
+        in_clone()
+    return migration_folder(params)
 
 
 def complain(error: str, hint: str, *, what: str = "cli.error", then: str = "cli.hint") -> None:

@@ -9,14 +9,13 @@ from typing import Any
 
 import click
 
-from gateshift.cli.shared import OVERRIDES, PARAMS, load_params
+from gateshift.cli.shared import OVERRIDES, PARAMS, known_folder, load_params
 from gateshift.errors import InputError
 from gateshift.migration.journal import read_records
 from gateshift.migration.lock import holder_of
 from gateshift.migration.records import head_path
 from gateshift.migration.state import State, fold
 from gateshift.params import only
-from gateshift.runbook.inputs import migration_folder
 from gateshift.runbook.order import next_notebook
 from gateshift.words import tell, use
 
@@ -34,7 +33,7 @@ def status(params_file: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
     params = load_params(params_file, overrides, only())
     use(params.lang)
-    folder = migration_folder(params)
+    folder = known_folder(params)
     path = folder / "journal.jsonl"
     answer: dict[str, Any]
     lang = "en" if as_json else None  # JSON is for programs
@@ -102,7 +101,7 @@ def approve(params_file: str, overrides: tuple[str, ...], who: str | None, diges
     from gateshift.runbook.context import identity  # noqa: PLC0415 - keeps `status` quick
 
     params = load_params(params_file, overrides, only())
-    folder = migration_folder(params)
+    folder = known_folder(params)
     path = folder / "journal.jsonl"
     plans = fold(read_records(path)).plans if path.exists() else ()
     digest = shown_digest(plans, digest, migration=params.migration)

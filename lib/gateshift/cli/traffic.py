@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateshift.cli.shared import OVERRIDES, PARAMS
+from gateshift.cli.shared import OVERRIDES, PARAMS, known_folder
 from gateshift.errors import InputError
 from gateshift.params import Params, load, needs_of
 from gateshift.params.load import parse_override
-from gateshift.runbook.inputs import resolvers
+from gateshift.runbook.inputs import in_clone, resolvers
 from gateshift.words import gloss, tell
 
 if TYPE_CHECKING:
@@ -59,8 +59,10 @@ def shift(  # noqa: PLR0917 - click passes by name
             raise InputError("--act needs --to or --restore", hint="`gateshift shift` shows the weights")
         values["mode"] = "act"
         values |= {"approve": approve} if approve else {}
+        params = _load(params_file, values, "shift")
+        known_folder(params)
         _act(
-            _load(params_file, values, "shift"),
+            params,
             {"to": percent, "restore": restore, "params_file": params_file},
         )
         return
@@ -171,6 +173,7 @@ def rollback(  # noqa: PLR0917 - click passes by name
     if act:
         own: dict[str, Any] = {"reason": values.pop("reason")} if "reason" in values else {}
         params = _load(params_file, values, "80_rollback")
+        in_clone()  # its notebook proves the way back; without it "bad input" would end what had begun
         _weights_first(params, {**own, "params_file": params_file}, yes, begun, as_json)
         values |= {**own, "asked": begun}
         values.pop("approve", None)

@@ -128,7 +128,13 @@ def _show(translation: Translation, proof: Proof, folder: Path) -> None:
     help="gateway-api: hosts as HTTPRoute and GRPCRoute where that is exact. Default: as in the params.",
 )
 @click.option("--params", "params_file", type=click.Path(path_type=Path), help="Take `translate:` from here.")
-@click.option("--requests", default=2000, show_default=True, help="Requests of the routing proof.")
+@click.option(
+    "--requests",
+    default=2000,
+    show_default=True,
+    type=click.IntRange(1, 1_000_000),
+    help="Requests of the routing proof.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
 def translate_command(
     *,

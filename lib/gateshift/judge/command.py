@@ -17,7 +17,7 @@ def judge_group() -> None:
     """Recompute verdicts from recorded samples."""
 
 
-@judge_group.command("replay")
+@judge_group.command("replay", short_help="Judge recorded samples again and compare.")
 @click.argument("archive", type=click.Path(path_type=Path))
 def replay_command(archive: Path) -> None:
     """Judge the samples recorded below ARCHIVE again and compare with the verdicts on record.

@@ -186,6 +186,10 @@ def replay(path: str | Path) -> tuple[Replayed, ...]:
     if not files:
         raise InputError(f"{path}: no recorded samples (samples.jsonl) below it")
     recordings = [recording for file in files for recording in read_recording(file)]
+    if path.is_file() and not recordings:
+        raise InputError(
+            f"{path}: no stage is recorded in it", hint="name a samples.jsonl, or the migration's folder"
+        )
     own = [(rec, verdict) for rec in recordings for verdict in rec.verdicts]
     results = [_one([rec], verdict, rec.path) for rec, verdict in own]
     known = {canonical_json(verdict) for _, verdict in own}

@@ -63,8 +63,16 @@ def lab() -> None:
 @lab.command()
 @_NAME
 @click.option("--config", type=click.Path(exists=True, dir_okay=False), help="The old gateway's apisix.yaml.")
-@click.option("--rate", type=float, default=RATE, show_default=True, help="Client requests a second.")
-@click.option("--ttl", type=float, default=2.0, show_default=True, help="Seconds clients keep a DNS answer.")
+@click.option(
+    "--rate", type=click.FloatRange(0), default=RATE, show_default=True, help="Client requests a second."
+)
+@click.option(
+    "--ttl",
+    type=click.FloatRange(0),
+    default=2.0,
+    show_default=True,
+    help="Seconds clients keep a DNS answer.",
+)
 @click.option("--gateway-api", is_flag=True, help="Serve the Gateway API (for translate.output gateway-api).")
 @_JSON
 def up(name: str, config: str | None, rate: float, ttl: float, gateway_api: bool, as_json: bool) -> None:  # noqa: PLR0917 - click passes by name

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gateshift.errors import LabError
+from gateshift.errors import InputError, LabError
 
 __all__ = [
     "LabState",
@@ -132,7 +132,7 @@ def state_home() -> Path:
 def lab_dir(name: str) -> Path:
     """Return the folder of lab *name*; refuses names that are no plain word."""
     if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?", name):
-        raise LabError(
+        raise InputError(
             f"{name!r} is no name for a lab",
             hint="use lower-case letters, digits and dashes, for example demo",
         )

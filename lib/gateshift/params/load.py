@@ -39,6 +39,23 @@ def _environment(name: str) -> object:
     return value
 
 
+class _TwiceError(yaml.MarkedYAMLError):
+    """A key that is written twice; its problem is the key."""
+
+
+class _Once(yaml.SafeLoader):
+    """Refuses a key that is written twice: YAML would take the second, and nobody would see it."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            name = key.value if isinstance(key, yaml.ScalarNode) else None
+            if name is not None and name in seen:
+                raise _TwiceError(None, None, name, key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
 def load(
     path: str | Path,
     *,
@@ -54,7 +71,7 @@ def load(
     """
     path = Path(path)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Once)  # noqa: S506 - a safe loader
     except FileNotFoundError:
         raise ParamsError(
             f"{path}: no such params file",
@@ -62,12 +79,17 @@ def load(
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path}: cannot be read: {error}") from None
+    except _TwiceError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        raise ParamsError(f"{path}: line {line}: {error.problem} is written twice in its section") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ParamsError(f"{path}:{where} is not valid YAML: {getattr(error, 'problem', error)}") from None
+    if data is None:
+        raise ParamsError(f"{path}: a params file is a mapping of keys, this one is empty")
     if not isinstance(data, dict):
-        raise ParamsError(f"{path}: a params file is a mapping of keys, this is {type(data).__name__}")
+        raise ParamsError(f"{path}: a params file is a mapping of keys, this is a list or a single value")
     for key, value in (overrides or {}).items():
         _set(data, key, value)
     return validate(data, source=str(path), resolvers=resolvers, needs=needs)

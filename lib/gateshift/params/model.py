@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from itertools import pairwise
 from typing import Annotated, Literal
@@ -322,7 +323,7 @@ class Params(Model):
     migration: Name
     environment: EnvironmentField
     mode: ModeField = Mode.PLAN
-    approve: str = Field(default="", pattern=r"^([0-9a-f]{16})?$", examples=["3f9c2d81a70be645"])
+    approve: str = Field(default="", examples=["3f9c2d81a70be645"])
     approver: str = Field(default="", examples=["release pipeline"])
     second_person: bool = False
     gate_wait: Seconds = 0.0
@@ -342,6 +343,14 @@ class Params(Model):
     verify: VerifyParams = VerifyParams()
     notify: NotifyParams = NotifyParams()
     archive: ArchiveParams = ArchiveParams()
+
+    @field_validator("approve")
+    @classmethod
+    def _whole_digest(cls, digest: str) -> str:
+        # The prompt takes four characters, because it asks for the plan above it; this may be a later one.
+        if not re.fullmatch(r"([0-9a-f]{16})?", digest):
+            raise ValueError("write the whole digest that the plan shows, 16 characters of 0-9 and a-f")
+        return digest
 
     @field_validator("stages")
     @classmethod

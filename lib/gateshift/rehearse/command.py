@@ -36,7 +36,11 @@ PARAMS = "params/lab.yaml"
 @click.command()
 @click.option("--keep", is_flag=True, help="Leave the lab running at the end.")
 @click.option(
-    "--fault", "fault_name", default="errors", show_default=True, help="The fault of the second migration."
+    "--fault",
+    "fault_name",
+    default="errors",
+    show_default=True,
+    help=f"The fault of the second migration: {', '.join(lab_faults.FAULTS)}.",
 )
 @click.option(
     "--speed",

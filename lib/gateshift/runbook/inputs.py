@@ -12,12 +12,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gateshift.errors import LabError, ParamsError
+from gateshift.errors import InputError, LabError, ParamsError
 from gateshift.params import Needs, Params, load, validate
 
-__all__ = ["collect", "migration_folder", "project_root", "resolvers"]
+__all__ = ["check_own", "collect", "in_clone", "migration_folder", "project_root", "resolvers"]
 
 _PLAIN = (str, int, float, bool, list, dict, type(None))
+_OWN_HINT = "correct it in the parameters cell, or after -p, and run the same notebook again"
 _SHELL = {"In", "Out", "exit", "quit", "open", "get_ipython"}
 
 
@@ -34,6 +35,20 @@ def project_root(start: Path | None = None) -> Path:
         if (folder / "notebooks").is_dir() and (folder / "params").is_dir():
             return folder
     return here
+
+
+def in_clone() -> Path:
+    """Return the project's root; raises :class:`~gateshift.errors.InputError` outside of a clone.
+
+    For commands that a journal which is not there would mislead: production has begun, and "not started"
+    is what an empty folder would say.
+    """
+    root = project_root()
+    if not (root / "notebooks").is_dir():
+        raise InputError(
+            f"{root} has no notebooks", hint="run this in a clone of gateshift, or set GATESHIFT_ROOT to one"
+        )
+    return root
 
 
 def migration_folder(params: Params) -> Path:
@@ -56,6 +71,23 @@ def resolvers() -> dict[str, Any]:
     return {"lab": lab}
 
 
+def check_own(given: Mapping[str, Any]) -> None:
+    """Raise :class:`~gateshift.errors.ParamsError` for a notebook's own parameter that cannot be meant.
+
+    A switch takes no text: any that is not empty would turn it on, ``undo=never`` as well. The texts for the
+    record (``reason`` and the like) are taken as they are; a rollback is not refused for one.
+    """
+    where = "parameters of this notebook"
+    for name in ("undo", "strict_mtls"):
+        if not isinstance(given.get(name), bool | None):
+            raise ParamsError(f"{where}: {name}: write true or false", hint=_OWN_HINT)
+    samples, window = given.get("samples"), given.get("window")
+    if samples is not None and (type(samples) is not int or samples < 1):
+        raise ParamsError(f"{where}: samples: write a whole number, 1 or more", hint=_OWN_HINT)
+    if window is not None and (type(window) not in {int, float} or not 0 < window < float("inf")):
+        raise ParamsError(f"{where}: window: write a number of seconds, without a unit", hint=_OWN_HINT)
+
+
 def collect(
     variables: Mapping[str, Any], own: frozenset[str], needs: Needs | None = None
 ) -> tuple[Params, dict[str, Any]]:
@@ -76,6 +108,7 @@ def collect(
     if params_file is None:
         params_file = os.environ.get("GATESHIFT_PARAMS") or "params/lab.yaml"
     extra = {name: given.pop(name) for name in own if name in given}
+    check_own(extra)
     extra["params_file"] = params_file
     # None is how a parameters cell says "as in the params file".
     overrides = {name: value for name, value in given.items() if value is not None}
