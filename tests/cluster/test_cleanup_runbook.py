@@ -161,6 +161,7 @@ def test_clean_up_goes_when_nothing_forbids_it(world: World) -> None:
     assert runbook.context.state.phase.value == "cleaned"
 
 
+@pytest.mark.slow
 def test_one_scrape_that_failed_is_waited_out(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cleanup, "_SCRAPED", 15.0)
     runbook = world.open()

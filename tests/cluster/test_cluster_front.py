@@ -189,6 +189,7 @@ class Slow:
             sink.shutdown(socket.SHUT_WR)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("silent", "status"),
     [
@@ -209,6 +210,7 @@ def test_a_late_answer_is_asked_for_again(
     assert ("no answer within 2 s" in check.measured) == (status == "fail")
 
 
+@pytest.mark.slow
 def test_a_handshake_that_is_late_is_made_again(served: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(front, "_TIMEOUT", 2.0)
     for silent, status in ((lambda n: n == 1, "pass"), (lambda n: True, "fail")):

@@ -90,6 +90,7 @@ def unused_port() -> int:
         return int(sock.getsockname()[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("late", "method", "ok", "asked"),
     [
