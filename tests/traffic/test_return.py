@@ -298,6 +298,34 @@ def test_weights_changed_during_the_dwell_pause_it_and_are_named(
     context.journal.close()
 
 
+@pytest.mark.parametrize("by", [3600.0, -3600.0])
+def test_a_clock_that_is_set_during_a_stage_promotes_nothing(
+    wire: Wire, shifted: Params, monkeypatch: pytest.MonkeyPatch, by: float
+) -> None:
+    context = Context(patient(shifted), run="watch")
+    wire.put(*[alias(h, target=ISTIO_LB, SetIdentifier="istio", Weight=50) for h in HOSTS])
+    one = watch(context, wire)
+    real, dwelled = time.time, []
+
+    def set_it(seen: StageWatch, _: object) -> None:
+        dwelled.append(seen.dwelled)
+        if len(dwelled) > 1 and dwelled[-2]:
+            raise KeyboardInterrupt
+        if seen.dwelled:
+            monkeypatch.setattr(time, "time", lambda: real() + by)
+
+    one.redraw = set_it
+    if by > 0:  # a machine that slept looks the same: nobody watched meanwhile
+        with pytest.raises(KeyboardInterrupt):
+            one.run()
+        assert dwelled[-2] < dwelled[-1] < dwelled[-2] + 16.0
+    else:
+        with pytest.raises(NotEnoughEvidence, match=r"clock was set back by 3[56]\d\d s"):
+            one.run()
+    monkeypatch.setattr(time, "time", real)
+    context.journal.close()
+
+
 def test_a_share_that_never_arrives_holds_with_the_likely_reason(
     wire: Wire, shifted: Params, flow: tuple[Flow, str]
 ) -> None:

@@ -22,6 +22,11 @@ __all__ = ["SHARE_WINDOW_STEPS", "StageWatch", "recent_share"]
 SHARE_WINDOW_STEPS = 8
 """Fewest steps the observed share is taken over: short enough to see a shift, long enough to count."""
 
+_GAP, _GAP_STEPS = 15.0, 4.0
+"""Seconds, or scrapes, that one look may count as dwell at most, whichever is longer.
+
+Nobody watched for longer than that: the machine slept, or its clock was set forward.
+"""
 _CURVE_POINTS = 60
 
 
@@ -121,6 +126,12 @@ class StageWatch:
             time.sleep(params.metrics.step)
             now = time.time()
             self._stop_if_rolled_back()
+            if now <= since:
+                raise NotEnoughEvidence(
+                    f"stage {self.index + 1}: this machine's clock was set back by {since - now:.0f} s "
+                    "or more, so what was seen cannot be put in order",
+                    hint="run the stage again: it observes anew; `gateshift rollback` goes back",
+                )
             sample = self._sample(since, now)
             self._watch_weights(now)
             arrived = self._arrived(sample, now - since)
@@ -246,7 +257,7 @@ class StageWatch:
                     forecast_seconds=self.forecast,
                 )
                 say(f"stage {self.index + 1}: traffic has arrived, observed share {self._last_share()}")
-            self.dwelled += elapsed
+            self.dwelled += min(elapsed, max(_GAP, _GAP_STEPS * self.context.params.metrics.step))
         elif self._inside:
             say(f"stage {self.index + 1}: the share left its target, the dwell pauses: {self.reason()}")
         self._inside = inside
