@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+
 import pytest
+
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    and threading.current_thread() is threading.main_thread()
+):
+    # A shell starts its background jobs deaf to Ctrl-C, and what the tests start would inherit that: those
+    # that send one would find nothing interrupted.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
