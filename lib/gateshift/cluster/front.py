@@ -10,9 +10,8 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 from cryptography import x509
@@ -22,7 +21,7 @@ from gateshift.cluster.certificates import certificate_of, covers
 from gateshift.cluster.checks import Check, failed, passed, warned
 from gateshift.cluster.objects import Object
 from gateshift.params.model import Params
-from gateshift.traffic.probes import Address
+from gateshift.traffic.probes import Address, ask_all
 
 __all__ = ["answers", "await_name", "certificates", "servers_of", "tls_hosts"]
 
@@ -34,8 +33,6 @@ _LOOK_AGAIN = 2.0
 """Seconds for the cloud to publish the name of a load balancer that it has just made, and between looks."""
 _HANDSHAKES = 3
 """Handshakes that may time out before the certificate counts as not served."""
-
-_T = TypeVar("_T")
 
 
 def servers_of(gateway: Object) -> list[dict[str, Any]]:
@@ -112,12 +109,12 @@ def answers(address: Address, hosts: Sequence[str], *, tls: bool) -> Iterator[Ch
         return _ask(pair[0], port, pair[1], context)
 
     # Side by side: an address that is silent takes the whole time limit for each host.
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        told = dict(zip(pairs, pool.map(ask, pairs), strict=True))
-        late = [pair for pair, said in told.items() if said.startswith(_LATE)]
-        if len(late) <= _AT_ONCE:  # more of them are no slow moment of this machine or of the gateway
-            told |= zip(late, pool.map(lambda pair: _twice(ask, pair), late), strict=True)
-    silent = [f"{place}:{port} for {host}: {said}" for (place, host), said in told.items() if said]
+    told = ask_all(
+        ask, pairs, at_once=_AT_ONCE, late=lambda _, said: said.startswith(_LATE), good=lambda said: not said
+    )
+    silent = [
+        f"{place}:{port} for {host}: {said}" for (place, host), said in zip(pairs, told, strict=True) if said
+    ]
     if silent:
         yield failed(
             "load balancer answers",
@@ -128,11 +125,6 @@ def answers(address: Address, hosts: Sequence[str], *, tls: bool) -> Iterator[Ch
     else:
         text = f"{len(places)} addresses of {name} answer for {len(hosts)} hosts on port {port}"
         yield passed("load balancer answers", text, why)
-
-
-def _twice(ask: Callable[[_T], str], one: _T) -> str:
-    """Return what is wrong at one of two more questions: an address that drops some must not pass by luck."""
-    return ask(one) or ask(one)
 
 
 def _ask(place: str, port: int, host: str, context: ssl.SSLContext | None) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from gateshift.errors import ExternalError, LockHeld
 from gateshift.migration.identity import Process
-from gateshift.migration.lock import TTL, Renewing, ticks
+from gateshift.migration.lock import TTL, Renewing, ticks, watched_for
 
 __all__ = ["LeaseApi", "LeaseLock"]
 
@@ -161,12 +161,10 @@ class LeaseLock(Renewing):
             return lease
         duration = float(spec.get("leaseDurationSeconds") or self.ttl)
         left = _unix(spec.get("renewTime")) + duration - self._clock()
-        if 0 < left <= 2 * duration:
+        pause = watched_for(left, duration)
+        if not pause:
             raise LockHeld(f"{_holder(lease)}; it expires in {left:.0f} s unless renewed")
-        # By our clock it has expired, but clocks differ: a holder that lives renews within a third. One whose
-        # clock was hours ahead of ours would keep everybody out for hours after its death: there no clock is
-        # believed, and a whole duration without a renewal is what counts.
-        self._sleep((duration if left > 0 else duration / 3) + 1.0)
+        self._sleep(pause)
         again = self.api.lease_get(self.namespace, self.name)
         version = (again or {}).get("metadata", {}).get("resourceVersion")
         if again is None or version != lease.get("metadata", {}).get("resourceVersion"):

@@ -22,7 +22,7 @@ from gateshift.errors import ExternalError, LockHeld, LockInDoubt, Unwritable
 from gateshift.migration.identity import Process
 from gateshift.plan import parse_json
 
-__all__ = ["TTL", "LocalLock", "Renewing", "holder_of", "ticks"]
+__all__ = ["TTL", "LocalLock", "Renewing", "holder_of", "ticks", "watched_for"]
 
 TTL = 60.0
 """Seconds until an unrenewed lock counts as expired; renewed every third of it."""
@@ -31,6 +31,19 @@ TTL = 60.0
 def ticks() -> float:
     """Seconds of a clock that no one sets back and that goes on while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+def watched_for(left: float, ttl: float) -> float:
+    """Return for how many seconds another machine's lock is watched before it is taken; 0 when it is held.
+
+    *left* are the seconds until it expires by our clock, *ttl* those it lives unrenewed. Clocks differ: a
+    holder whose lock has expired by ours renews within a third if it lives. One whose clock was far ahead of
+    ours would keep everybody out for as long after its death: there no clock is believed, and a whole *ttl*
+    without a renewal is what counts.
+    """
+    if 0 < left <= 2 * ttl:
+        return 0.0
+    return (ttl if left > 0 else ttl / 3) + 1.0
 
 
 class Renewing:
@@ -237,11 +250,10 @@ class LocalLock(Renewing):
         if process is not None and process.host == self.process.host and process.boot == self.process.boot:
             return False  # the kernel's lock was free, and on one machine that is proof
         left = float(found.get("expires", 0.0)) - self._clock()
-        if process is None or 0 < left <= 2 * self.ttl:
+        pause = watched_for(left, self.ttl)
+        if process is None or not pause:
             return left > 0
-        # Clocks differ between machines, as for the Lease: expired by ours, a holder that lives still renews
-        # within a third; one whose clock is far ahead would keep everybody out for so long after its death.
-        self._sleep((self.ttl if left > 0 else self.ttl / 3) + 1.0)
+        self._sleep(pause)
         try:
             with self.path.open("rb") as again:  # opened anew: a network file system keeps what it read
                 return _content(again.fileno()) != found

@@ -21,6 +21,7 @@ from gateshift.errors import ParamsError
 from gateshift.params.base import Model, listed_in
 from gateshift.params.model import Params
 from gateshift.params.needs import Needs
+from gateshift.params.repeated import repeated_keys
 from gateshift.params.unset import Unset, covers, refuse
 
 __all__ = ["Resolver", "load", "parse_override", "validate"]
@@ -47,12 +48,8 @@ class _Once(yaml.SafeLoader):
     """Refuses a key that is written twice: YAML would take the second, and nobody would see it."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            name = key.value if isinstance(key, yaml.ScalarNode) else None
-            if name is not None and name in seen:
-                raise _TwiceError(None, None, name, key.start_mark)
-            seen.add(name)
+        for key in repeated_keys(node):
+            raise _TwiceError(None, None, key.value, key.start_mark)
         return super().construct_mapping(node, deep)
 
 

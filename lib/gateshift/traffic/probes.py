@@ -9,9 +9,10 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 from urllib.parse import urljoin
 
 import httpx
@@ -19,7 +20,10 @@ import httpx
 from gateshift.errors import ParamsError
 from gateshift.params.model import Probe
 
-__all__ = ["Address", "Answer", "Parity", "ProbeResult", "parity", "run"]
+__all__ = ["Address", "Answer", "Parity", "ProbeResult", "ask_all", "parity", "run"]
+
+_Question = TypeVar("_Question")
+_Result = TypeVar("_Result")
 
 _AT_ONCE = 4
 _AGAIN = 2
@@ -104,20 +108,41 @@ def run(
     if both are answered as wanted: a moment in which this machine is slow fails nothing, and a gateway that
     drops some requests does not pass by luck. Where many are late it is no such moment.
     """
-    if not probes:
-        return ()
-
-    def twice(index: int) -> ProbeResult:
-        again = _one(probes[index], address, timeout)
-        return _one(probes[index], address, timeout) if again.ok else again
-
-    with ThreadPoolExecutor(max_workers=min(_AT_ONCE, len(probes))) as pool:
-        results = list(pool.map(lambda probe: _one(probe, address, timeout), probes))
-        late = [i for i, p in enumerate(probes) if patient and results[i].answer.late and _repeatable(p)]
-        if len(late) <= _AT_ONCE:
-            for index, again in zip(late, pool.map(twice, late), strict=True):
-                results[index] = again
+    results = ask_all(
+        lambda probe: _one(probe, address, timeout),
+        probes,
+        at_once=_AT_ONCE,
+        late=lambda probe, result: patient and result.answer.late and _repeatable(probe),
+        good=lambda result: result.ok,
+    )
     return tuple(results)
+
+
+def ask_all(
+    ask: Callable[[_Question], _Result],
+    questions: Sequence[_Question],
+    *,
+    at_once: int,
+    late: Callable[[_Question, _Result], bool],
+    good: Callable[[_Result], bool],
+) -> list[_Result]:
+    """Ask *questions* side by side, *at_once* at a time; one whose result is *late* is asked twice more.
+
+    It passes only if both are *good*: what drops some must not pass by luck. More late ones than *at_once*
+    are no slow moment of this machine or of the gateway and are left as they are.
+    """
+
+    def twice(question: _Question) -> _Result:
+        again = ask(question)
+        return ask(question) if good(again) else again
+
+    with ThreadPoolExecutor(at_once) as pool:
+        results = list(pool.map(ask, questions))
+        behind = [i for i, question in enumerate(questions) if late(question, results[i])]
+        if len(behind) <= at_once:
+            for index, again in zip(behind, pool.map(lambda i: twice(questions[i]), behind), strict=True):
+                results[index] = again
+    return results
 
 
 def _repeatable(probe: Probe) -> bool:

@@ -15,6 +15,7 @@ from gateshift.apisix.model import Origin
 from gateshift.apisix.readers.builder import Builder
 from gateshift.apisix.templates import EXPRESSION, REMEDY, decides, gap_in, structural_lines
 from gateshift.errors import ConfigurationError
+from gateshift.params.repeated import repeated_keys
 
 __all__ = ["Document", "load", "parse"]
 
@@ -45,13 +46,10 @@ class _Loader(_Base):  # type: ignore[misc]  # the C loader when PyYAML has it
     """
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen = set()
-        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in seen:
-                    problem = f"the key {key.value} stands twice in one object"
-                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-                seen.add(key.value)
+        for key in repeated_keys(node):
+            if key.tag != "tag:yaml.org,2002:merge":
+                problem = f"the key {key.value} stands twice in one object"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
         return super().construct_mapping(node, deep)
 
 
